@@ -1,0 +1,86 @@
+"""The value that a page shows: a figure together with everything that lets it prove itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # plotly takes a second to import; Home shows its text first
+    from plotly.graph_objects import Figure
+
+
+class Badge(StrEnum):
+    """Where a figure's numbers come from."""
+
+    LIVE = "LIVE"
+    RECORDED = "RECORDED"
+    TOY = "TOY"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The outcome of recomputing a shown quantity by an independent path.
+
+    `claim` says in one sentence what was compared with what; the differences are in the unit of the quantity.
+    """
+
+    claim: str
+    max_abs_diff: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.max_abs_diff <= self.tolerance  # False for NaN, as it should be
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """The run behind a RECORDED figure."""
+
+    script: str
+    date: str
+    hardware: str
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure and its evidence.
+
+    key      unique within its chapter; stable, used for widget keys and file names
+    title    states what to see; plain text (the frame escapes it)
+    alt      what a reader who cannot see the figure should know; plain text
+    figure   a plotly figure, or None where the table itself is the figure
+    table    column name -> values, all of one length: the numbers behind the figure
+    prove    LIVE: recomputes the shown quantity by an independent path
+    code     LIVE: a script that needs only torch and transformers and leaves a dict `result` with the keys of
+             `numbers`
+    numbers  LIVE: what `result` must equal, within `atol`
+    source   RECORDED: the run that wrote the file
+    note     a caption below the figure; plain text
+
+    Raises ValueError when a badge lacks its evidence.
+    """
+
+    key: str
+    title: str
+    alt: str
+    badge: Badge
+    figure: "Figure | None"
+    table: Mapping[str, Sequence[Any]]
+    prove: Callable[[], Proof] | None = None
+    code: str | None = None
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    atol: float = 1e-4
+    source: Recorded | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.title or not self.alt:
+            raise ValueError(f"card {self.key!r} needs a title and an alt text")
+        if self.badge is Badge.LIVE and not (self.prove and self.code and self.numbers):
+            raise ValueError(f"LIVE card {self.key!r} needs prove, code and numbers")
+        if self.badge is Badge.RECORDED and self.source is None:
+            raise ValueError(f"RECORDED card {self.key!r} needs its source")
+        lengths = {name: len(column) for name, column in self.table.items()}
+        if not lengths or len(set(lengths.values())) != 1:
+            raise ValueError(f"card {self.key!r} needs a table with columns of one length, got {lengths}")

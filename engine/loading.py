@@ -1,0 +1,211 @@
+"""Load a checkpoint once, ready to be shared by threads and never changed again."""
+
+import logging
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from engine import hooks
+from engine.adapters import Adapter, Spec, adapter_for
+from engine.checkpoints import CATALOGUE, PRECISIONS
+from engine.errors import ReaderError
+
+_LOCK = threading.Lock()
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+transformers.utils.logging.disable_progress_bar()
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns on every forward that it casts
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One checkpoint at one precision. Shared between readers: nothing may change `model`."""
+
+    name: str
+    revision: str
+    precision: str
+    device: str
+    model: Any
+    tokenizer: Any
+    adapter: Adapter
+    spec: Spec
+    source: str
+    half: torch.dtype
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def part(self, name: str, layer: int | None = None) -> nn.Module:
+        """A module by its adapter name: `part("final_norm")`, `part("mlp", 3)`. KeyError for an unknown name."""
+        if layer is None:
+            module: nn.Module = self.model.get_submodule(self.adapter.parts[name])
+            return module
+        return self.block(layer).get_submodule(self.adapter.layer[name])
+
+    def block(self, layer: int) -> nn.Module:
+        """Transformer block number `layer`, 0 being the first."""
+        block: nn.Module = self.part("blocks").get_submodule(str(layer))
+        return block
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights in memory: real storages of parameters, buffers and quantization state, each once."""
+        return weight_bytes(self.model)
+
+
+def load(
+    name: str,
+    precision: str = "fp32",
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> Loaded:
+    """Load a bundled checkpoint, a local folder or a Hub id.
+
+    `precision` is one of `engine.checkpoints.PRECISIONS`; the last three are executed by bitsandbytes.
+    `device` is "auto", "cpu" or "cuda". `progress(done, total)` is told of bytes while a Hub checkpoint
+    downloads; without it nothing is downloaded and only what is already on this machine is loaded.
+    Raises ReaderError, in one sentence, for anything that cannot be loaded.
+    """
+    if precision not in PRECISIONS:
+        raise ReaderError(f"The precision “{precision}” is unknown; choose one of {', '.join(PRECISIONS)}.")
+    folder, revision = _folder(name, progress)
+    with _LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        adapter = adapter_for(config.model_type)
+        spec = adapter.spec(config)
+        target, half = _device(device), compute_dtype(config)
+        model = _model(folder, config, precision, target)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        loaded = Loaded(
+            name, revision, precision, target, model, tokenizer, adapter, spec, _source(name, folder), half
+        )
+        _warm_up(loaded)
+        hooks.install(loaded)
+    return loaded
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of all distinct storages behind a model's parameters, buffers and bitsandbytes states."""
+    tensors = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        tensors += _quantization_state(module, weight)
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    return sum(storages.values())
+
+
+def _quantization_state(module: nn.Module, weight: Any) -> list[torch.Tensor]:
+    """Scales and code books that bitsandbytes keeps beside a quantized weight."""
+    state = getattr(weight, "quant_state", None)
+    found = [getattr(state, name, None) for name in ("absmax", "code", "offset")]
+    nested = getattr(state, "state2", None)
+    found += [getattr(nested, name, None) for name in ("absmax", "code")]
+    int8 = getattr(module, "state", None)
+    found += [getattr(int8, "CB", None), getattr(int8, "SCB", None)]
+    found += [getattr(weight, "CB", None), getattr(weight, "SCB", None)]
+    return [t for t in found if isinstance(t, torch.Tensor)]
+
+
+def _folder(name: str, progress: Callable[[int, int], None] | None) -> tuple[str, str]:
+    entry = CATALOGUE.get(name)
+    if entry is not None and entry.bundled:
+        return entry.location, "bundled"
+    from engine import hub  # here, so that a bundled checkpoint never loads the hub client
+
+    if Path(name).expanduser().is_dir():
+        path = Path(name).expanduser()
+        hub.check_folder(path)
+        return str(path), "local"
+    if progress is None and not hub.is_cached(name):
+        raise ReaderError(f"“{name}” is not on this machine yet.")
+    path = hub.download(name, progress or (lambda done, total: None))
+    return str(path), path.name
+
+
+def _source(name: str, folder: str) -> str:
+    """What a *Code* script passes to from_pretrained: a path inside the repository, a folder or a Hub id."""
+    entry = CATALOGUE.get(name)
+    if entry is not None and entry.bundled:
+        return f"engine/assets/{Path(folder).name}"
+    return name
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ReaderError("This machine has no CUDA device.")
+    return device
+
+
+def compute_dtype(config: Any) -> torch.dtype:
+    """The 16-bit type in which a bitsandbytes model keeps and computes everything that is not quantized.
+
+    bfloat16 where the checkpoint was trained in it (its activations may exceed fp16's range), else float16.
+    """
+    return torch.bfloat16 if getattr(config, "dtype", None) == torch.bfloat16 else torch.float16
+
+
+def _model(folder: str, config: Any, precision: str, device: str) -> Any:
+    options: dict[str, Any] = {"dtype": _DTYPES.get(precision) or compute_dtype(config)}
+    if precision not in _DTYPES:
+        options["quantization_config"] = _quantization(folder, config, precision, device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            device_map="auto" if device == "cuda" else None,
+            **options,
+        )
+    except OSError as error:
+        raise ReaderError(f"The weights in “{Path(folder).name}” cannot be read: {_first(error)}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ReaderError(f"This checkpoint does not load at {precision}: {_first(error)}") from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _first(error: Exception) -> str:
+    """The first sentence of an exception's message."""
+    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+
+
+def _quantization(folder: str, config: Any, precision: str, device: str) -> Any:
+    from transformers.utils.quantization_config import BitsAndBytesConfig
+
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if device == "cpu":
+        _refuse_odd_widths(config)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=compute_dtype(config)
+    )
+
+
+def _refuse_odd_widths(config: Any) -> None:
+    """bitsandbytes' 4-bit kernels for CPUs read weights in runs of 64 along the input of each linear layer."""
+    spec = adapter_for(config.model_type).spec(config)
+    widths = {"d_model": spec.d_model, "d_ff": spec.d_ff, "heads × d_head": spec.n_head * spec.d_head}
+    for name, width in widths.items():
+        if width % 64:
+            raise ReaderError(
+                f"4-bit weights need every layer's input width to be a multiple of 64 on a CPU, "
+                f"and this checkpoint's {name} is {width}."
+            )
+
+
+@torch.no_grad()
+def _warm_up(loaded: Loaded) -> None:
+    """One forward before sharing: bitsandbytes repacks 4-bit weights in place on the first one on some CPUs."""
+    ids = torch.zeros((1, 2), dtype=torch.long, device=loaded.model.device)
+    loaded.model(input_ids=ids, use_cache=False)

@@ -1,0 +1,145 @@
+"""What the engine captures equals what transformers computes, for every architecture."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from engine import capture
+from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+
+CASES = [(name, 1e-5) for name in TINY] + [(name, 1e-4) for name in BUNDLED]
+
+
+@pytest.fixture(params=CASES, ids=[name for name, _ in CASES])
+def case(request, tiny_model):
+    """(loaded, trace, what transformers itself returns, tolerance)."""
+    name, atol = request.param
+    loaded = loaded_checkpoint(name) if name in BUNDLED else tiny_model(name)
+    trace = capture(loaded, PROMPT)
+    with torch.no_grad():
+        reference = loaded.model(
+            torch.tensor([trace.ids]), output_hidden_states=True, output_attentions=True, use_cache=False
+        )
+    return loaded, trace, reference, atol
+
+
+def close(ours, theirs, atol):
+    np.testing.assert_allclose(np.asarray(ours), np.asarray(theirs), rtol=0, atol=atol)
+
+
+def test_shapes_follow_the_glossary(case):
+    loaded, trace, _, _ = case
+    s, seq = loaded.spec, len(trace.tokens)
+    assert trace.hidden.shape == (s.n_layer + 1, seq, s.d_model)
+    assert trace.attention.shape == (s.n_layer, s.n_head, seq, seq)
+    assert trace.q.shape == (s.n_layer, s.n_head, seq, s.d_head)
+    assert trace.k.shape == trace.v.shape == (s.n_layer, s.n_kv_head, seq, s.d_head)
+    assert trace.attn_out.shape == trace.mlp_out.shape == (s.n_layer, seq, s.d_model)
+    assert trace.mlp_act.shape == (s.n_layer, seq, s.d_ff)
+    assert trace.logits.shape == (seq, s.vocab)
+    assert (trace.q_pre is None) == (s.positions == "learned")
+
+
+def test_arrays_are_read_only_float32(case):
+    _, trace, _, _ = case
+    arrays = [value for value in vars(trace).values() if isinstance(value, np.ndarray)]
+    assert len(arrays) >= 9
+    assert all(a.dtype == np.float32 and not a.flags.writeable for a in arrays)
+
+
+def test_hidden_states_and_attention_are_those_transformers_returns(case):
+    _, trace, reference, atol = case
+    for layer, attention in enumerate(reference.attentions):
+        close(trace.hidden[layer], reference.hidden_states[layer][0], atol)
+        close(trace.attention[layer], attention[0], atol)
+    close(trace.logits, reference.logits[0], atol)
+
+
+def test_attention_is_rebuilt_from_captured_q_and_k(case):
+    loaded, trace, reference, atol = case
+    seq = len(trace.tokens)
+    shared = loaded.spec.n_head // loaded.spec.n_kv_head
+    k = np.repeat(trace.k, shared, axis=1)  # query heads of a group read the same kv_head
+    scores = np.einsum("lhqd,lhkd->lhqk", trace.q, k) * loaded.part("attention", 0).scaling
+    scores[..., ~np.tril(np.ones((seq, seq), dtype=bool))] = -np.inf
+    rebuilt = torch.tensor(scores).softmax(-1)
+    for layer, attention in enumerate(reference.attentions):
+        close(rebuilt[layer], attention[0], atol)
+
+
+def test_weighted_values_through_the_output_projection_are_the_attention_write(case):
+    loaded, trace, _, atol = case
+    v = np.repeat(trace.v, loaded.spec.n_head // loaded.spec.n_kv_head, axis=1)
+    heads = np.einsum("lhqk,lhkd->lqhd", trace.attention, v)
+    for layer in range(loaded.spec.n_layer):
+        joined = torch.tensor(heads[layer].reshape(1, len(trace.tokens), -1))
+        close(trace.attn_out[layer], loaded.part("o_proj", layer)(joined)[0], atol)
+
+
+def test_residual_stream_is_the_sum_of_its_writes(case):
+    _, trace, _, atol = case
+    close(trace.hidden[:-1] + trace.attn_out + trace.mlp_out, trace.hidden[1:], atol)
+
+
+def test_final_norm_and_unembedding_give_the_logits(case):
+    loaded, trace, reference, atol = case
+    normed = loaded.part("final_norm")(torch.tensor(trace.hidden[-1]))
+    close(loaded.part("unembedding")(normed), reference.logits[0], atol)
+
+
+def test_activations_through_the_down_projection_are_the_mlp_write(case):
+    loaded, trace, _, atol = case
+    for layer in range(loaded.spec.n_layer):
+        close(loaded.part("down_proj", layer)(torch.tensor(trace.mlp_act[layer])), trace.mlp_out[layer], atol)
+
+
+def test_queries_before_rope_come_from_the_projection_of_the_normalised_stream(case):
+    """`x·Wᵀ`, with GPT-2's Conv1D storing W transposed, from the weights themselves."""
+    loaded, trace, _, atol = case
+    for layer in range(loaded.spec.n_layer):
+        normed = loaded.part("attn_norm", layer)(torch.tensor(trace.hidden[layer]))
+        ours = (trace.q if trace.q_pre is None else trace.q_pre)[layer]
+        close(ours, _queries(loaded, layer, normed), atol)
+
+
+def _queries(loaded, layer, normed):
+    """head, seq, d_head queries from weight matrices."""
+    n_head, d_head = loaded.spec.n_head, loaded.spec.d_head
+    if loaded.adapter.qkv == "split":
+        fused = loaded.part("qkv", layer)
+        width = n_head * d_head
+        q = normed @ fused.weight[:, :width] + fused.bias[:width]
+    elif loaded.adapter.qkv == "interleaved":
+        fused = loaded.part("qkv", layer)
+        rows = [head * 3 * d_head + i for head in range(n_head) for i in range(d_head)]
+        q = normed @ fused.weight[rows].T + fused.bias[rows]
+    else:
+        projection = loaded.part("q_proj", layer)
+        q = F.linear(normed, projection.weight, projection.bias)
+    q = q.view(len(normed), n_head, d_head)
+    if loaded.spec.model_type == "qwen3":
+        q = loaded.part("q", layer)(q)
+    return q.transpose(0, 1)
+
+
+def test_rope_of_the_model_turns_q_pre_into_q(case):
+    loaded, trace, _, atol = case
+    if trace.q_pre is None:
+        pytest.skip("learned positions: nothing to rotate")
+    seq = len(trace.tokens)
+    cos, sin = loaded.part("rotary")(torch.tensor(trace.hidden[:1]), torch.arange(seq)[None])
+    turned = cos.shape[-1]
+    q = torch.tensor(trace.q_pre)
+    half = turned // 2
+    swapped = torch.cat([-q[..., half:turned], q[..., :half]], -1)
+    expected = torch.cat([q[..., :turned] * cos[0] + swapped * sin[0], q[..., turned:]], -1)
+    close(trace.q, expected, atol)
+
+
+def test_specs_tell_architectures_apart():
+    gpt2, llama = (loaded_checkpoint(name).spec for name in BUNDLED)
+    assert (gpt2.positions, gpt2.norm, gpt2.gated) == ("learned", "LayerNorm", False)
+    assert (llama.positions, llama.norm, llama.gated) == ("rotary", "RMSNorm", True)
+    assert llama.n_kv_head < llama.n_head
+    assert gpt2.n_kv_head == gpt2.n_head
