@@ -12,7 +12,7 @@ from engine.interventions import Intervention, check
 from engine.loading import Loaded
 from engine.pieces import piece_bytes
 from engine.text import clean_prompt, display_bytes
-from engine.trace import Array, Token, Trace
+from engine.trace import Token, Trace
 
 
 def tokenize(loaded: Loaded, text: str) -> tuple[Token, ...]:
@@ -91,7 +91,7 @@ def _check_length(loaded: Loaded, tokens: Sequence[Token]) -> None:
         )
 
 
-def _arrays(loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor]) -> dict[str, Array | None]:
+def _arrays(loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor]) -> dict[str, Any]:
     layers = range(loaded.spec.n_layer)
     q, k, v, q_pre, k_pre = (
         _stack(list(x)) for x in zip(*(_qkv(loaded, recorded, i) for i in layers), strict=True)

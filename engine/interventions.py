@@ -107,9 +107,10 @@ def check(
 ) -> None:
     """Raise ReaderError for an intervention on a layer, head or neuron that the model does not have."""
     for item in interventions:
-        layers = [item.layer] if getattr(item, "layer", None) is not None else []
+        layer: int | None = getattr(item, "layer", None)
+        layers = [] if layer is None else [layer]
         if isinstance(item, AblateHeads):
-            layers = [layer for layer, _ in item.heads]
+            layers = [at for at, _ in item.heads]
             _inside("head", [head for _, head in item.heads], n_head)
         if isinstance(item, KeepTopNeurons):
             layers = list(item.layers or ())

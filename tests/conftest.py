@@ -32,10 +32,14 @@ def tiny_configs():
     """Tiny random configs of every supported type, by a name that says what is special about them."""
     from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config, Qwen3Config
 
-    rope = dict(
-        hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128, vocab_size=8192
-    )
-    rope |= dict(max_position_embeddings=96)
+    rope = {
+        "hidden_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+        "vocab_size": 8192,
+        "max_position_embeddings": 96,
+    }
     scaled = {
         "linear": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0},
         "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0},
