@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("tests")
 
 BUNDLED = ("pocket-gpt2", "pocket-llama")
 PROMPT = "Once upon a time there was a little girl who lived in the wood."

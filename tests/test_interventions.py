@@ -167,10 +167,7 @@ def test_dropping_a_residual_path_leaves_only_what_the_sublayers_write(subject, 
             capture(subject, PROMPT, [iv.DropResidual(LAYER, around)])
         return
     trace = capture(subject, PROMPT, [iv.DropResidual(LAYER, around)])
-    if around == "mlp":
-        expected = trace.mlp_out[LAYER]
-    else:
-        expected = trace.attn_out[LAYER] + trace.mlp_out[LAYER]
+    expected = trace.mlp_out[LAYER] + (trace.attn_out[LAYER] if around == "attention" else 0)
     np.testing.assert_allclose(trace.hidden[LAYER + 1], expected, rtol=0, atol=1e-4)
     assert np.abs(trace.logits - capture(subject, PROMPT).logits).max() > 1e-3
 
