@@ -56,7 +56,7 @@ CATALOGUE = {checkpoint.name: checkpoint for checkpoint in BUNDLED + HUB}
 
 
 def public() -> bool:
-    """Whether this is a public deployment (ANATOMY_PUBLIC=1): listed checkpoints only, one heavy job at a time."""
+    """Whether this is a public deployment (ANATOMY_PUBLIC=1): listed checkpoints, one heavy job at a time."""
     return os.environ.get("ANATOMY_PUBLIC", "") == "1"
 
 
@@ -66,12 +66,15 @@ def locate(name: str) -> str:
 
 
 def folder(name: str) -> Path | None:
-    """The folder that a name stands for: a bundled checkpoint's, or an existing local one; None for a Hub id."""
+    """The folder a name stands for: a bundled checkpoint's, or an existing local one; None for a Hub id."""
     if name in CATALOGUE:
         entry = CATALOGUE[name]
         return Path(entry.location) if entry.bundled else None
-    path = os.path.expanduser(name)
-    return Path(path) if os.path.isdir(path) else None  # os.path.isdir is False, not an error, for any odd text
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # text that no file system can hold
+        return None
 
 
 _HUB_PART = re.compile(r"\w([\w.-]{0,94}\w)?", re.ASCII)
@@ -93,15 +96,16 @@ def check_name(name: str) -> None:
     """Raises ReaderError for a name that `known` does not accept, whatever text it is."""
     if known(name):
         return
+    short = shorten(name, 80)
     if public():
-        raise ReaderError(f"This public copy offers its listed checkpoints only, and “{shorten(name, 80)}” is not one.")
+        raise ReaderError(f"“{short}” is not one of the checkpoints that this public copy offers.")
     raise ReaderError(
-        f"“{shorten(name, 80)}” is neither a listed checkpoint, nor a folder here, nor a Hub id such as owner/name."
+        f"“{short}” is neither a listed checkpoint, nor a folder here, nor a Hub id such as owner/name."
     )
 
 
 def default_checkpoint() -> str:
-    """What a fresh page shows: ANATOMY_CHECKPOINT if set, GPT-2 if it is already on this machine, else pocket-gpt2.
+    """What a fresh page shows: ANATOMY_CHECKPOINT if set, GPT-2 if it is already here, else pocket-gpt2.
 
     Only looks at the file system. Raises ReaderError when ANATOMY_CHECKPOINT is no name that `known` accepts.
     """

@@ -70,7 +70,7 @@ def _silence(name: str, error: BaseException) -> str:
         return f"The Hub ({host}) did not answer in time, so “{name}” was not downloaded."
     if isinstance(error, ConnectError):
         return f"The Hub ({host}) cannot be reached from this machine, so “{name}” was not downloaded."
-    if isinstance(error, TransportError):
+    if isinstance(error, TransportError | ConnectionError):
         return f"The connection to the Hub ({host}) broke off while “{name}” was downloaded."
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"“{name}” was not downloaded: {shorten(reason, 160)}"
