@@ -1,0 +1,86 @@
+"""A block of the loaded architecture, drawn: the residual stream on the left, the sublayers beside it."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from engine.figures.theme import NEUTRAL, canvas, color, rgba
+from engine.text import label
+
+_CONCEPTS = {
+    "embedding": "embedding",
+    "positions": "token",
+    "attn_norm": "residual",
+    "attention": "attention",
+    "mlp_norm": "residual",
+    "mlp": "mlp",
+    "final_norm": "residual",
+    "unembedding": "logits",
+}
+
+
+def diagram(boxes: Sequence[tuple[str, str, str]], chosen: str, blocks: int, parallel: bool) -> go.Figure:
+    """Boxes (name, title, what is inside) from the embedding at the bottom to the unembedding on top.
+
+    The part `chosen` is filled. In a parallel block both sublayers read the same stream.
+    """
+    height = 66 * (len(boxes) + 1)
+    figure = canvas(height)
+    figure.update_xaxes(visible=False, range=[0, 10], fixedrange=True)
+    figure.update_yaxes(visible=False, range=[-0.7, len(boxes) - 0.3], fixedrange=True)
+    figure.update_layout(margin={"l": 4, "r": 4, "t": 4, "b": 4})
+    _stream(figure, len(boxes))
+    for place, (name, title, inside) in enumerate(boxes):
+        _box(figure, place, name, title, inside, name == chosen)
+    _block_frame(figure, [name for name, _, _ in boxes], blocks, parallel)
+    figure.add_scatter(
+        x=[6.0] * len(boxes),
+        y=list(range(len(boxes))),
+        mode="markers",
+        marker={"size": 30, "opacity": 0},
+        customdata=[[label(title), label(inside)] for _, title, inside in boxes],
+        hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
+    )
+    return figure
+
+
+def _stream(figure: go.Figure, count: int) -> None:
+    figure.add_annotation(
+        x=1.2, y=count - 0.4, ax=1.2, ay=-0.55, xref="x", yref="y", axref="x", ayref="y",
+        showarrow=True, arrowhead=2, arrowwidth=5, arrowcolor=color("residual"), text="",
+    )  # fmt: skip
+
+
+def _box(figure: go.Figure, place: int, name: str, title: str, inside: str, chosen: bool) -> None:
+    paint = color(_CONCEPTS[name])
+    outside_block = name in ("embedding", "positions", "final_norm", "unembedding")
+    left = 0.3 if name in ("final_norm", "unembedding") else 2.9
+    figure.add_shape(
+        type="rect", x0=left, x1=9.3, y0=place - 0.34, y1=place + 0.34,
+        line={"color": paint, "width": 3 if chosen else 1.5}, fillcolor=rgba(paint, 0.28 if chosen else 0.08),
+    )  # fmt: skip
+    text = f"<b>{label(title)}</b><br>{label(inside)}"
+    figure.add_annotation(x=(left + 9.3) / 2, y=place, text=text, showarrow=False, font={"size": 13})
+    if not outside_block:
+        into = name in ("attn_norm", "mlp_norm")
+        _arrow(figure, (1.2, 2.9) if into else (2.9, 1.2), place)
+    elif name in ("embedding", "positions"):
+        _arrow(figure, (2.9, 1.2), place)
+
+
+def _arrow(figure: go.Figure, ends: tuple[float, float], place: int) -> None:
+    figure.add_annotation(
+        x=ends[1], y=place, ax=ends[0], ay=place, xref="x", yref="y", axref="x", ayref="y",
+        showarrow=True, arrowhead=2, arrowwidth=2, arrowcolor=NEUTRAL, text="",
+    )  # fmt: skip
+
+
+def _block_frame(figure: go.Figure, names: Sequence[str], blocks: int, parallel: bool) -> None:
+    first, last = names.index("attn_norm"), names.index("mlp")
+    figure.add_shape(
+        type="rect", x0=2.35, x1=9.75, y0=first - 0.47, y1=last + 0.47, line={"color": NEUTRAL, "dash": "dot"}
+    )
+    kind = "parallel block" if parallel else "block"
+    figure.add_annotation(
+        x=9.75, y=last + 0.47, text=f"× {blocks} {kind}s", showarrow=False, xanchor="right", yanchor="bottom"
+    )

@@ -1,0 +1,185 @@
+"""Figures about kinds of heads: where they look on a text that repeats, their scores, and their names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from engine.figures.axes import exact, floats
+from engine.figures.heat import attention_map
+from engine.figures.theme import COLORS, NEUTRAL, canvas, rgba, sequential
+from engine.ops.heads import KINDS, UNCLASSIFIED, queries, target_keys
+from engine.text import label
+
+KIND_COLORS = dict(
+    zip(KINDS, (COLORS["query"], COLORS["value"], COLORS["key"], COLORS["token"]), strict=True)
+)
+LETTERS = {"previous": "P", "duplicate": "D", "induction": "I", "sink": "S", UNCLASSIFIED: "·"}
+
+
+def repeated_map(weights: ArrayLike, tokens: Sequence[str], length: int) -> go.Figure:
+    """An attention map over a start token and `length` tokens read twice; dotted lines mark where a kind looks."""
+    figure = attention_map(weights, tokens, height=480)
+    at = queries(length)
+    places = (
+        ("previous", -1, 0.85),
+        ("duplicate", -1, 0.5),
+        ("induction", 1, 0.4),
+    )  # the sink is the first column
+    for kind, side, share in places:
+        named = int(share * length)
+        keys = target_keys(kind, length)
+        figure.add_scatter(
+            x=keys,
+            y=at,
+            mode="lines",
+            line={"color": KIND_COLORS[kind], "width": 1.6, "dash": "dot"},
+            hoverinfo="skip",
+            showlegend=False,
+        )
+        figure.add_annotation(
+            text=f"<b>{kind}</b>",
+            x=int(keys[named]),
+            y=int(at[named]),
+            xshift=12 * side,
+            xanchor="left" if side > 0 else "right",
+            font={"color": KIND_COLORS[kind], "size": 13},
+            showarrow=False,
+        )
+    figure.add_hline(y=length + 0.5, line={"color": NEUTRAL, "width": 1})
+    return figure
+
+
+def score_panels(scores: Mapping[str, ArrayLike]) -> go.Figure:
+    """One small layer × head heat map for each name, two beside each other, all on one 0–1 scale.
+
+    They are drawn as one heat map with empty rows and columns between the panels: one pair of axes is enough.
+    """
+    grids = {name: floats(values) for name, values in scores.items()}
+    layers, heads = next(iter(grids.values())).shape
+    cell = min(22, max(12, 320 // layers))  # pixels
+    down, across = layers + -(-40 // cell), heads + max(1, heads // 8)  # from panel to panel
+    rows = -(-len(grids) // 2)
+    sheet = np.full((rows * down - (down - layers), 2 * across - (across - heads)), np.nan)
+    hover = np.full(sheet.shape, "", dtype=object)
+    figure = canvas(110 + cell * (len(sheet) + 2), "head", "layer")
+    for i, (name, values) in enumerate(grids.items()):
+        top, left = (i // 2) * down, (i % 2) * across
+        sheet[top : top + layers, left : left + heads] = values
+        for layer, head in np.ndindex(layers, heads):
+            hover[top + layer, left + head] = f"layer {layer}, head {head}<br>{label(name)}"
+        figure.add_shape(
+            type="rect",
+            x0=left - 0.5,
+            x1=left + heads - 0.5,
+            y0=top - 0.5,
+            y1=top + layers - 0.5,
+            line={"color": NEUTRAL, "width": 1},
+        )
+        figure.add_annotation(
+            text=f"<b>{label(name)}</b>",
+            x=left - 0.5,
+            y=top - 0.5,
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+        )
+    figure.add_heatmap(
+        z=sheet.astype(np.float32),
+        zmin=0,
+        zmax=1,
+        colorscale=sequential("attention"),
+        colorbar=_score_bar(),
+        customdata=hover,
+        hoverongaps=False,
+        hovertemplate="%{customdata} <b>%{z:.4g}</b><extra></extra>",
+    )
+    broken = np.argwhere(~np.isfinite(sheet) & (hover != ""))
+    figure.add_scatter(
+        x=broken[:, 1],
+        y=broken[:, 0],
+        mode="text",
+        text=["×"] * len(broken),
+        hovertemplate="not a number<extra></extra>",
+        showlegend=False,
+    )
+    every = max(1, -(-heads // 6)), max(1, -(-layers // 12))
+    figure.update_xaxes(**_repeated_ticks(heads, across, 2, every[0]), range=[-0.5, sheet.shape[1] - 0.5])
+    figure.update_yaxes(**_repeated_ticks(layers, down, rows, every[1]), range=[len(sheet) - 0.5, -1.9])
+    return figure
+
+
+def _repeated_ticks(count: int, step: int, times: int, every: int) -> dict[str, Any]:
+    """Ticks that count from 0 in each of `times` panels."""
+    numbers = range(0, count, every)
+    return {
+        "tickmode": "array",
+        "tickvals": [panel * step + i for panel in range(times) for i in numbers],
+        "ticktext": [str(i) for _ in range(times) for i in numbers],
+        "showgrid": False,
+    }
+
+
+def _score_bar() -> dict[str, Any]:
+    return {
+        "orientation": "h",
+        "x": 0,
+        "xanchor": "left",
+        "y": 1,
+        "yanchor": "bottom",
+        "len": 0.55,
+        "thickness": 9,
+        "nticks": 5,
+        "ypad": 4,
+        "xpad": 0,
+        "outlinewidth": 1,
+        "outlinecolor": rgba(NEUTRAL, 0.5),
+        "title": {"text": "mean attention weight", "side": "top"},
+    }
+
+
+def kind_map(kinds: ArrayLike, best: ArrayLike) -> go.Figure:
+    """Layer × head cells, each with the letter and the colour of its kind; hover text has the largest score."""
+    names, values = np.asarray(kinds), floats(best)
+    layers, heads = names.shape
+    order = (*KINDS, UNCLASSIFIED)
+    paint = [rgba(KIND_COLORS.get(kind, NEUTRAL), 0.07 if kind == UNCLASSIFIED else 0.36) for kind in order]
+    figure = canvas(100 + min(34, max(14, 400 // layers)) * layers, "head", "layer")
+    figure.add_heatmap(
+        z=[[order.index(kind) for kind in row] for row in names.tolist()],
+        zmin=-0.5,
+        zmax=len(order) - 0.5,
+        colorscale=[[(i + edge) / len(order), paint[i]] for i in range(len(order)) for edge in (0, 1)],
+        showscale=False,
+        xgap=2,
+        ygap=2,
+        text=[[f"<b>{LETTERS[kind]}</b>" for kind in row] for row in names.tolist()],
+        texttemplate="%{text}" if heads <= 16 else None,
+        textfont={"size": 13},
+        customdata=[
+            [f"{kind}<br>largest score <b>{exact(value)}</b>" for kind, value in zip(*rows, strict=True)]
+            for rows in zip(names.tolist(), values.tolist(), strict=True)
+        ],
+        hovertemplate="layer %{y}, head %{x}: %{customdata}<extra></extra>",
+    )
+    for kind, shade in zip(order, paint, strict=True):
+        if count := int((names == kind).sum()):
+            figure.add_scatter(
+                x=[None],
+                y=[None],
+                mode="markers",
+                marker={
+                    "symbol": "square",
+                    "size": 11,
+                    "color": shade,
+                    "line": {"color": NEUTRAL, "width": 1},
+                },
+                name=f"{LETTERS[kind]} {kind} ({count})",
+                showlegend=True,
+            )
+    figure.update_layout(showlegend=True, legend_itemclick=False, legend_itemdoubleclick=False)
+    figure.update_xaxes(range=[-0.5, heads - 0.5], dtick=1 if heads <= 16 else 2, showgrid=False)
+    figure.update_yaxes(range=[layers - 0.5, -0.5], dtick=1 if layers <= 16 else 2, showgrid=False)
+    return figure

@@ -1,0 +1,235 @@
+"""Figures of the chapter on quantization that the kit lacks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+from plotly.subplots import make_subplots
+
+from engine.figures.axes import across, down, exact, floats, short
+from engine.figures.theme import NEUTRAL, canvas, color, cycle, diverging, rgba
+from engine.text import label
+
+
+def columns(
+    labels: Sequence[str],
+    values: ArrayLike,
+    *,
+    flagged: Sequence[int] = (),
+    flag_name: str = "",
+    details: Sequence[str] | None = None,
+    concept: str = "quantization_error",
+    x_name: str = "token",
+    y_name: str = "",
+    height: int = 360,
+) -> go.Figure:
+    """One upright bar for each token of a text, up to 128 of them; flagged ones carry a diamond on top.
+
+    Positions whose value is not finite are crossed at the foot of the axis.
+    """
+    shown = floats(values)
+    broken = ~np.isfinite(shown)
+    top = float(shown[~broken].max(initial=0)) or 1.0
+    hover = [
+        f"{label(text)}<br>{label(extra)}" if extra else label(text)
+        for text, extra in zip(labels, details or [""] * len(labels), strict=True)
+    ]
+    figure = canvas(height, x_name, y_name)
+    figure.add_bar(
+        x=np.arange(len(shown)),
+        y=np.where(broken, 0, shown),
+        marker={"color": rgba(color(concept), 0.75)},
+        name=label(y_name),
+        showlegend=False,
+        customdata=[[text, exact(value)] for text, value in zip(hover, shown, strict=True)],
+        hovertemplate="%{customdata[0]}<br><b>%{customdata[1]}</b><extra></extra>",
+    )
+    _marks(figure, list(flagged), np.where(broken, 0, shown), flag_name, "diamond", color("key"), top)
+    _marks(figure, list(np.flatnonzero(broken)), np.zeros(len(shown)), "NaN or ∞", "x", NEUTRAL, top)
+    figure.update_layout(bargap=0.25)
+    figure.update_xaxes(**across(labels))
+    figure.update_yaxes(range=[0, 1.18 * top], nticks=6)
+    return figure
+
+
+def _marks(
+    figure: go.Figure, places: list[int], heights: ArrayLike, name: str, symbol: str, paint: str, top: float
+) -> None:
+    if not places:
+        return
+    figure.add_scatter(
+        x=places,
+        y=floats(heights)[places] + 0.05 * top,
+        mode="markers",
+        marker={"symbol": symbol, "size": 9, "color": paint},
+        name=label(name),
+        hoverinfo="skip",
+        showlegend=True,
+    )
+    figure.update_layout(showlegend=True)
+
+
+def stacked(
+    rows: Sequence[str], parts: Mapping[str, ArrayLike], *, colors: Mapping[str, str], x_name: str = ""
+) -> go.Figure:
+    """Horizontal bars made of parts laid end to end, their sum written behind the last one."""
+    figure = canvas(120 + 44 * len(rows), x_name)
+    total = np.zeros(len(rows))
+    for i, (name, values) in enumerate(parts.items()):
+        lengths = floats(values)
+        figure.add_bar(
+            x=lengths,
+            y=np.arange(len(rows)),
+            base=total.copy(),
+            orientation="h",
+            name=label(name),
+            marker={"color": color(colors[name]), "pattern": {"shape": ("", "/", "x", ".", "\\")[i % 5]}},
+            customdata=[[label(row), exact(value)] for row, value in zip(rows, lengths, strict=True)],
+            hovertemplate="%{customdata[0]}: <b>%{customdata[1]}</b>",
+        )
+        total += lengths
+    figure.add_scatter(
+        x=total,
+        y=np.arange(len(rows)),
+        mode="text",
+        text=[f" {short(value)}" for value in total],
+        textposition="middle right",
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.update_layout(showlegend=True, legend_traceorder="normal", bargap=0.35, margin_t=64)
+    figure.update_xaxes(range=[0, 1.2 * float(total.max(initial=0) or 1)], nticks=6)
+    figure.update_yaxes(**down(list(rows)))
+    return figure
+
+
+def repeats(series: Mapping[str, ArrayLike], *, x_name: str = "") -> go.Figure:
+    """Every repeat of a measurement as a dot, the median of each series as a bar and a number."""
+    figure = canvas(150 + 46 * len(series), x_name)
+    names = list(series)
+    paint = cycle(names)
+    for i, (name, values) in enumerate(series.items()):
+        runs = floats(values)
+        median = float(np.median(runs))
+        figure.add_bar(
+            x=[median],
+            y=[i],
+            orientation="h",
+            marker={"color": rgba(paint[name], 0.35)},
+            hovertemplate=f"{label(name)} median <b>{exact(median)}</b><extra></extra>",
+        )
+        figure.add_scatter(
+            x=runs,
+            y=i + 0.26 * np.linspace(-1, 1, len(runs)),
+            mode="markers",
+            marker={"color": paint[name], "size": 8},
+            hovertemplate="<b>%{x:.4g}</b><extra></extra>",
+        )
+    figure.update_layout(bargap=0.3)
+    longest = max((float(floats(v).max(initial=0)) for v in series.values()), default=1.0)
+    figure.update_xaxes(range=[0, 1.08 * (longest or 1.0)], nticks=6)
+    figure.update_yaxes(**down(names))
+    return figure
+
+
+def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Sequence[str]) -> go.Figure:
+    """Equally shaped matrices one under the other, each on a scale of its own that is symmetric about zero."""
+    figure = make_subplots(
+        rows=len(panels),
+        cols=1,
+        shared_xaxes=True,
+        vertical_spacing=0.1,
+        subplot_titles=[label(name) for name in panels],
+    )
+    frame = canvas(120 + len(panels) * max(100, 11 * len(rows)), "", "")
+    figure.update_layout(frame.layout.to_plotly_json() | {"margin": {"l": 8, "r": 12, "t": 30, "b": 8}})
+    for i, (name, values) in enumerate(panels.items(), start=1):
+        shown = floats(values)
+        reach = float(np.abs(shown[np.isfinite(shown)]).max(initial=0)) or 1.0
+        middle = 1 - (i - 0.5) / len(panels)
+        figure.add_heatmap(
+            z=shown.astype(np.float32),
+            zmin=-reach,
+            zmax=reach,
+            colorscale=diverging(),
+            colorbar={
+                "len": 0.8 / len(panels),
+                "y": middle,
+                "thickness": 9,
+                "nticks": 3,
+                "tickformat": ".2~g",
+            },
+            hovertemplate=f"{label(name)}<br>row %{{y}}, input %{{x}}: <b>%{{z:.6g}}</b><extra></extra>",
+            row=i,
+            col=1,
+        )
+    grid = {"showgrid": False, "zeroline": False, "automargin": True}
+    figure.update_xaxes(**grid, nticks=9)
+    figure.update_xaxes(title={"text": x_name, "standoff": 8}, row=len(panels), col=1)
+    figure.update_yaxes(**grid, title={"text": y_name, "standoff": 4}, autorange="reversed")
+    ticks = list(range(0, len(rows), max(1, len(rows) // 4)))
+    figure.update_yaxes(tickmode="array", tickvals=ticks, ticktext=[rows[t] for t in ticks])
+    figure.update_annotations(font={"size": 12})
+    return figure
+
+
+def staircase(
+    weights: ArrayLike,
+    series: Mapping[str, ArrayLike],
+    *,
+    colors: Mapping[str, str],
+    x_name: str,
+    y_name: str,
+) -> go.Figure:
+    """Values before and after rounding as points, each series beside the line that leaves them as they were."""
+    before = floats(weights)
+    figure = canvas(380, x_name, y_name)
+    reach = float(np.abs(before).max(initial=0)) or 1.0
+    figure.add_scatter(
+        x=[-reach, reach],
+        y=[-reach, reach],
+        mode="lines",
+        line={"color": NEUTRAL, "width": 1, "dash": "dot"},
+        name="unchanged",
+        hoverinfo="skip",
+    )
+    for (name, after), symbol in zip(series.items(), ("circle", "x"), strict=False):
+        figure.add_scatter(
+            x=before,
+            y=floats(after),
+            mode="markers",
+            name=label(name),
+            marker={"color": color(colors[name]), "size": 6, "symbol": symbol},
+            hovertemplate="%{x:.5g} → <b>%{y:.5g}</b>",
+        )
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(range=[-1.06 * reach, 1.06 * reach], nticks=7)
+    figure.update_yaxes(nticks=7)
+    return figure
+
+
+def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) -> go.Figure:
+    """Dots on a logarithmic axis, a row for each label and a colour for each series, with their numbers."""
+    figure = canvas(110 + 46 * len(rows), x_name)
+    paint = cycle(list(series))
+    for (name, values), symbol in zip(series.items(), ("circle", "square", "diamond"), strict=False):
+        shown = floats(values)
+        figure.add_scatter(
+            x=shown,
+            y=np.arange(len(rows)),
+            mode="markers+text",
+            name=label(name),
+            marker={"color": paint[name], "size": 11, "symbol": symbol},
+            text=[short(value) for value in shown],
+            textposition="top center",
+            cliponaxis=False,
+            hovertemplate="<b>%{x:.5g}</b>",
+        )
+    everything = np.concatenate([floats(values) for values in series.values()])
+    low, high = np.log10(everything.min()), np.log10(everything.max())
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(type="log", range=[low - 0.35, high + 0.35], dtick=1)
+    figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.5, -0.8]})
+    return figure

@@ -1,0 +1,118 @@
+"""What kind of head is it? Scores of attention maps on a sequence that repeats, and what follows from them.
+
+The sequence is: a start token, `length` different random tokens, and the same random tokens again. Its second half
+holds the queries; each of them has four keys of interest, all different from each other:
+
+    previous    the token before the query                 (Elhage et al. 2021, previous-token heads)
+    duplicate   the query's own token in the first half    (Wang et al. 2022, duplicate-token heads)
+    induction   the token that came after it there         (Elhage et al. 2021; Olsson et al. 2022)
+    sink        key 0, the start token                     (Xiao et al. 2023, attention sinks)
+
+The score of a head is the mean weight that these queries give to that key: four disjoint shares of one unit of
+attention, so their sum is at most 1. Axis words as in `engine.trace`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+KINDS = ("previous", "duplicate", "induction", "sink")
+UNCLASSIFIED = "unclassified"
+
+
+def queries(length: int) -> NDArray[np.intp]:
+    """Positions of the second half, shape (length,)."""
+    return np.arange(length + 1, 2 * length + 1)
+
+
+def target_keys(kind: str, length: int) -> NDArray[np.intp]:
+    """For each query of the second half the key that a head of this kind attends to, shape (length,)."""
+    at = queries(length)
+    keys = {"previous": at - 1, "duplicate": at - length, "induction": at - length + 1, "sink": at * 0}
+    return keys[kind]
+
+
+def scores(attention: Floats, length: int) -> dict[str, Floats]:
+    """Mean weight of the second half's queries on each kind's key; (…, query, key) in, (…) out, from 0 to 1."""
+    at = queries(length)
+    return {kind: attention[..., at, target_keys(kind, length)].mean(-1) for kind in KINDS}
+
+
+def without_sink(attention: Floats) -> Floats:
+    """The maps with key 0 taken out and every row scaled to sum to 1 again; shape (…, query, key).
+
+    A row that gives nothing to the other keys becomes zero: it has nothing left to distribute.
+    """
+    rest = attention.astype(np.float64)
+    rest[..., 0] = 0
+    total = rest.sum(-1, keepdims=True)
+    return np.divide(rest, total, out=np.zeros_like(rest), where=total != 0)
+
+
+def scores_without_sink(attention: Floats, length: int) -> dict[str, Floats]:
+    """`scores` of the maps without the sink; the sink itself has no score there."""
+    found = scores(without_sink(attention), length)
+    return {kind: found[kind] for kind in KINDS if kind != "sink"}
+
+
+def uniform_score(length: int) -> float:
+    """The score of a head that spreads its attention evenly over all keys up to the query."""
+    return float((1 / (queries(length) + 1)).mean())
+
+
+def classify(scored: Mapping[str, Floats], threshold: float) -> NDArray[np.str_]:
+    """The kind with the largest score where that reaches the threshold, else "unclassified". NaN classifies nothing."""
+    kinds = np.array([*scored, UNCLASSIFIED])
+    stacked = np.nan_to_num(np.stack(list(scored.values())), nan=-1.0)  # kind, …
+    best = stacked.argmax(0)
+    return kinds[np.where(stacked.max(0) >= threshold, best, len(scored))]
+
+
+def row_entropy(attention: Floats) -> Floats:
+    """Shannon entropy in nats of every row of the maps; the last axis goes."""
+    logs = np.log(attention, out=np.zeros_like(attention), where=attention > 0)
+    return -(attention * logs).sum(-1)
+
+
+def rollout(attention: Floats) -> NDArray[np.float64]:
+    """Attention rollout after each layer: (layer, head, query, key) in, (layer, query, key) out.
+
+    Heads are averaged, the residual connection counts as half, and layers are multiplied:
+    R₀ = ½(Ā₀ + I), Rₗ = ½(Āₗ + I) Rₗ₋₁ (Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers).
+    """
+    mixing = 0.5 * (attention.mean(1, dtype=np.float64) + np.eye(attention.shape[-1]))
+    rolled = [mixing[0]]
+    for layer in mixing[1:]:
+        rolled.append(layer @ rolled[-1])
+    return np.stack(rolled)
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    """Natural logarithms of the probabilities along the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+
+
+def kl_divergence(before: Floats, after: Floats) -> NDArray[np.float64]:
+    """KL(before ‖ after) in nats between the softmax distributions of two arrays of logits; the last axis goes."""
+    p, q = log_softmax(before), log_softmax(after)
+    return np.asarray((np.exp(p) * (p - q)).sum(-1))
+
+
+def surprisal(logits: Floats, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+    """−ln p of each token but the first, given those before it; (seq, vocab) and (seq,) in, (seq−1,) out, nats."""
+    return -log_softmax(logits[:-1])[np.arange(len(ids) - 1), ids[1:]]
+
+
+def attention_share(hidden: Floats, attn_out: Floats) -> Floats:
+    """How long attention's write is beside the stream that it joins: ‖write‖ / (‖write‖ + ‖stream‖), mean over seq.
+
+    hidden (layer+1, seq, d_model), attn_out (layer, seq, d_model) in, (layer,) out. Rollout takes it for one half.
+    """
+    write = np.linalg.norm(attn_out, axis=-1)
+    stream = np.linalg.norm(hidden[:-1], axis=-1)
+    return np.asarray((write / (write + stream)).mean(-1))

@@ -1,0 +1,207 @@
+"""What rounding weights does: to a block of numbers, and to the distributions a model predicts.
+
+A *block* is a run of consecutive weights along the input of a linear layer that share one scale, the block's
+largest magnitude (absmax). Dettmers et al. 2023, “QLoRA”, section 3; Dettmers et al. 2022, arXiv:2110.02861.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from engine.ops.sampling import log_softmax
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+# Distributions
+
+
+def kl(reference: ArrayLike, other: ArrayLike) -> Floats:
+    """KL(reference ‖ other) = Σ p·(ln p − ln q) in nats at each position, shape seq, from logits (seq, vocab).
+
+    NaN where either has logits that are not finite.
+    """
+    with np.errstate(invalid="ignore"):
+        log_p, log_q = log_softmax(reference), log_softmax(other)
+        divergence: Floats = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    return np.maximum(divergence, 0)  # rounding can leave −1e-17 where the two are equal
+
+
+def flips(reference: ArrayLike, other: ArrayLike) -> NDArray[np.bool_]:
+    """Where the most probable next token is another one, shape seq, from logits (seq, vocab)."""
+    result: NDArray[np.bool_] = np.argmax(reference, axis=-1) != np.argmax(other, axis=-1)
+    return result
+
+
+def total_variation(p: ArrayLike, q: ArrayLike) -> float:
+    """½·Σ|p − q|: the probability that moved to other tokens, between 0 and 1."""
+    return float(np.abs(np.asarray(p, np.float64) - np.asarray(q, np.float64)).sum() / 2)
+
+
+def parting(first: Sequence[int], second: Sequence[int]) -> int | None:
+    """The first position at which two sequences of ids differ, or None when neither says anything else."""
+    for place, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return place
+    return None if len(first) == len(second) else min(len(first), len(second))
+
+
+# Residual streams
+
+
+def relative_l2(reference: ArrayLike, other: ArrayLike) -> Floats:
+    """‖other − reference‖ / ‖reference‖ over the last axis (d_model)."""
+    a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share: Floats = np.linalg.norm(b - a, axis=-1) / np.linalg.norm(a, axis=-1)
+    return share
+
+
+def cosine(reference: ArrayLike, other: ArrayLike) -> Floats:
+    """The cosine of the angle between two vectors over the last axis (d_model): 1 when they point the same way."""
+    a, b = np.asarray(reference, np.float64), np.asarray(other, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        angle: Floats = (a * b).sum(axis=-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+    return angle
+
+
+# Blocks of weights
+
+
+def blocks(weights: ArrayLike, size: int) -> NDArray[Any]:
+    """Weights row by row in blocks of `size`, shape (block, size); the last one is filled up with zeros."""
+    flat = np.asarray(weights).ravel()
+    return np.pad(flat, (0, -flat.size % size)).reshape(-1, size)
+
+
+def nearest(values: ArrayLike, code: ArrayLike) -> Ints:
+    """The index of the level of a code book that is nearest to each value, flat; levels need not be sorted."""
+    levels = np.asarray(code, np.float64)
+    order = np.argsort(levels, kind="stable")
+    middles = (levels[order][1:] + levels[order][:-1]) / 2
+    result: Ints = order[np.searchsorted(middles, np.asarray(values, np.float64).ravel())]
+    return result
+
+
+def unpack(packed: ArrayLike) -> Ints:
+    """The two 4-bit indices in each byte, the high half first, as `bitsandbytes.functional.quantize_4bit` packs."""
+    octets = np.asarray(packed, np.int64).ravel()
+    return np.stack([octets >> 4, octets & 15], axis=1).ravel()
+
+
+def dequantize(index: ArrayLike, code: ArrayLike, absmax: ArrayLike, size: int) -> Floats:
+    """absmax · code[index], flat: what a weight has become once it is an index into a code book.
+
+    index   one for each weight    code  the levels, between −1 and 1    absmax  one for each block of `size`
+    """
+    places = np.asarray(index, np.int64).ravel()
+    levels = np.asarray(code, np.float64)[places]
+    values: Floats = levels * np.repeat(np.asarray(absmax, np.float64).ravel(), size)[: places.size]
+    return values
+
+
+def relative_error(weights: ArrayLike, rounded: ArrayLike) -> float:
+    """‖rounded − weights‖ / ‖weights‖ over all entries: 0.1 means noise of a tenth of the weights' own size."""
+    a, b = np.asarray(weights, np.float64), np.asarray(rounded, np.float64)
+    size = float(np.linalg.norm(a))
+    return float(np.linalg.norm(b - a)) / size if size else 0.0
+
+
+def peakiness(weights: ArrayLike, size: int) -> Floats:
+    """absmax / root mean square of each block, shape block: how far its largest weight stands out. 0 if all are 0."""
+    values = blocks(np.asarray(weights, np.float64), size)
+    rms = np.sqrt((values**2).mean(axis=1))
+    return np.divide(np.abs(values).max(axis=1), rms, out=np.zeros_like(rms), where=rms > 0)
+
+
+def bits_per_weight(bits: float, size: int, scale_bits: int = 32) -> float:
+    """Bits that one weight costs when each block of `size` also stores a scale."""
+    return bits + scale_bits / size
+
+
+@dataclass(frozen=True, eq=False)
+class Rounded:
+    """Weights after rounding to nearest: `values` as the weights are shaped, whole numbers `index`, a scale a block."""
+
+    values: NDArray[Any]
+    index: NDArray[np.int8]
+    scale: NDArray[Any]
+
+
+def round_to_nearest(weights: ArrayLike, bits: int, size: int) -> Rounded:
+    """Symmetric absmax rounding: 2ᵇ − 1 evenly spaced levels from −absmax to absmax in each block.
+
+    The textbook scheme, for 2 to 8 bits; values keep the shape and the type of `weights`.
+    Raises ValueError for other numbers of bits: with 1 there is no level beside 0.
+    """
+    if not 2 <= bits <= 8:
+        raise ValueError("round-to-nearest with a level at 0 needs 2 bits or more, and this one stops at 8")
+    given = np.asarray(weights)
+    values = blocks(given, size)
+    scale = np.abs(values).max(axis=1, keepdims=True) / (2 ** (bits - 1) - 1)
+    index = np.rint(np.divide(values, scale, out=np.zeros_like(values), where=scale > 0))
+    rounded = (index * scale).ravel()[: given.size].reshape(given.shape)
+    return Rounded(rounded, index.astype(np.int8).ravel()[: given.size], scale.ravel())
+
+
+# What models weigh
+
+
+@dataclass(frozen=True)
+class Counts:
+    """A decoder's weights by what quantization does to them.
+
+    linear      entries of the linear layers inside the blocks: the only ones that bitsandbytes quantizes
+    rows        output rows of those layers: int8 keeps a scale for each
+    matrices    how many layers: a 4-bit one keeps a code book each
+    embeddings  entries of the embedding and, unless tied, the unembedding
+    other       norms and biases
+    """
+
+    linear: int
+    rows: int
+    matrices: int
+    embeddings: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.embeddings + self.other
+
+
+def llama_counts(
+    *, d_model: int, n_layer: int, d_ff: int, n_head: int, n_kv_head: int, vocab: int, tied: bool = False
+) -> Counts:
+    """Weights of a Llama (`transformers.models.llama`, no biases) from the dimensions in its config."""
+    kv = d_model // n_head * n_kv_head
+    outputs = (d_model, kv, kv, d_model, d_ff, d_ff)  # q, k, v, o, gate, up: all but down read d_model
+    return Counts(
+        linear=n_layer * (sum(outputs) * d_model + d_ff * d_model),
+        rows=n_layer * (sum(outputs) + d_model),
+        matrices=n_layer * 7,
+        embeddings=vocab * d_model * (1 if tied else 2),
+        other=(2 * n_layer + 1) * d_model,
+    )
+
+
+BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5, "fp4": 0.5}
+"""Bytes of one entry of a linear layer at each precision, its scales aside."""
+
+
+def weight_bytes(counts: Counts, precision: str, scale_bytes: int = 4) -> int:
+    """Bytes of a model at a precision, as bitsandbytes stores it: only linear layers inside blocks are quantized.
+
+    int8 adds a 32-bit scale for each output row; 4-bit adds a scale of `scale_bytes` for each 64 weights and a
+    code book of 16 32-bit levels for each layer. Everything else stays at 16 bits.
+    """
+    rest = counts.embeddings + counts.other
+    linear = counts.linear * BYTES[precision]
+    if precision in ("fp32", "bf16", "fp16"):
+        return int(linear + rest * BYTES[precision])
+    if precision == "int8":
+        return int(linear + 4 * counts.rows + 2 * rest)
+    return int(linear + counts.linear / 64 * scale_bytes + 64 * counts.matrices + 2 * rest)
