@@ -42,7 +42,14 @@ def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
     """The app on a free port of this machine; its address."""
     port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "Home.py", "--server.port", str(port)]
-    command += ["--server.address", "127.0.0.1", "--server.headless", "true", "--server.fileWatcherType", "none"]
+    command += [
+        "--server.address",
+        "127.0.0.1",
+        "--server.headless",
+        "true",
+        "--server.fileWatcherType",
+        "none",
+    ]
     process = subprocess.Popen(
         command,
         cwd=root,
@@ -83,7 +90,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def settle(page: Page, quiet: float = 0.6, timeout: float = 120) -> None:
+def settle(page: Page, quiet: float = 1.0, timeout: float = 120) -> None:
     """Wait until streamlit has run, every figure is drawn, and nothing has changed for `quiet` seconds."""
     page.wait_for_selector('[data-testid="stApp"]', timeout=timeout * 1000)
     deadline, since = time.monotonic() + timeout, time.monotonic()
@@ -123,7 +130,9 @@ def shoot(page: Page, file: Path, width: int, full: bool) -> None:
 
 def open_page(browser: Browser, url: str, width: int, theme: str) -> Page:
     """A fresh context on a page of the app, settled."""
-    context = browser.new_context(viewport={"width": width, "height": SIZES.get(width, 800)}, color_scheme=theme)
+    context = browser.new_context(
+        viewport={"width": width, "height": SIZES.get(width, 800)}, color_scheme=theme
+    )
     page = context.new_page()
     page.goto(url)
     settle(page)
@@ -139,18 +148,23 @@ def url_of(address: str, name: str, query: str) -> str:
 def main() -> None:
     options = arguments()
     options.out.mkdir(parents=True, exist_ok=True)
-    pages = options.pages or ["Home", *sorted(file.stem for file in (options.root / "pages").glob("[0-9]*.py"))]
+    pages = options.pages or [
+        "Home",
+        *sorted(file.stem for file in (options.root / "pages").glob("[0-9]*.py")),
+    ]
     with server(options.root) as address, chromium() as browser:
         for name, mode, width, theme in product(pages, options.modes, options.widths, options.themes):
             if name == "Home" and mode == "projector":
                 continue
-            query = urlencode({"checkpoint": options.checkpoint} | ({"present": 1} if mode == "projector" else {}))
+            query = urlencode(
+                {"checkpoint": options.checkpoint} | ({"present": 1} if mode == "projector" else {})
+            )
             page = open_page(browser, url_of(address, name, f"{query}&{options.query}"), width, theme)
             stem = f"{name}-{mode}-{width}-{theme}"
             for number in range(beats_on(page, mode)):
                 if number:
                     page.keyboard.press("ArrowRight")
-                    settle(page, quiet=1.0)
+                    settle(page)
                 file = options.out / (f"{stem}-{number + 1}.png" if mode == "projector" else f"{stem}.png")
                 shoot(page, file, width, full=mode == "scroll" or width < 600)
                 page.set_viewport_size({"width": width, "height": SIZES.get(width, 800)})
@@ -174,7 +188,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder with Home.py")
     parser.add_argument("--checkpoint", default="pocket-gpt2")
     parser.add_argument("--query", default="", help='more of the address, as "layer=3&focus=2"')
-    parser.add_argument("--widths", type=lambda text: [int(part) for part in text.split(",")], default=[1280, 390])
+    parser.add_argument(
+        "--widths", type=lambda text: [int(part) for part in text.split(",")], default=[1280, 390]
+    )
     parser.add_argument("--themes", type=listed, default=["light", "dark"])
     parser.add_argument("--modes", type=listed, default=["scroll", "projector"])
     return parser.parse_args()

@@ -1,0 +1,132 @@
+"""Take a part out and look at what is left: the next token, and a short text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from engine import figures
+from engine.capturing import token
+from engine.card import Badge, Card, Proof
+from engine.cards.block.by_hand import apply_by_hand, script_lines
+from engine.cards.sampling.common import tolerance
+from engine.generation import generate
+from engine.interventions import Intervention
+from engine.loading import Loaded
+from engine.ops.sampling import softmax, top
+from engine.script import preamble
+from engine.text import shorten
+from engine.trace import Trace
+
+SHOWN = 6
+
+
+def apart(
+    loaded: Loaded, intact: Trace, changed: Trace, removed: str, interventions: Sequence[Intervention]
+) -> Card:
+    """The next-token distribution of the intact and of the changed model, and the KL divergence between them."""
+    before, after = softmax(intact.logits[-1]), softmax(changed.logits[-1])
+    ids = list(dict.fromkeys([*top(intact.logits[-1], SHOWN), *top(changed.logits[-1], SHOWN)]))
+    names = [shorten(token(loaded, int(i)).display, 14) for i in ids]
+    kl = divergence(before, after)
+    numbers = {"before": before[ids], "after": after[ids]}
+    allowed = max(1e-4, tolerance(loaded, float(np.abs(changed.logits).max())))
+    best = token(loaded, int(after.argmax())).display
+    return Card(
+        key="apart",
+        title=f"Without {removed} the favourite is “{best}”, at {after.max():.1%}; KL {kl:.3g} nats"
+        if interventions
+        else f"The intact model's favourite is “{best}”, at {after.max():.1%}: take something out",
+        alt="Probabilities of the favourite next tokens, intact and changed.",
+        badge=Badge.LIVE,
+        figure=figures.grouped_bars(
+            names,
+            {"intact": before[ids], "changed": after[ids]},
+            colors={"intact": "logits", "changed": "gradient"},
+            probability=True,
+            value_name="probability",
+        ),
+        table={
+            "token": [token(loaded, int(i)).display for i in ids],
+            "id": [int(i) for i in ids],
+            "intact": before[ids].tolist(),
+            "changed": after[ids].tolist(),
+        },
+        prove=lambda: _proof(loaded, changed, interventions, allowed),
+        code=preamble(loaded, intact.ids) + script_lines(loaded, interventions, [int(i) for i in ids]),
+        numbers=numbers,
+        atol=allowed,
+    )
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    """KL(p ‖ q) in nats."""
+    kept = p > 0
+    with np.errstate(divide="ignore"):
+        return float((p[kept] * (np.log(p[kept]) - np.log(q[kept]))).sum())
+
+
+def _proof(loaded: Loaded, changed: Trace, interventions: Sequence[Intervention], allowed: float) -> Proof:
+    """The same change made by hand on a private copy of the model."""
+    model = apply_by_hand(loaded, interventions)
+    with torch.no_grad():
+        batch = torch.tensor([list(changed.ids)], device=model.device)
+        logits = model(batch, use_cache=False).logits[0].float().cpu().numpy()
+    return Proof(
+        "Logits of a private copy of the model with its modules replaced by hand.",
+        float(np.abs(logits - changed.logits).max()),
+        allowed,
+    )
+
+
+def told(
+    loaded: Loaded, trace: Trace, removed: str, interventions: Sequence[Intervention], length: int = 24
+) -> Card:
+    """A short greedy continuation by the intact and by the changed model."""
+    plain = [step.id for step in generate(loaded, trace.ids, length)]
+    changed = [step.id for step in generate(loaded, trace.ids, length, interventions=interventions)]
+    texts = [loaded.tokenizer.decode(ids) for ids in (plain, changed)]
+    same = next(
+        (i for i, (a, b) in enumerate(zip(plain, changed, strict=False)) if a != b),
+        min(len(plain), len(changed)),
+    )
+    return Card(
+        key="told",
+        title=f"What both write from here: the same for {same} tokens",
+        alt="The continuation of the intact and of the changed model.",
+        badge=Badge.LIVE,
+        figure=None,
+        table={
+            "model": ["intact", f"without {removed}" if interventions else "intact again"],
+            "continues": texts,
+        },
+        prove=lambda: _told_proof(loaded, trace, interventions, changed),
+        code=preamble(loaded, trace.ids)
+        + f"""
+with torch.no_grad():
+    out = model.generate(ids, max_new_tokens={length}, do_sample=False, attention_mask=torch.ones_like(ids),
+                         pad_token_id=tokenizer.eos_token_id)
+result = {{"intact": out[0, ids.shape[1]:]}}
+""",
+        numbers={"intact": plain},
+        atol=0,
+        note="Greedy: the most probable token at every step. The script writes the intact model's text.",
+    )
+
+
+def _told_proof(
+    loaded: Loaded, trace: Trace, interventions: Sequence[Intervention], changed: list[int]
+) -> Proof:
+    """Each written token against the most probable one of the copy that was changed by hand."""
+    model = apply_by_hand(loaded, interventions)
+    wrong, ids = 0.0, list(trace.ids)
+    with torch.no_grad():
+        for chosen in changed[:8]:
+            row = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float()
+            wrong = max(wrong, float(row.max() - row[chosen]))
+            ids.append(chosen)
+    return Proof(
+        "The first eight tokens, against a private copy changed by hand: how far each is from its best logit.",
+        wrong,
+        tolerance(loaded, 20.0),
+    )

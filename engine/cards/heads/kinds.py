@@ -1,0 +1,163 @@
+"""Every head scored on the repeated random tokens, and named where a score is large enough."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import Loaded
+from engine.card import Badge, Card, Proof
+from engine.cards.heads.common import (
+    ATTENTION_CODE,
+    largest_difference,
+    names,
+    returned_attention,
+    table,
+    tolerance,
+)
+from engine.cards.heads.repeats import repeated
+from engine.figures.heads import kind_map, score_panels
+from engine.ops.heads import (
+    KINDS,
+    UNCLASSIFIED,
+    Floats,
+    classify,
+    scores,
+    scores_without_sink,
+    uniform_score,
+)
+from engine.script import preamble
+from engine.trace import Trace
+
+THRESHOLD = 0.5
+"""Half of the attention: the four keys are different ones, so no head reaches it for two kinds."""
+
+
+def found(trace: Trace, sink: bool) -> dict[str, Floats]:
+    """Scores (layer, head) of the repeated random tokens, raw or with the sink removed."""
+    length = (len(trace.tokens) - 1) // 2
+    return scores(trace.attention, length) if sink else scores_without_sink(trace.attention, length)
+
+
+def score_map(loaded: Loaded, seed: int, sink: bool) -> Card:
+    """Layer × head heat maps of the scores; without the sink its raw share stays for comparison."""
+    trace = repeated(loaded, seed)
+    scored = found(trace, sink)
+    shown: dict[str, Floats] = {**scored}
+    if not sink:
+        shown["sink (raw)"] = found(trace, True)["sink"]
+    return Card(
+        key="scores",
+        title=_summary(scored),
+        alt="Four heat maps, one for each kind of head, with layers down and heads across; darker cells are heads that "
+        "look more often where that kind looks.",
+        badge=Badge.LIVE,
+        figure=score_panels(shown),
+        table=_table(shown),
+        prove=lambda: prove_scores(loaded, trace, sink),
+        code=_code(loaded, trace, sink),
+        numbers={**scored},
+        atol=tolerance(loaded),
+        note=f"Mean over the second half's queries, seed {seed}. A head that spreads its attention evenly over all "
+        f"earlier keys would score {uniform_score(_length(trace)):.3f} on each.",
+    )
+
+
+def classes(loaded: Loaded, seed: int, sink: bool, threshold: float) -> Card:
+    """Each head's kind: the largest of its scores, where that reaches the threshold."""
+    trace = repeated(loaded, seed)
+    scored = found(trace, sink)
+    kinds = classify(scored, threshold)
+    best = np.max(np.stack(list(scored.values())), axis=0)
+    named = int((kinds != UNCLASSIFIED).sum())
+    return Card(
+        key="classes",
+        title=f"{named} of {kinds.size} heads reach {threshold:.2f} on one of the scores: {_induction(kinds)}",
+        alt="A grid of layers and heads; each cell has the letter of the head's kind, or a dot where it has none.",
+        badge=Badge.LIVE,
+        figure=kind_map(kinds, best),
+        table=_table({"kind": kinds, "largest score": best, **scored}),
+        prove=lambda: prove_scores(loaded, trace, sink),
+        code=_code(loaded, trace, sink),
+        numbers={**scored},
+        atol=tolerance(loaded),
+        note=("Scores of the maps as they are." if sink else "Scores of the maps without the start token.")
+        + f" Seed {seed}. The proof and the code recompute the scores that the kinds are read from.",
+    )
+
+
+def _summary(scored: Mapping[str, Floats]) -> str:
+    """The largest score of each kind and the head that has it."""
+    parts = []
+    for kind, values in scored.items():
+        if not np.isfinite(values).any():
+            continue
+        layer, head = np.unravel_index(int(np.nanargmax(values)), values.shape)
+        parts.append(f"{kind} {values[layer, head]:.2f} (L{layer} H{head})")
+    return "Strongest heads: " + (", ".join(parts) or "no score is a number")
+
+
+def _induction(kinds: np.ndarray) -> str:
+    heads = [(int(layer), int(head)) for layer, head in np.argwhere(kinds == "induction")]
+    if not heads:
+        return "no induction head"
+    listed = names(heads[:4]) + (" …" if len(heads) > 4 else "")
+    return f"{len(heads)} induction head{'s' if len(heads) > 1 else ''} ({listed})"
+
+
+def _length(trace: Trace) -> int:
+    return (len(trace.tokens) - 1) // 2
+
+
+def _table(columns: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+    layer, head = np.indices(next(iter(columns.values())).shape)
+    return table({"layer": layer, "head": head, **columns})
+
+
+def prove_scores(loaded: Loaded, trace: Trace, sink: bool) -> Proof:
+    """The scores again from the weights that transformers returns, read along diagonals in torch."""
+    weights = returned_attention(loaded, trace.ids).double()
+    length, difference = _length(trace), 0.0
+    if not sink:
+        total = weights[..., 1:].sum(-1, keepdim=True)
+        weights = weights[..., 1:] / total.masked_fill(total == 0, 1)  # an empty row stays empty
+    at = 0 if sink else 1  # the first key that is still there
+    offsets = {"previous": -1, "duplicate": -length, "induction": 1 - length}
+    for kind, values in found(trace, sink).items():
+        other = (
+            weights[..., length + 1 :, 0].mean(-1)
+            if kind == "sink"
+            else torch.diagonal(weights, offset=offsets[kind] - at, dim1=-2, dim2=-1)[..., -length:].mean(-1)
+        )
+        difference = np.maximum(difference, largest_difference(values, other.numpy()))
+    how = "as they are" if sink else "with key 0 cut off and the rows divided by their new sums"
+    return Proof(
+        claim=f"All scores against diagonals of the weights that transformers returns for the same ids, {how}.",
+        max_abs_diff=float(difference),
+        tolerance=tolerance(loaded),
+    )
+
+
+def _code(loaded: Loaded, trace: Trace, sink: bool) -> str:
+    without = "" if sink else _WITHOUT_SINK
+    chosen = [kind for kind in KINDS if sink or kind != "sink"]
+    lines = [f'    "{kind}": weights[..., query, {_KEYS[kind]}].mean(-1),' for kind in chosen]
+    return (
+        preamble(loaded, trace.ids)
+        + ATTENTION_CODE
+        + without
+        + f"n = {_length(trace)}\nquery = torch.arange(n + 1, 2 * n + 1)  # the second half\n"
+        + "result = {\n"
+        + "\n".join(lines)
+        + "\n}\n"
+    )
+
+
+_KEYS = {"previous": "query - 1", "duplicate": "query - n", "induction": "query - n + 1", "sink": "0"}
+
+_WITHOUT_SINK = """\
+weights[..., 0] = 0
+total = weights.sum(-1, keepdim=True)
+weights = weights / total.masked_fill(total == 0, 1)  # an empty row stays empty
+"""

@@ -1,0 +1,118 @@
+"""What a precision costs in time: milliseconds of a forward pass, measured now."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch.utils import benchmark
+
+from engine import timing
+from engine.card import Badge, Card, Proof
+from engine.cards.quantization.pair import Pair, code, head, returned_logits
+from engine.figures.quantization import repeats
+from engine.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Milliseconds of repeated forward passes of both precisions, measured in turns."""
+
+    reference: timing.Timing
+    other: timing.Timing
+
+
+def measure(
+    pair: Pair,
+    rounds: int = 7,
+    seconds: float = 4.0,
+    progress: Callable[[float, str], None] = lambda share, what: None,
+) -> Timings:
+    """Forward passes over the prompt, the two precisions taking turns so that both meet the same disturbances.
+
+    At least three rounds; after that no more once `seconds` are over.
+    """
+    sides = (pair.reference, pair.other)
+    for side in sides:
+        returned_logits(side, pair.ids)
+    found: tuple[list[float], list[float]] = ([], [])
+    for i in range(rounds):
+        progress(i / rounds, f"Round {i + 1} of {rounds}")
+        for side, runs in zip(sides, found, strict=True):
+            runs.append(timing.once(lambda side=side: returned_logits(side, pair.ids)))  # type: ignore[misc]
+        if i >= 2 and sum(map(sum, found)) > 1000 * seconds:
+            break
+    return Timings(*(timing.Timing(tuple(runs)) for runs in found))
+
+
+def time(pair: Pair, timings: Timings) -> Card:
+    """Milliseconds of one forward pass at both precisions, every repeat shown."""
+    names = pair.names
+    both = dict(zip(names, (timings.reference, timings.other), strict=True))
+    ratio = timings.other.median / timings.reference.median
+    said = f"takes {ratio:.2g} times as long as" if ratio >= 1 else f"is {1 / ratio:.2g} times as fast as"
+    spread = "; ".join(
+        f"{name}: median {t.median:.3g} ms, half of the repeats between {t.low:.3g} and {t.high:.3g} ms"
+        for name, t in both.items()
+    )
+    device = "CPU" if pair.other.device == "cpu" else pair.other.device.upper()
+    return Card(
+        key="time",
+        title=f"On this {device}, a pass at {names[1]} {said} one at {names[0]}",
+        alt=f"Dots: every repeat, in milliseconds; bars: the medians. {spread}.",
+        badge=Badge.LIVE,
+        figure=repeats(
+            {name: t.milliseconds for name, t in both.items()},
+            x_name=f"milliseconds for one forward pass over {len(pair.ids)} tokens",
+        ),
+        table={
+            "precision": list(names),
+            "median, ms": [t.median for t in both.values()],
+            "first quartile, ms": [t.low for t in both.values()],
+            "third quartile, ms": [t.high for t in both.values()],
+            "fastest, ms": [min(t.milliseconds) for t in both.values()],
+            "repeats": [len(t.milliseconds) for t in both.values()],
+        },
+        prove=lambda: _prove_time(pair, timings),
+        code=code(head(pair), _TIME),
+        numbers={"tokens": len(pair.ids), "next": [int(trace.logits[-1].argmax()) for trace in pair.traces]},
+        atol=0,
+        note=f"{spread}. Measured just now, one pass after another, on a machine that may be doing other work.",
+    )
+
+
+def _prove_time(pair: Pair, timings: Timings) -> Proof:
+    """Two clocks on the same passes: another machine load would move both."""
+    gaps = []
+    for side in (pair.reference, pair.other):
+        ours: list[float] = []
+
+        def run(side: Loaded = side, ours: list[float] = ours) -> None:
+            ours.append(timing.once(lambda: returned_logits(side, pair.ids)))
+
+        clock = benchmark.Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+        rounds = [(1000 * clock.timeit(1).mean, ours[-1]) for _ in range(3)]
+        gaps.append(median(abs(theirs - shown) for theirs, shown in rounds))
+    return Proof(
+        "This page's clock against torch.utils.benchmark on the same three new passes of each precision, in ms.",
+        max(gaps),
+        1 + 0.05 * max(timings.reference.median, timings.other.median),
+    )
+
+
+_TIME = """
+    from torch.utils import benchmark
+
+
+    def measured(model):
+        given = ids.to(model.device)
+        with torch.no_grad():
+            following = int(model(given, use_cache=False).logits[0, -1].argmax())
+            clock = benchmark.Timer("model(given, use_cache=False)", globals={"model": model, "given": given})
+            print(clock.timeit(7))
+        return following
+
+
+    result = {"tokens": ids.shape[1], "next": [measured(reference), measured(other)]}
+    print(result)
+"""

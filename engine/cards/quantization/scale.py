@@ -1,0 +1,147 @@
+"""What large models weigh at each precision, by a sum that is checked on the loaded checkpoint's real tensors."""
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from engine import published
+from engine.card import Badge, Card, Proof
+from engine.cards.quantization.cost import linear_weights
+from engine.cards.quantization.pair import code
+from engine.cards.quantization.weights import linears
+from engine.figures.quantization import sizes
+from engine.loading import Loaded
+from engine.ops import quantization as ops
+from engine.published import Published
+
+LARGE = tuple(model for model in published.MODELS if model.name in ("Llama-3.1-8B", "Llama-3.1-70B"))
+ROWS = {"fp32": "fp32", "fp16": "fp16 or bf16", "int8": "int8", "nf4": "nf4 or fp4"}
+
+
+def counts(loaded: Loaded) -> ops.Counts:
+    """The weights of a loaded checkpoint by what quantization does to them, at whatever precision it is."""
+    layers = list(linears(loaded, loaded.model))
+    tables = [
+        loaded.part(name)
+        for name in ("embedding", "unembedding", "positions")
+        if name in loaded.adapter.parts
+    ]
+    embeddings = sum(t.numel() for t in {id(table.weight): table.weight for table in tables}.values())
+    stored = {id(module.weight) for module in layers} | {id(table.weight) for table in tables}
+    other = sum(p.numel() for p in loaded.model.parameters() if id(p) not in stored)
+    return ops.Counts(
+        linear_weights(loaded), sum(_outputs(m) for m in layers), len(layers), embeddings, other
+    )
+
+
+def _outputs(module: torch.nn.Module) -> int:
+    """Output rows of a linear layer; GPT-2's Conv1D calls them nf."""
+    return int(getattr(module, "out_features", None) or module.nf)
+
+
+def large(model: Published) -> ops.Counts:
+    """The same from published dimensions."""
+    return ops.llama_counts(
+        d_model=model.d_model,
+        n_layer=model.n_layer,
+        d_ff=model.d_ff,
+        n_head=model.n_head,
+        n_kv_head=model.n_kv_head,
+        vocab=model.vocab,
+        tied=model.tied,
+    )
+
+
+def scale(loaded: Loaded) -> Card:
+    """Gigabytes of weights at four precisions for the loaded checkpoint and for two published models."""
+    found = {loaded.name: counts(loaded)} | {model.name: large(model) for model in LARGE}
+    sums = {name: [ops.weight_bytes(c, precision) for precision in ROWS] for name, c in found.items()}
+    gigabytes = {name: [b / 1e9 for b in row] for name, row in sums.items()}
+    biggest = LARGE[-1].name
+    before, after = gigabytes[biggest][1], gigabytes[biggest][3]
+    return Card(
+        key="scale",
+        title=f"{biggest}: {before:.0f} GB of weights at 16 bits, {after:.0f} GB at 4 bits",
+        alt="Dots on a logarithmic axis, gigabytes of weights: "
+        + "; ".join(
+            f"{name}: " + ", ".join(f"{ROWS[p]} {g:.3g}" for p, g in zip(ROWS, row, strict=True))
+            for name, row in gigabytes.items()
+        ),
+        badge=Badge.LIVE,
+        figure=sizes(list(ROWS.values()), gigabytes, x_name="gigabytes of weights (10⁹ bytes), logarithmic"),
+        table={"precision": list(ROWS.values())} | {f"{name}, bytes": row for name, row in sums.items()},
+        prove=lambda: _prove(loaded),
+        code=code(_IMPORTS, _CODE, models=_listed()),
+        numbers={model.name: sums[model.name] for model in LARGE},
+        atol=0.5,
+        note="Weights only: no activations, no KV cache. Parameter counts from the published dimensions ("
+        + "; ".join(sorted({model.source for model in LARGE}))
+        + f"); the same sum over {loaded.name}'s own tensors is what Prove it compares with memory.",
+    )
+
+
+def predicted(loaded: Loaded) -> int:
+    """Bytes that the sum gives for a loaded checkpoint: with the scale type it has here, and its buffers added."""
+    states = [getattr(module.weight, "quant_state", None) for module in linears(loaded, loaded.model)]
+    scale_bytes = next((state.absmax.element_size() for state in states if state is not None), 4)
+    buffers = {b.untyped_storage().data_ptr(): b.untyped_storage().nbytes() for b in loaded.model.buffers()}
+    return ops.weight_bytes(counts(loaded), loaded.precision, scale_bytes) + sum(buffers.values())
+
+
+def _prove(loaded: Loaded) -> Proof:
+    gaps = [abs(predicted(loaded) - loaded.nbytes)]
+    gaps += [abs(large(model).total - _built(model)) for model in LARGE]
+    return Proof(
+        f"The sum for {loaded.name} at {loaded.precision} against the bytes of its real tensors, and both large "
+        "models' parameters against the modules that transformers builds from the same dimensions, without memory.",
+        float(max(gaps)),
+        0.0,
+    )
+
+
+def _built(model: Published) -> int:
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config(model))
+    return sum(p.numel() for p in built.parameters())
+
+
+def config(model: Published) -> LlamaConfig:
+    """A transformers config with a published model's dimensions."""
+    return LlamaConfig(**_dimensions(model))  # type: ignore[arg-type]
+
+
+def _dimensions(model: Published) -> dict[str, int | bool]:
+    return {
+        "hidden_size": model.d_model,
+        "num_hidden_layers": model.n_layer,
+        "intermediate_size": model.d_ff,
+        "num_attention_heads": model.n_head,
+        "num_key_value_heads": model.n_kv_head,
+        "vocab_size": model.vocab,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def _listed() -> str:
+    return "{\n" + "".join(f"    {model.name!r}: {_dimensions(model)},\n" for model in LARGE) + "}"
+
+
+_IMPORTS = "import torch\nfrom transformers import AutoModelForCausalLM, LlamaConfig\n"
+
+_CODE = """
+    models = {models}
+
+
+    def sizes(dimensions):
+        '''Bytes at fp32, 16 bits, int8 (a scale for each output row) and 4 bits (a scale for each 64 weights).'''
+        with torch.device("meta"):  # modules with shapes and without memory
+            model = AutoModelForCausalLM.from_config(LlamaConfig(**dimensions))
+        layers = [m for m in model.model.layers.modules() if isinstance(m, torch.nn.Linear)]
+        linear, rows = sum(m.weight.numel() for m in layers), sum(m.out_features for m in layers)
+        rest = sum(p.numel() for p in model.parameters()) - linear
+        four = linear // 2 + 4 * linear // 64 + 64 * len(layers) + 2 * rest
+        return [4 * (linear + rest), 2 * (linear + rest), linear + 4 * rows + 2 * rest, four]
+
+
+    result = {{name: sizes(dimensions) for name, dimensions in models.items()}}
+    print(result)
+"""

@@ -1,0 +1,177 @@
+"""The scores of the whole vocabulary, and the probabilities that softmax makes of them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.capturing import tokenize
+from engine.card import Badge, Card, Proof
+from engine.cards.sampling.common import (
+    EXACT,
+    FORWARD,
+    difference,
+    display,
+    inside,
+    probability_tolerance,
+    quoted,
+    returned_logits,
+    script,
+    tolerance,
+)
+from engine.errors import ReaderError
+from engine.figures.bars import bars
+from engine.figures.sampling import ranks
+from engine.figures.theme import NEUTRAL
+from engine.loading import Loaded
+from engine.ops.sampling import finite, log_softmax, softmax, top
+from engine.trace import Trace
+
+SHOWN = 20
+"""Top tokens that a *Code* script has to reproduce."""
+
+
+def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Card:
+    """Logits after the token at `position` by rank; `look_up` marks the first token of a text of the reader's."""
+    row = finite(trace.logits[inside(trace, position)])
+    order = top(row, row.size)
+    found = _found(loaded, order, look_up)
+    places = _places(row.size, found)
+    ids = order[places - 1]
+    names = [display(loaded, i) for i in ids]
+    named = dict(zip(places.tolist(), names, strict=True))
+    read = quoted(trace.tokens[position].display)
+    title = f"{row.size:,} logits after {read}: from {row.max():.2f} for {quoted(names[0])} down to {_signed(row.min())}"
+    if found is not None:
+        title += f"; {quoted(named[found])} is number {found:,}"
+
+    def prove() -> Proof:
+        theirs = returned_logits(loaded, trace.ids)[position]
+        return Proof(
+            "The logits shown against those that the model returns for the same ids when nothing is recorded.",
+            difference(row, theirs),
+            tolerance(loaded),
+        )
+
+    best = order[:SHOWN]
+    return Card(
+        key="logits",
+        title=title,
+        alt=f"A falling curve of all {row.size:,} logits by rank, with the tokens at ranks 1, 10, 100 … named.",
+        badge=Badge.LIVE,
+        figure=ranks(
+            places,
+            row[ids],
+            {r: named[r] for r in _decades(row.size)},
+            (found, named[found]) if found else None,
+        ),
+        table={
+            "rank": places.tolist(),
+            "token": names,
+            "id": ids.tolist(),
+            "logit": row[ids].tolist(),
+            "probability": softmax(row)[ids].tolist(),
+        },
+        prove=prove,
+        code=script(
+            loaded,
+            trace.ids,
+            FORWARD,
+            f"""
+            row = logits[{position}]
+            ranked = row.sort(descending=True, stable=True)
+            result = {{"ids": ranked.indices[:{SHOWN}], "logits": ranked.values[:{SHOWN}], "lowest": row.min()}}
+            print([tokenizer.decode([i]) for i in result["ids"]])
+            """,
+        ),
+        numbers={"ids": best.tolist(), "logits": row[best].tolist(), "lowest": float(row.min())},
+        atol=tolerance(loaded),
+        note=_missing(look_up),
+    )
+
+
+def probabilities(loaded: Loaded, trace: Trace, position: int, count: int = 12, shift: float = 0.0) -> Card:
+    """The `count` most probable next tokens after `position`; `shift` is added to every logit first."""
+    row = finite(trace.logits[inside(trace, position)]) + shift
+    p = softmax(row)
+    best = top(row, min(count, row.size))
+    names = [display(loaded, i) for i in best]
+    others = float(1 - p[best].sum()) if best.size < row.size else 0.0
+    rest = "all others"
+
+    def prove() -> Proof:
+        import torch
+
+        theirs = torch.tensor(trace.logits[position], dtype=torch.float64).softmax(-1)
+        return Proof(
+            "The probabilities shown against torch.softmax of the logits without the added constant.",
+            difference(p, theirs.numpy()),
+            EXACT,
+        )
+
+    return Card(
+        key="softmax",
+        title=f"{quoted(names[0])} gets {p[best[0]]:.1%}; the other {row.size - best.size:,} tokens share {others:.1%}",
+        alt=f"Bars of the {len(best)} most probable next tokens, the largest {p[best[0]]:.3f}, and one for all others.",
+        badge=Badge.LIVE,
+        figure=bars(
+            [*names, rest],
+            [*p[best], others],
+            probability=True,
+            value_name="probability",
+            colors=["logits"] * len(best) + [NEUTRAL],
+        ),
+        table={
+            "token": [*names, rest],
+            "id": [*(str(i) for i in best), ""],
+            "logit": [*(f"{row[i]:.6g}" for i in best), ""],
+            "probability": [*p[best].tolist(), others],
+            "surprisal (nats)": [*(-log_softmax(row)[best]).tolist(), float(-np.log(max(others, 1e-300)))],
+        },
+        prove=prove,
+        code=script(
+            loaded,
+            trace.ids,
+            FORWARD,
+            f"""
+            row = logits[{position}] + {shift!r}
+            p = torch.exp(row - row.max())
+            p = p / p.sum()
+            ranked = p.sort(descending=True, stable=True)
+            result = {{"probabilities": ranked.values[:{len(best)}], "others": 1 - ranked.values[:{len(best)}].sum()}}
+            """,
+        ),
+        numbers={"probabilities": p[best].tolist(), "others": others},
+        atol=probability_tolerance(loaded),
+    )
+
+
+def _places(size: int, found: int | None) -> NDArray[np.int64]:
+    """Ranks to draw: every early one, then evenly on the log axis, and all that carry a name."""
+    even = np.unique(np.geomspace(1, size, 300).round().astype(np.int64))
+    extra = [*_decades(size), *([found] if found else [])]
+    return np.unique(np.concatenate([even, np.arange(1, min(size, SHOWN) + 1), extra]))
+
+
+def _decades(size: int) -> list[int]:
+    tens = [10**i for i in range(8) if 10**i * 4 <= size]
+    return [*tens, size]
+
+
+def _found(loaded: Loaded, order: NDArray[np.int64], look_up: str) -> int | None:
+    """Rank of the first token of a text, None for no text."""
+    if not look_up:
+        return None
+    first = tokenize(loaded, look_up)[0].id
+    places = np.flatnonzero(order == first)
+    if not places.size:
+        raise ReaderError("This model has no logit for that token.")
+    return int(places[0]) + 1
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
+
+
+def _missing(look_up: str) -> str:
+    if not look_up or look_up[0].isspace():
+        return ""
+    return "A word inside a sentence usually begins with a space, and that is another token: try it with one in front."

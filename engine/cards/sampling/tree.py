@@ -1,0 +1,132 @@
+"""Token-by-token generation with the roads it did not take, and one turn-off of the reader's own."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from engine.card import Badge, Card, Proof
+from engine.cards.sampling.common import (
+    difference,
+    display,
+    filter_lines,
+    probability_tolerance,
+    quoted,
+    reference,
+    returned_logits,
+    script,
+)
+from engine.cards.sampling.texts import call
+from engine.cards.sampling.writing import Choice, Request, written
+from engine.errors import ReaderError
+from engine.figures.text import tree as drawn_tree
+from engine.loading import Loaded
+
+ROADS = 4
+
+
+def turn(loaded: Loaded, request: Request, step: int, road: int) -> tuple[Request, tuple[Choice, ...]]:
+    """Take road number `road` at a step (both from 0) of a text: the request for the rest, and all up to the turn."""
+    base = written(loaded, request)
+    if not 0 <= step < len(base):
+        raise ReaderError(f"This text has no step {step + 1}; its last one is {len(base)}.")
+    roads = base[step].alternatives[:ROADS]
+    if not 0 <= road < len(roads):
+        raise ReaderError(f"Step {step + 1} offers {len(roads)} roads.")
+    id, probability = roads[road]
+    taken = Choice(
+        id, probability, float("nan"), base[step].alternatives, id == base[step].id and base[step].end
+    )
+    kept = (*base[:step], taken)
+    ids = (*request.ids, *(c.id for c in kept))
+    return replace(request, ids=ids, n=max(0, request.n - len(kept))), kept
+
+
+def tree(
+    loaded: Loaded, request: Request, rest: Request | None = None, kept: tuple[Choice, ...] = ()
+) -> Card:
+    """The candidates of every step and the one taken. With a turn, `kept` goes before the text of `rest`."""
+    path = (*kept, *_after(loaded, kept, rest)) if rest is not None else written(loaded, request)
+    if not path:
+        raise ReaderError("The model's context is full, so no token can follow.")
+    roads = [_roads(choice) for choice in path]
+    taken = [[id for id, _ in offered].index(choice.id) for offered, choice in zip(roads, path, strict=True)]
+    log_p = float(sum(np.log(choice.probability) for choice in path))
+    steps = [[(display(loaded, id), p) for id, p in offered] for offered in roads]
+    text = "".join(display(loaded, choice.id) for choice in path)
+
+    def prove() -> Proof:
+        ids = [*request.ids, *(c.id for c in path)]
+        rows = returned_logits(loaded, ids[:-1])[len(request.ids) - 1 :]
+        gaps = []
+        for i, offered in enumerate(roads):
+            theirs = reference(rows[i], ids[: len(request.ids) + i], request.filters)
+            gaps.append(difference([p for _, p in offered], theirs[[id for id, _ in offered]]))
+        return Proof(
+            "Every probability shown, taken one step at a time from a KV cache, against one pass over the whole "
+            "text and transformers' own filters.",
+            max(gaps),
+            probability_tolerance(loaded),
+        )
+
+    return Card(
+        key="tree",
+        title=f"The road taken, {quoted(text)}, has probability {np.exp(log_p):.2g}",
+        alt=f"A row of candidates for each of {len(path)} steps; lines lead from the token taken to the next row.",
+        badge=Badge.LIVE,
+        figure=drawn_tree(steps, taken),
+        table={
+            "step": [i + 1 for i, offered in enumerate(roads) for _ in offered],
+            "token": [text for offered in steps for text, _ in offered],
+            "id": [id for offered in roads for id, _ in offered],
+            "probability": [p for offered in roads for _, p in offered],
+            "taken": [str(id == path[i].id) for i, offered in enumerate(roads) for id, _ in offered],
+        },
+        prove=prove,
+        code=_code(loaded, request, path, kept),
+        numbers={
+            "text": [choice.id for choice in path],
+            "probabilities": [choice.probability for choice in path],
+        },
+        atol=probability_tolerance(loaded),
+    )
+
+
+def _after(loaded: Loaded, kept: tuple[Choice, ...], rest: Request) -> tuple[Choice, ...]:
+    return () if kept[-1].end or not rest.n else written(loaded, rest)
+
+
+def _roads(choice: Choice) -> list[tuple[int, float]]:
+    """The most probable candidates; a token drawn from further down stands last."""
+    roads = list(choice.alternatives[:ROADS])
+    if choice.id not in [id for id, _ in roads]:
+        roads = [*roads[: ROADS - 1], (choice.id, choice.probability)]
+    return roads
+
+
+def _code(loaded: Loaded, request: Request, path: tuple[Choice, ...], kept: tuple[Choice, ...]) -> str:
+    kind = "greedy" if request.seed is None else "seeded"
+    seed = "" if request.seed is None else f"torch.manual_seed({request.seed})"
+    given = [c.id for c in kept]
+    rest = len(path) - len(kept)
+    writes = f"{seed}\n{_generate(kind, loaded, request, rest)}" if rest else ""
+    return script(
+        loaded,
+        request.ids,
+        f"prompt = ids.shape[1]\nids = torch.cat([ids, torch.tensor([{given}], dtype=torch.long)], dim=1)",
+        writes,
+        filter_lines(request.filters),
+        """
+        with torch.no_grad():
+            logits = model(ids[:, :-1]).logits[0, prompt - 1 :].double()
+        for i in range(len(logits)):
+            for name, processor in filters:
+                logits[i] = processor(ids[:, : prompt + i], logits[i : i + 1])[0]
+        new = ids[0, prompt:]
+        p = logits.softmax(-1).gather(1, new[:, None])[:, 0]
+        result = {"text": new, "probabilities": p}
+        """,
+    )
+
+
+def _generate(kind: str, loaded: Loaded, request: Request, n: int) -> str:
+    return f"with torch.no_grad():\n    ids = {call(kind, loaded, (request,), str(n))}"

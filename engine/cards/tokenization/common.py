@@ -1,0 +1,66 @@
+"""What the cards of this chapter share: checks on texts, comparisons of ids, and lines of *Code* scripts."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+
+from engine import tokenizers
+from engine.errors import ReaderError
+from engine.loading import Loaded
+from engine.text import clean_prompt
+from engine.trace import Token
+
+PLAIN = {"r50k_base": "r50k", "cl100k_base": "cl100k", "o200k_base": "o200k"}
+"""Short names for the axes of figures."""
+
+
+def checked(text: str) -> str:
+    """A text with something in it, as tokenizers will see it. Raises ReaderError for an empty or a too long one."""
+    cleaned = clean_prompt(text)
+    if not cleaned:
+        raise ReaderError("An empty text has no tokens; please type something.")
+    return cleaned
+
+
+def mismatch(ours: Sequence[int], theirs: Sequence[int]) -> float:
+    """How many places differ between two lists of ids; those that only one list has count as well."""
+    places = sum(a != b for a, b in zip(ours, theirs, strict=False))
+    return float(places + abs(len(ours) - len(theirs)))
+
+
+def in_bytes(token: Token) -> str:
+    return token.bytes.hex(" ").upper()
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+@cache
+def fingerprint(name: str) -> str:
+    """SHA-256 of a bundled rank file, so that a script refuses any other."""
+    return hashlib.sha256(tokenizers.rank_file(name).read_bytes()).hexdigest()
+
+
+def tiktoken_lines(name: str, variable: str = "encoding") -> str:
+    """Lines of a script that build one of tiktoken's encodings from the bundled rank file."""
+    pattern = tokenizers.definition(name)["pat_str"]
+    return (
+        "import tiktoken\n"
+        "from tiktoken.load import load_tiktoken_bpe\n\n"
+        f"path = {str(tokenizers.rank_file(name))!r}\n"
+        f"{variable} = tiktoken.Encoding(\n"
+        f"    {name!r},\n"
+        f"    pat_str={pattern!r},\n"
+        f"    mergeable_ranks=load_tiktoken_bpe(path, {fingerprint(name)!r}),\n"
+        "    special_tokens={},\n"
+        ")\n"
+    )
+
+
+def tokenizer_lines(loaded: Loaded) -> str:
+    """Lines of a script that load the checkpoint's own tokenizer."""
+    return (
+        "from transformers import AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({loaded.source!r})\n"
+    )

@@ -1,0 +1,170 @@
+"""1 · Tokenization — text is cut into tokens."""
+
+import streamlit as st
+
+from engine import texts
+from engine.card import Card
+from engine.cards import tokenization as cards
+from engine.text import PROMPT_CHARACTERS, display_bytes, markdown, shorten
+from pages._shared import Beat, View, chapter
+
+SAMPLE = "naïve 🦉 日本語 café"
+
+
+def write(view: View, start: str, label: str = "Text") -> str:
+    """A text area of the beat's own that begins with `start`, and begins anew when `start` changes."""
+    with view.controls:
+        return st.text_area(
+            label, start, max_chars=PROMPT_CHARACTERS, height=90, key=view.key(("text", start))
+        )
+
+
+def chips(view: View) -> Card:
+    return cards.chips(write(view, view.state.prompt))
+
+
+def own(view: View) -> list[Card]:
+    samples = {sentence.name: sentence.text for sentence in texts.sentences()}
+    with view.controls:
+        chosen = st.selectbox("Text", ["The prompt", *samples], key=view.key("which"))
+    return cards.own(view.loaded, samples.get(chosen, view.state.prompt))
+
+
+def merging(view: View) -> Card:
+    prompt = view.state.prompt
+    with view.controls:
+        source = st.segmented_control(
+            "Merges of",
+            cards.sources(view.loaded),
+            default=cards.sources(view.loaded)[0],
+            required=True,
+            format_func=markdown,
+            key=view.key(("source", view.loaded.name)),
+        )
+        pieces = cards.pieces(view.loaded, source, prompt)
+        chosen = st.selectbox(
+            "Piece of the prompt",
+            range(len(pieces)),
+            format_func=lambda i: shorten(display_bytes(pieces[i]), 40),
+            key=view.key(("piece", source, prompt)),
+        )
+        piece = pieces[chosen]
+        last = cards.steps(view.loaded, source, piece)
+        done = st.slider("Merges done", 0, last, last, key=view.key(("done", source, piece))) if last else 0
+    return cards.merging(view.loaded, source, prompt, piece, done)
+
+
+def roundtrip(view: View) -> Card:
+    return cards.roundtrip(view.loaded, write(view, SAMPLE, "Any text at all"))
+
+
+def price(view: View) -> Card:
+    with view.controls:
+        measure = st.segmented_control(
+            "Count", cards.MEASURES, default=cards.MEASURES[0], required=True, key=view.key("measure")
+        )
+        yours = st.text_input("A sentence of yours", max_chars=300, key=view.key("yours"))
+    return cards.price(view.loaded, yours, measure)
+
+
+def space(view: View) -> Card:
+    return cards.space(view.loaded, write(view, view.state.prompt), lambda text: view.capture(text))
+
+
+def whose(view: View) -> str:
+    size = len(view.loaded.tokenizer)
+    return f"""
+    A tokenizer is trained before the model and never changes again, so every model speaks only its own tokens.
+    {markdown(view.loaded.name)} has {size:,} of them; r50k is GPT-2's list, cl100k and o200k are later and larger
+    ones. A larger list has room for longer pieces of text: the model reads fewer tokens, and pays with a larger
+    embedding and unembedding matrix. Ids mean nothing outside the tokenizer that gave them.
+    """
+
+
+def begins(view: View) -> str:
+    example = next((t.display for t in view.tokens if t.bytes[:1] == b" " and len(t.bytes) > 1), "")
+    seen = f" In the prompt above, “{markdown(example)}” is such a token." if example else ""
+    return f"""
+    The space before a word usually belongs to the word's token.{seen} A space at the end of a prompt cannot join a
+    word that is not there yet, so it becomes part of the last token, or a token by itself. The likeliest words
+    would each bring the space along, and it is already spent: the model has to go on from a text that it has seldom
+    or never seen in training.
+    """
+
+
+chapter(
+    number=1,
+    title="Tokenization",
+    question="What does a language model read instead of letters?",
+    lead=(
+        "A model knows no letters and no words. It reads a list of integers, each the number of a piece of text in a "
+        "fixed list: its **tokens**. This chapter shows where the cuts fall, why they fall there, and what "
+        "they change."
+    ),
+    beats=[
+        Beat(
+            "chips",
+            "Text becomes a list of integers",
+            prose="""
+            Type anything. Each chip is one token of o200k_base, a list of about 200,000 pieces that
+            OpenAI published for its models; below it is the token's id, and the id is all that a model
+            would receive. Spaces and line breaks are part of tokens and are made visible here. A frequent
+            word is one token, a rare one is several, and a character that is rare enough falls apart into
+            bytes.
+            """,
+            draw=chips,
+            try_this="Write a word in capitals, misspell it, or put a space before it: it gets other ids.",
+        ),
+        Beat(
+            "own",
+            "Every model has its own cuts",
+            prose=whose,
+            draw=own,
+            try_this="Choose Python, then Hindi: who was given code to learn from, and who was given Hindi?",
+        ),
+        Beat(
+            "merging",
+            "Tokens grow out of bytes by merging",
+            prose="""
+            Byte-pair encoding starts from single bytes. Its training looked for the most frequent
+            adjacent pair in a large body of text, made it a new token, and began again; the order in
+            which the pairs were found is their rank. To cut a text, it is first split at a fixed pattern
+            into pieces, roughly words, and then the pair of lowest rank is joined until no pair has one.
+            Nothing merges across the border of two pieces.
+            """,
+            draw=merging,
+            try_this="Move the slider from the left end: early ranks are pairs of letters, later ones whole words.",
+        ),
+        Beat(
+            "roundtrip",
+            "Nothing gets lost, because every byte is a token",
+            prose="""
+            All 256 single bytes are in the list, so a byte-level tokenizer has no unknown word: what it
+            has never seen it writes byte by byte. One character takes one to four bytes in UTF-8, and a
+            cut may go right through it. Such a token is no text by itself, only the tokens together are.
+            Laid end to end, their bytes are the text again.
+            """,
+            draw=roundtrip,
+            try_this="Paste an emoji with a skin tone, or a family of emoji: one picture, many code points.",
+        ),
+        Beat(
+            "price",
+            "The same sentence has a different price in every language",
+            prose="""
+            Merges go to what was frequent in the text that the tokenizer was trained on. A language that
+            was rare there is cut into smaller pieces: its sentence fills more of the context window and
+            takes more steps to write. The first column is the loaded checkpoint's tokenizer, the others
+            are from an older one to a newer one.
+            """,
+            draw=price,
+            try_this="Choose “times English”, and find a row that became cheaper from r50k to o200k.",
+        ),
+        Beat(
+            "space",
+            "A space at the end changes what comes next",
+            prose=begins,
+            draw=space,
+            try_this="End the text in the middle of a word, then with a full stop, and compare the two distributions.",
+        ),
+    ],
+)

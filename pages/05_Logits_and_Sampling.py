@@ -1,0 +1,276 @@
+"""5 · Logits and sampling — from one score for each token to the one token that is written."""
+
+import streamlit as st
+
+from engine.card import Card
+from engine.cards import sampling as cards
+from engine.errors import ReaderError
+from engine.ops.sampling import Filters
+from engine.text import markdown, shorten
+from pages._shared import Beat, View, chapter
+
+TOP_K = (0, 1, 2, 3, 5, 10, 20, 40, 80, 150, 400, 1000)
+
+
+def scores(view: View) -> Card:
+    with view.controls:
+        view.pick_token("After which token")
+        word = st.text_input(
+            "Where does a token stand?", max_chars=40, placeholder=" castle", key=view.key("word")
+        )
+    return cards.logits(view.loaded, view.trace, view.state.focus, word)
+
+
+def softmax(view: View) -> Card:
+    with view.controls:
+        count = st.slider("Tokens shown", 4, 20, 12, key=view.key("count"))
+        shift = st.slider("Add to every logit", -20.0, 20.0, 0.0, 0.5, key=view.key("shift"))
+    return cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift)
+
+
+def filters(view: View) -> Card:
+    with view.controls:
+        chosen = _filters(view, temperature=0.8, top_k=40, top_p=0.9, more=True)
+    return cards.filters(view.loaded, view.trace, view.state.focus, chosen)
+
+
+def texts(view: View) -> Card | None:
+    with view.controls:
+        seed = view.pick_seed()
+        chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
+        length = st.slider("Tokens to write", 4, 24, 12, key=view.key("length"))
+    ids = view.trace.ids
+    requests = (
+        cards.Request(ids, length),
+        cards.Request(ids, length, seed, chosen),
+        cards.Request(ids, length, seed + 1, chosen),
+    )
+    pieces = _written(view, requests)
+    return cards.texts(view.loaded, requests, pieces)
+
+
+def draws(view: View) -> Card:
+    with view.controls:
+        seed = view.pick_seed()
+        chosen = _filters(view, temperature=1.0, top_k=0, top_p=1.0)
+        count = st.select_slider("Draws", (50, 500, 5000), 500, key=view.key("draws"))
+    return cards.draws(view.loaded, view.trace, view.state.focus, chosen, seed, count)
+
+
+def tree(view: View) -> Card | None:
+    with view.controls:
+        length = st.slider("Steps", 2, 12, 5, key=view.key("length"))
+        request = cards.Request(view.trace.ids, length)
+        if st.toggle("Draw with the seed", key=view.key("draw")):
+            temperature = st.slider("Temperature", 0.1, 2.0, 1.0, 0.1, key=view.key("temperature"))
+            request = cards.Request(
+                view.trace.ids, length, view.pick_seed(), Filters(temperature=temperature)
+            )
+        step = st.slider("Turn off at step (0: nowhere)", 0, length, 0, key=view.key(f"turn-{length}"))
+    base = _written(view, (request,))[0]
+    if not step or len(base) < step:
+        return cards.tree(view.loaded, request)
+    with view.controls:
+        roads = [shorten(cards.display(view.loaded, id), 20) for id, _ in base[step - 1].alternatives]
+        road = st.selectbox(
+            "Road to take",
+            range(min(cards.ROADS, len(roads))),
+            index=min(1, len(roads) - 1),
+            format_func=lambda i: f"{i + 1}  {roads[i]}",
+            key=view.key("road"),
+        )
+    rest, kept = cards.turn(view.loaded, request, step - 1, road)
+    return cards.tree(view.loaded, request, rest, kept)
+
+
+def lens(view: View) -> Card:
+    with view.controls:
+        view.pick_token("After which token")
+        favourites = st.toggle("Follow the five final favourites", key=view.key("favourites"))
+    show = cards.favourites if favourites else cards.layers
+    return show(view.loaded, view.trace, view.state.focus)
+
+
+def surprisal(view: View) -> Card:
+    with view.controls:
+        unit = st.segmented_control("Unit", ("nats", "bits"), default="nats", key=view.key("unit"))
+    return cards.prompt(view.loaded, view.trace, unit or "nats")
+
+
+def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:
+    """Sliders for the filters, in the order in which they run; with `more`, all five."""
+    left, right = st.columns(2)
+    penalty = low = None
+    if more:
+        penalty = left.slider("Repetition penalty", 1.0, 2.0, 1.2, 0.05, key=view.key("penalty"))
+    warmth = (right if more else left).slider(
+        "Temperature", 0.1, 2.0, temperature, 0.05, key=view.key("temperature")
+    )
+    k = (left if more else right).select_slider(
+        "Top-k", TOP_K, top_k, format_func=lambda n: f"{n}" if n else "off", key=view.key("top_k")
+    )
+    p = (right if more else left).slider("Top-p (1: off)", 0.05, 1.0, top_p, 0.05, key=view.key("top_p"))
+    if more:
+        low = left.slider("Min-p (0: off)", 0.0, 0.5, 0.05, 0.01, key=view.key("min_p"))
+    return Filters(penalty or 1.0, warmth, k or None, p, low)
+
+
+def _written(view: View, requests: tuple[cards.Request, ...]) -> tuple[tuple[cards.Choice, ...], ...]:
+    """The texts of some requests, shown while they are being written, with a button that stops it."""
+    if all(cards.complete(view.loaded, request) for request in requests):
+        return tuple(cards.so_far(view.loaded, request) for request in requests)
+    with view.stage:
+        button, place = st.empty(), st.empty()
+    if button.button("Stop", key=view.key("stop"), icon=":material/stop:"):
+        pieces = tuple(cards.so_far(view.loaded, request) for request in requests)
+        if not all(pieces):
+            raise ReaderError("Stopped before there was a text; move a control to start again.")
+        return pieces
+    with view.job("Writing"):
+        for request in requests:
+            choices: list[cards.Choice] = []
+            for choice in cards.write(view.loaded, request):
+                choices.append(choice)
+                words = markdown(cards.text(view.loaded, choices))
+                place.markdown(f"{markdown(cards.name(request))}: …{words}")
+    button.empty()
+    place.empty()
+    return tuple(cards.so_far(view.loaded, request) for request in requests)
+
+
+def _about_scores(view: View) -> str:
+    spec = view.loaded.spec
+    return f"""
+    After the last block and the final norm, a position is one vector of {spec.d_model:,} numbers. The
+    **unembedding** compares it with a row of its own for every token of the vocabulary, so the model gives {spec.vocab:,} **logits**: one score
+    for each token that could come next, the absurd ones included.
+
+    The curve shows all of them, best first. A logit has no unit and no zero that means anything: only the
+    differences between logits count.
+    """
+
+
+def _about_lens(view: View) -> str:
+    return f"""
+    The final norm and the unembedding are meant for the stream that leaves the last block. Nothing stops us from
+    putting them on the stream after any of the {view.loaded.spec.n_layer} blocks: that is the **logit lens**. It
+    reads an unfinished state with the last layer's dictionary, so an early row tells what would be written if the
+    model stopped there, not what that layer “thinks”.
+    """
+
+
+chapter(
+    number=5,
+    title="Logits and sampling",
+    question="How does a model pick its next word?",
+    lead=(
+        "A language model never outputs a word. It outputs a score for every token it knows, and a small procedure "
+        "outside the network turns the scores into one token. This chapter takes that procedure apart."
+    ),
+    beats=[
+        Beat(
+            "logits",
+            "Every token of the vocabulary gets a score",
+            prose=_about_scores,
+            draw=scores,
+            try_this=(
+                "Look up a word with and without a space in front: they are different tokens with different scores. "
+                "Then move to another token of the prompt and watch the favourites change."
+            ),
+        ),
+        Beat(
+            "softmax",
+            "Softmax turns differences of scores into probabilities",
+            prose="""
+            Softmax raises *e* to the power of each logit and divides by the sum over the vocabulary:
+            $p_i = e^{z_i} / \\sum_j e^{z_j}$. The results are positive and add up to 1. A token one logit ahead of
+            another is *e* ≈ 2.72 times as probable.
+
+            The many tokens with a tiny probability each can add up to a considerable share: the grey bar.
+            """,
+            draw=softmax,
+            try_this="Add a constant to every logit. All scores change, and no probability does.",
+        ),
+        Beat(
+            "filters",
+            "Filters cut and reshape the distribution, one after another",
+            prose="""
+            Between the logits and the draw stand filters, and their order matters because each sees what the last
+            one left. A **repetition penalty** lowers the logits of tokens already in the text. **Temperature**
+            divides all logits: below 1 it favours the favourites. **Top-k** keeps the k best, **top-p** the smallest
+            set that holds a share p, **min-p** whatever has at least that fraction of the best one's probability.
+
+            The order here is the one in which `transformers` runs them.
+            """,
+            draw=filters,
+            try_this=(
+                "Raise the temperature to 2 and watch top-p let more tokens through: it comes after the temperature. "
+                "Then let min-p alone cut the tail."
+            ),
+        ),
+        Beat(
+            "texts",
+            "Greedy always writes the same; sampling writes what the seed draws",
+            prose="""
+            **Greedy** decoding takes the most probable token at every step: no chance, one text. **Sampling** draws
+            from the filtered distribution. The seed fixes the random numbers, so the same seed with the same
+            settings gives the same text again, and the next seed gives another.
+
+            The bars show the probability of each token in the model's own distribution. Greedy text is made of
+            favourites only.
+            """,
+            draw=texts,
+            try_this="Set top-k to 1: both samples turn into the greedy text. Then try temperature 2 with top-k off.",
+        ),
+        Beat(
+            "draws",
+            "Drawn often enough, the counts follow the probabilities",
+            prose="""
+            One draw says little. Many draws of the same next token, each with a new random number, must agree with
+            the distribution: a token of probability *p* is expected *n·p* times, with a standard deviation of
+            $\\sqrt{n p (1 - p)}$.
+
+            About one count in twenty may lie outside two standard deviations by chance; rare tokens, whose counts
+            are whole numbers near zero, stray a little differently.
+            """,
+            draw=draws,
+            try_this="Change the seed: the points move, the bars do not. Then draw 5,000 times.",
+        ),
+        Beat(
+            "tree",
+            "Each token closes off the roads not taken",
+            prose="""
+            Text is written one token at a time. Each choice is added to the prompt, and the next distribution
+            is computed for that longer text. So a different token at one step changes what every later step has to
+            choose from.
+
+            Each row shows the best candidates of one step; the bold one was taken. The probability of the whole text
+            is the product down the road.
+            """,
+            draw=tree,
+            try_this="Turn off at step 1 with the second candidate and read where that road leads.",
+        ),
+        Beat(
+            "lens",
+            "The answer takes shape from block to block",
+            prose=_about_lens,
+            draw=lens,
+            try_this=(
+                "Find the block from which on the favourite no longer changes. Then follow the five final favourites "
+                "through the layers."
+            ),
+        ),
+        Beat(
+            "surprisal",
+            "Surprisal measures how badly the model expected your words",
+            prose="""
+            The model can also be asked how probable *your* next word was. The **surprisal** of a token is
+            $-\\ln p$: 0 nats for a certainty, and each further nat makes it *e* times less probable (in bits: half as
+            probable). The mean over a text is the loss that training lowers; *e* to that mean is the **perplexity**,
+            the number of equally probable tokens that would be as hard to guess.
+            """,
+            draw=surprisal,
+            try_this="Repeat your sentence in the prompt and compare the second half with the first.",
+        ),
+    ],
+)

@@ -1,0 +1,306 @@
+"""9 · Multi-head attention — many heads, few jobs."""
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from engine.card import Card
+from engine.cards import heads as cards
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+
+ELHAGE = "[Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)"
+OLSSON = (
+    "[Olsson et al. 2022]"
+    "(https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html)"
+)
+WANG = "[Wang et al. 2022](https://arxiv.org/abs/2211.00593)"
+XIAO = "[Xiao et al. 2023](https://arxiv.org/abs/2309.17453)"
+ABNAR = "[Abnar & Zuidema 2020](https://arxiv.org/abs/2005.00928)"
+
+
+def wall_prose(view: View) -> str:
+    spec = view.loaded.spec
+    shared = (
+        f" Here {spec.n_head} query heads share {spec.n_kv_head} heads of keys and values "
+        "([grouped-query attention](https://arxiv.org/abs/2305.13245)): heads that read the same keys can still "
+        "look at different places, because their queries differ."
+        if spec.n_kv_head < spec.n_head
+        else " Every head has its own keys and values."
+    )
+    return (
+        f"Chapter 8 followed one head. {markdown(view.loaded.name)} runs {spec.n_head} of them beside each other in "
+        f"each of its {spec.n_layer} layers, and each has its own query projection to {spec.d_head} numbers per "
+        f"token.{shared} What the heads of a layer read is laid end to end, and one output projection turns it into "
+        "a single write to the residual stream ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section "
+        "3.2.2)."
+    )
+
+
+def draw_wall(view: View) -> Card:
+    with view.controls:
+        layer, head = view.pick_layer(), view.pick_head()
+    return cards.wall(view.loaded, view.trace, layer, head)
+
+
+def draw_head(view: View) -> Card:
+    with view.controls:
+        layer, head, query = view.pick_layer(), view.pick_head(), view.pick_token()
+    return cards.one_head(view.loaded, view.trace, layer, head, query)
+
+
+def draw_arcs(view: View) -> Card:
+    with view.controls:
+        layer, head = view.pick_layer(), view.pick_head()
+        least = st.slider("Smallest weight drawn", 0.01, 0.9, 0.1, 0.01, key=view.key("least"))
+        only = st.toggle("Only the chosen token's query", key=view.key("only"))
+        query = view.pick_token() if only else None
+    return cards.arcs(view.loaded, view.trace, layer, head, query, least)
+
+
+def random_prose(view: View) -> str:
+    length = cards.half_length(view.loaded)
+    return rf"""
+        On a sentence a head's map mixes what the head does with what the words mean. So take the meaning away: a start
+        token, {length} random tokens, and the same {length} again. A weight that falls on one of four places in the
+        second half now says what the head itself does. For a query at position $i$ of the second half, with
+        $n = {length}$:
+
+        | kind | looks at position | source |
+        |---|---|---|
+        | previous token | $i-1$ | {ELHAGE} |
+        | duplicate token | $i-n$, the same token before | {WANG} |
+        | induction | $i-n+1$, what came after it | {ELHAGE}; {OLSSON} |
+        | sink | $0$, the start | {XIAO} |
+        """
+
+
+CHOSEN = "the chosen head"
+STRONGEST = {f"the strongest {kind} head": kind for kind in ("induction", "previous", "duplicate", "sink")}
+
+
+def draw_random(view: View) -> Card:
+    with view.controls:
+        seed = view.pick_seed()
+        which = st.selectbox("Show", [CHOSEN, *STRONGEST], index=1, key=view.key("which"))
+        if which in STRONGEST:
+            trace = cards.repeated(view.loaded, seed)
+            layer, head = cards.strongest_heads(trace, STRONGEST[which], 1)[0]
+        else:
+            layer, head = view.pick_layer(), view.pick_head()
+    return cards.pattern(view.loaded, seed, layer, head)
+
+
+SCORES = rf"""
+    A head's score is the mean weight on the place of a kind, over all queries of the second half:
+
+    $$s_\text{{kind}} = \frac{{1}}{{n}}\sum_{{i=n+1}}^{{2n}} A_{{i,\,\kappa(i)}}$$
+
+    with $\kappa(i)$ from the table above. The four places are different ones, so the four scores of a head share one
+    unit of attention. A softmax must spend that unit somewhere, and heads that have nothing to say often leave it on
+    the first token, the *attention sink* ({XIAO}); this can hide what they do with the rest. Take the sink out and
+    scale the rows to 1 again, and the rest is shown:
+
+    $$A'_{{ij}} = \frac{{A_{{ij}}}}{{\sum_{{k \ge 1}} A_{{ik}}}}, \quad j \ge 1$$
+    """
+
+
+def pick_sink(view: View) -> bool:
+    """Whether the maps keep their sink."""
+    return not st.toggle("Remove the sink", key=view.key("sink"))
+
+
+def draw_scores(view: View) -> Card:
+    with view.controls:
+        sink, seed = pick_sink(view), view.pick_seed()
+    return cards.score_map(view.loaded, seed, sink)
+
+
+def draw_kinds(view: View) -> Card:
+    with view.controls:
+        threshold = st.slider("Threshold", 0.05, 0.95, cards.THRESHOLD, 0.05, key=view.key("threshold"))
+        sink, seed = pick_sink(view), view.pick_seed()
+    return cards.classes(view.loaded, seed, sink, threshold)
+
+
+def draw_second(view: View) -> Card:
+    most = min(10, view.loaded.spec.n_layer * view.loaded.spec.n_head - 1)
+    with view.controls:
+        removed = st.slider(
+            "Heads removed, by induction score", 0, most, min(3, most), key=view.key("removed")
+        )
+        seed = view.pick_seed()
+    return cards.second_time(view.loaded, seed, removed)
+
+
+def draw_ablation(view: View) -> Card:
+    spec = view.loaded.spec
+    others = [(layer, head) for layer in range(spec.n_layer) for head in range(spec.n_head)]
+    with view.controls:
+        chosen = (view.pick_layer(), view.pick_head())
+        more = st.multiselect(
+            "And these heads",
+            others,
+            format_func=lambda pair: cards.name(*pair),
+            key=view.key(f"more-{spec.n_layer}-{spec.n_head}"),
+        )
+        position = view.pick_token("Next token after")
+    heads = tuple(sorted({chosen, *(tuple(pair) for pair in more)}))
+    return cards.ablation(view.loaded, view.trace, heads, position)
+
+
+PROMPT, RANDOM = "the next token of the prompt", "the second reading of the random tokens"
+
+
+def draw_sweep(view: View) -> None:
+    with view.controls:
+        on = st.radio("Measured on", [PROMPT, RANDOM], key=view.key("on"))
+        if on == RANDOM:
+            before = cards.repeated(view.loaded, view.pick_seed())
+            length = cards.half_length(view.loaded)
+            positions, where = range(length + 1, 2 * length), "at the second reading, mean over its positions"
+        else:
+            position = view.pick_token("Next token after")
+            before, positions = view.trace, range(position, position + 1)
+            where = f"after position {position}"
+        sweep = cards.sweep_of(view.loaded, before.ids, positions)
+        running = st.toggle("Measure all heads", key=view.key(f"run-{sweep.name}"))
+        bar = st.empty()
+    with view.job("The sweep over all heads"):
+        cards.advance(view.loaded, before, sweep, 0.5 if running else 0.1)
+    done = len(sweep.kl)
+    bar.progress(done / sweep.total, text=f"{done} of {sweep.total} heads measured")
+    view.show(cards.sweep_map(view.loaded, before, sweep, where))
+    view.show(cards.sweep_ranking(view.loaded, before, sweep, where))
+    if running and not sweep.done:
+        go_on()
+
+
+def go_on() -> None:
+    """Run this beat again; turning the switch off in the meantime stops it."""
+    try:
+        st.rerun(scope="fragment")
+    except (
+        StreamlitAPIException
+    ):  # the whole page is being drawn: the switch goes on at the next touch of this beat
+        st.caption("The measurement has paused. Turn the switch off and on to go on.")
+
+
+def draw_rollout(view: View) -> list[Card]:
+    with view.controls:
+        layer, query = view.pick_layer("Up to layer"), view.pick_token()
+    return [
+        cards.rollout(view.loaded, view.trace, layer, query),
+        cards.shares(view.loaded, view.trace),
+    ]
+
+
+chapter(
+    number=9,
+    title="Multi-head attention",
+    question="What do many heads do that one could not?",
+    lead="A layer has several attention heads, and each decides for itself where every token looks. Some may have "
+    "a job that can be read off their maps. Here every head of the checkpoint is on one wall; a text without meaning "
+    "tests each of them for four such jobs; and taking a head out shows what the model says without it.",
+    beats=[
+        Beat(
+            "wall",
+            "Every layer looks in many ways at once",
+            wall_prose,
+            draw_wall,
+            "Look for a dark first column, for a dark diagonal, and for a line just beside the diagonal. Then add a "
+            "few words to the prompt and see which maps keep their shape.",
+        ),
+        Beat(
+            "head",
+            "A head's map says for each token where it looks",
+            "Each row is one query: the weights with which a token mixes the values of the tokens up to itself. A row "
+            "sums to 1, and keys after the query are masked. The weights say where a head looks; what it then takes "
+            "from there is in the values and in the output projection (chapter 8).",
+            draw_head,
+            "Choose a token that occurs twice in the prompt and compare the rows of its two occurrences.",
+        ),
+        Beat(
+            "arcs",
+            "Over the text, a head becomes a way of reading",
+            "The same weights, drawn where the words are: every arc goes from a query back to a key, and its width is "
+            "the weight. What is left out is small, but there can be much of it: lower the limit and see.",
+            draw_arcs,
+            "Step through the heads of one layer with the limit unchanged.",
+        ),
+        Beat(
+            "random",
+            "A text without meaning shows what a head does by itself",
+            random_prose,
+            draw_random,
+            "Change the seed: the tokens are other ones. What stays in the map is the head's own habit.",
+        ),
+        Beat(
+            "scores",
+            "Four numbers tell how much of a head's attention has a known aim",
+            SCORES,
+            draw_scores,
+            "Remove the sink and look for heads whose score rises. The raw sink score, which stays on show, says how "
+            "little attention that rise is about.",
+        ),
+        Beat(
+            "kinds",
+            "A head gets a name only where a score passes a threshold",
+            "The kind of a head is the largest of its scores, if that reaches the threshold; otherwise it is "
+            "unclassified. The threshold is a choice: at one half, a head must spend most of its attention on one aim. "
+            "Unclassified does not mean idle. These four aims are simple ones, and on text a head may do what random "
+            "tokens never call for.",
+            draw_kinds,
+            "Lower the threshold until the first cell changes its letter: would you still call that head by this name?",
+        ),
+        Beat(
+            "second",
+            "Induction shows in what a repeated text costs",
+            "Nothing foretells a random token at the first reading. At the second it can be foreseen, by a model that "
+            "finds where the present token stood before and reads on from there, which induction heads are said to "
+            f"do ({OLSSON}). So compare the surprisal of the same tokens at both readings, and then without the heads "
+            "that score highest on induction.",
+            draw_second,
+            "Set the number of removed heads to 0 and raise it by one at a time. Does the curve of the second reading "
+            "go up with the first head, or only once several are gone?",
+        ),
+        Beat(
+            "ablate",
+            "Take a head out and see whether the next token minds",
+            "To ablate a head, its output is set to zero before the output projection, at every position. The rest of "
+            "the model runs as before, on a residual stream that lacks this write. How far the next-token distribution "
+            "moves is measured as KL divergence in nats. A small KL does not prove that a head is useless: later parts "
+            "of a model can make up for a missing one ([McDougall et al. 2023](https://arxiv.org/abs/2310.04625)).",
+            draw_ablation,
+            "Remove two heads one by one, then both together. Is the effect of both the sum of the two?",
+        ),
+        Beat(
+            "sweep",
+            "Head by head: which of them does this prediction rest on?",
+            "One forward pass for each head, each with that head taken out. The map says where in the model the heads "
+            "are that this prediction depends on; the bars rank them. The measurement can be stopped at any time and "
+            "goes on from there, and what has been measured is kept.",
+            draw_sweep,
+            "Compare the ranking on your prompt with the one on the second reading of the random tokens. Are the heads "
+            "that score highest on induction on top there?",
+        ),
+        Beat(
+            "rollout",
+            "Rollout follows attention through all layers, and assumes a lot",
+            rf"""
+            After a few layers a position holds a mixture of tokens, so a weight on that position is no longer a weight
+            on its token. *Attention rollout* ({ABNAR}) multiplies the layers: heads are averaged to $\bar A_\ell$, and
+            the residual connection counts as one half,
+
+            $$R_\ell = \tfrac12\,(\bar A_\ell + I)\,R_{{\ell-1}}, \quad R_{{-1}} = I.$$
+
+            The caveat is in the assumptions. All heads count the same, whatever they write; values, MLPs and norms are
+            left out; and the one half is a convention, which the second figure compares with the lengths of the real
+            vectors. Read rollout as where attention could have carried something from, not as what the prediction is
+            due to.
+            """,
+            draw_rollout,
+            "Move the layer from the first to the last and watch the diagonal fade: every layer multiplies an entry of "
+            r"it by $\tfrac12(1 + \bar A_{ii})$, which is at least one half, whatever the head writes.",
+        ),
+    ],
+)

@@ -1,0 +1,234 @@
+"""11 · Transformer block — what a block is made of, and what is left when a part is taken out."""
+
+import streamlit as st
+
+from engine import interventions as iv
+from engine import tokenize
+from engine.cards import block as cards
+from engine.cards.sampling import lens
+from engine.checkpoints import BUNDLED
+from engine.ops.parts import block_parts, model_parts
+from engine.ops.sampling import top
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+
+
+def design(view: View):
+    parts = [*model_parts(view.loaded), *block_parts(view.loaded, 0)]
+    order = [
+        "embedding",
+        "positions",
+        "attn_norm",
+        "attention",
+        "mlp_norm",
+        "mlp",
+        "final_norm",
+        "unembedding",
+    ]
+    titles = {part.name: part.title for part in parts}
+    with view.controls:
+        layer = view.pick_layer()
+        chosen = st.pills(
+            "Part",
+            [name for name in order if name in titles],
+            format_func=lambda name: markdown(titles[name]),
+            default="attention",
+            required=True,
+            key=view.key("part"),
+        )
+    return cards.diagram(view.loaded, layer, chosen)
+
+
+def parameters(view: View):
+    return cards.parameters(view.loaded)
+
+
+def ledger(view: View):
+    trace = view.trace
+    with view.controls:
+        position = view.pick_token("After which token")
+        word = st.text_input(
+            "Whose logit (empty: the favourite's)",
+            "",
+            max_chars=40,
+            placeholder=" castle",
+            key=view.key("word"),
+        )
+    target = tokenize(view.loaded, word)[0].id if word else int(top(trace.logits[position], 1)[0])
+    return cards.residual_ledger(view.loaded, trace, position, target)
+
+
+def norms(view: View):
+    return cards.stream_norms(view.loaded, view.trace, view.state.focus)
+
+
+def grid(view: View):
+    return lens.layers(view.loaded, view.trace, view.state.focus)
+
+
+WHOLE = {
+    "the causal mask": lambda spec: (iv.NoCausalMask(),),
+    "positions": lambda spec: (iv.ZeroPositions(),),
+    "the final norm": lambda spec: (iv.SkipNorm("final"),),
+    "all norms before attention": lambda spec: tuple(
+        iv.SkipNorm("attention", i) for i in range(spec.n_layer)
+    ),
+    "all norms before MLPs": lambda spec: tuple(iv.SkipNorm("mlp", i) for i in range(spec.n_layer)),
+    "all attention": lambda spec: tuple(iv.SkipAttention(i) for i in range(spec.n_layer)),
+    "all MLPs": lambda spec: tuple(iv.SkipMlp(i) for i in range(spec.n_layer)),
+}
+
+
+def single(layer: int, head: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]:
+    """What can be taken out of one block."""
+    parts: dict[str, tuple[iv.Intervention, ...]] = {
+        f"attention {layer}": (iv.SkipAttention(layer),),
+        f"MLP {layer}": (iv.SkipMlp(layer),),
+        f"head {head} of attention {layer}": (iv.AblateHeads(((layer, head),)),),
+        f"the residual path around attention {layer}": (iv.DropResidual(layer, "attention"),),
+    }
+    if not parallel:
+        parts[f"the residual path around MLP {layer}"] = (iv.DropResidual(layer, "mlp"),)
+    return parts
+
+
+def apart(view: View):
+    spec = view.loaded.spec
+    with view.controls:
+        layer, head = view.pick_layer("Layer of the single parts"), view.pick_head("Head")
+        choices = {name: make(spec) for name, make in WHOLE.items()} | single(layer, head, spec.parallel)
+        chosen = st.pills(
+            "Take out", list(choices), selection_mode="multi", default=["positions"], key=view.key("out")
+        )
+    interventions = tuple(item for name in chosen for item in choices[name])
+    removed = " and ".join(chosen) or "nothing"
+    changed = view.capture(interventions=interventions)
+    return [
+        cards.apart(view.loaded, view.trace, changed, removed, interventions),
+        cards.told(view.loaded, view.trace, removed, interventions),
+    ]
+
+
+def designs(view: View):
+    other = next(c.name for c in BUNDLED[::-1] if c.name != view.loaded.name)
+    return cards.two_designs(view.loaded, view.load(checkpoint=other, precision="fp32"))
+
+
+def scale(view: View):
+    return cards.scale(view.loaded)
+
+
+def order(view: View) -> str:
+    spec = view.loaded.spec
+    how = (
+        "Both sublayers read the same stream, each through its own norm, and their writes are added together."
+        if spec.parallel
+        else "Attention reads the stream through a norm and adds its write; the MLP then does the same with the sum."
+    )
+    return f"""
+    {markdown(view.loaded.name)} is {spec.n_layer} blocks of the same shape between an embedding and an unembedding.
+    {how} The stream itself passes every block unchanged but for what is added, which is why it is called the
+    *residual stream*. Choose a part to see its equation and the shapes of its weights.
+    """
+
+
+def growth(view: View) -> str:
+    return f"""
+    The norm before each sublayer brings the stream to a standard size, so a sublayer sees directions, not lengths.
+    The stream itself is never scaled back: what is written stays, and later writes have to be large to matter.
+    {
+        "LayerNorm subtracts the mean and divides by the standard deviation"
+        if view.loaded.spec.norm == "LayerNorm"
+        else "RMSNorm divides by the root mean square"
+    }, then multiplies by a
+    learned gain.
+    """
+
+
+chapter(
+    number=11,
+    title="Transformer block",
+    question="What is one block, and what would be missing without each of its parts?",
+    lead="Norm, attention, norm, MLP: a transformer is this block, repeated. Everything it does is to add vectors to a "
+    "running sum. So the answer can be taken apart into what each part added, and each part can be left out.",
+    beats=[
+        Beat(
+            "design",
+            "A block reads the stream twice and adds to it twice",
+            prose=order,
+            draw=design,
+            try_this="Choose the MLP and compare its trained numbers with those of attention.",
+        ),
+        Beat(
+            "parameters",
+            "Every trained number is in one of these parts",
+            prose="""
+            Counted tensor by tensor, all blocks together. A tied unembedding uses the embedding's own matrix, so it
+            is counted once. Norms are there for every block and weigh next to nothing.
+            """,
+            draw=parameters,
+            try_this="Open the table: the shares sum to one, and the counts to the model's `num_parameters()`.",
+        ),
+        Beat(
+            "ledger",
+            "A logit is a sum, and every part has its line in it",
+            prose="""
+            The last stream is the token's embedding plus everything that attention and the MLPs wrote. A norm and a
+            dot product turn it into a logit. Hold the norm's scale at the value it took, and that logit splits into
+            one signed entry for each write, exactly. A large entry says that this part pushed the logit here; it does
+            not say why.
+            """,
+            draw=ledger,
+            try_this="Ask for the logit of a token that does not fit, and look at who argued against it.",
+        ),
+        Beat(
+            "norms",
+            "The stream is never scaled back",
+            prose=growth,
+            draw=norms,
+            try_this="Click the first token in the strip above: in many models it is unlike the others.",
+        ),
+        Beat(
+            "grid",
+            "Read early, the stream already holds a guess",
+            prose="""
+            The final norm and the unembedding can be put on the stream after any block. Early rows are rough, because
+            the later blocks were trained to finish the work, and the readout was never trained for them. This is the
+            logit lens
+            ([nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)).
+            """,
+            draw=grid,
+            try_this="Move the focus to another token and see at which block its guess settles.",
+        ),
+        Beat(
+            "apart",
+            "Take a part out, and see what it was for",
+            prose="""
+            Each switch changes one forward pass; the loaded model stays as it is. Without the mask, tokens see the
+            future they were never trained to see. Without positions, the order of words is known only through the
+            mask. Without a residual path, a block has to repeat in its write everything that later blocks need. Below
+            the figure, both models go on writing.
+            """,
+            draw=apart,
+            try_this="Take out one head, then all MLPs, then one residual path, one at a time. Which one hurts least?",
+        ),
+        Beat(
+            "designs",
+            "Two designs, the same plan",
+            prose="""
+            Between GPT-2 (2019) and Llama (2023) almost every part was exchanged, and the plan stayed: embed, add
+            attention, add an MLP, repeat, unembed.
+            """,
+            draw=designs,
+        ),
+        Beat(
+            "scale",
+            "Larger models spend their numbers elsewhere",
+            prose="""
+            An embedding grows with the vocabulary and the width; a block grows with the width squared. So in a small
+            model the vocabulary is a large share, and in a large one it vanishes beside attention and the MLPs.
+            """,
+            draw=scale,
+        ),
+    ],
+)

@@ -1,0 +1,166 @@
+"""14 · Context and KV cache — what a model keeps of what it has read, and what it forgets."""
+
+import streamlit as st
+from engine.texts import passage
+
+from engine import tokenize
+from engine.cards import context as cards
+from engine.ops import kv_cache
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+from pages._shared.slow import slow
+
+STORY = (
+    "There was once a cat whose name was Silver. She lived in a mill by the river with an old man, and every night "
+    "she caught the mice that came for the corn. One day the old man fell ill, and there was no bread in the house, "
+    "nor any meal. So the cat went out into the world to seek her fortune. On the road she met a fox, who bowed and "
+    "asked her what she was called. She said, My name is"
+)
+LENGTHS = (16, 64, 128, 256, 384, 512)
+
+
+def equal(view: View):
+    return cards.same_answers(view.loaded, view.trace)
+
+
+def held(view: View):
+    return cards.held_bytes(view.loaded, view.trace)
+
+
+def time(view: View):
+    loaded, ids = view.loaded, view.trace.ids
+    lengths = tuple(n for n in LENGTHS if n <= loaded.spec.context)
+    measured = slow(
+        view,
+        "Measure on this machine",
+        (loaded.name, loaded.precision, ids, lengths),
+        lambda progress: kv_cache.latencies(loaded, ids, lengths, progress),
+    )
+    return cards.work_per_step(loaded, measured, loaded.spec.context)
+
+
+def large(view: View):
+    with view.controls:
+        tokens = st.select_slider(
+            "Tokens of context", [1024, 4096, 8192, 32768, 131072], value=8192, key=view.key("tokens")
+        )
+        width = st.segmented_control(
+            "Numbers kept in", ["16 bits", "8 bits"], default="16 bits", required=True, key=view.key("width")
+        )
+    return cards.large_models(view.loaded, tokens, 1 if width == "8 bits" else 2)
+
+
+def forgotten(view: View):
+    with view.controls:
+        text = st.text_area(
+            "A text that needs its beginning", STORY, max_chars=2000, key=view.key("text"), height=220
+        )
+        answer = st.text_input("The next token you hope for", " Silver", max_chars=40, key=view.key("answer"))
+    tokens = tokenize(view.loaded, text)[-view.loaded.spec.context :]
+    return cards.forgotten(view.loaded, tokens, tokenize(view.loaded, answer)[0])
+
+
+def sinks(view: View):
+    with view.controls:
+        window = st.slider("Window: tokens kept", 8, 128, 32, step=8, key=view.key("window"))
+        first = st.slider("First tokens kept for ever", 1, 8, 4, key=view.key("first"))
+    tokens = tokenize(view.loaded, passage())[: min(256, view.loaded.spec.context)]
+    return cards.sinks(view.loaded, tokens, window, first)
+
+
+def groups(view: View) -> str:
+    spec = view.loaded.spec
+    if spec.n_kv_head == spec.n_head:
+        here = f"{spec.n_head} query heads and as many key/value heads: multi-head attention (MHA)."
+    else:
+        kind = "multi-query attention (MQA)" if spec.n_kv_head == 1 else "grouped-query attention (GQA)"
+        here = f"{spec.n_head} query heads that share {spec.n_kv_head} key/value heads: {kind}."
+    return f"""
+    The cache is the reason why large models share keys and values between heads. The loaded checkpoint,
+    {markdown(view.loaded.name)}, has {here} The bars apply the formula of the beat before to published sizes,
+    and ask what the cache would weigh if every head kept its own keys and values, or if all shared one pair.
+    """
+
+
+def layers(view: View) -> str:
+    spec = view.loaded.spec
+    return f"""
+    A token leaves one key and one value vector of {spec.d_head} numbers in each of {spec.n_kv_head} key/value heads
+    of each of {spec.n_layer} layers, and nothing else is needed of it later. So the cache grows by the same number
+    of bytes with every token, and its size can be written down before the model runs.
+    """
+
+
+chapter(
+    number=14,
+    title="Context and KV cache",
+    question="What does a model keep of what it has read?",
+    lead="Keys and values of old tokens never change, because no token can look ahead. A model that writes keeps them "
+    "and computes only the new token. What is kept costs memory; what is not kept is forgotten.",
+    beats=[
+        Beat(
+            "equal",
+            "Keeping keys and values changes no answer",
+            prose="""
+            Under a causal mask a token attends only to itself and to earlier ones, so a later token cannot
+            change what an earlier one computed. Feed the prompt token by token and keep each layer's keys and
+            values, or feed it whole: the surprisal of every token is the same, but for the order in which
+            floating-point numbers are added.
+            """,
+            draw=equal,
+            try_this="Switch the precision in the sidebar to bf16: the lines part a little more, because sums are "
+            "rounded more coarsely.",
+        ),
+        Beat(
+            "bytes",
+            "The cache grows by the same bytes with every token",
+            prose=layers,
+            draw=held,
+            try_this="Switch to the other bundled checkpoint: the same depth and width, another number of key/value "
+            "heads.",
+        ),
+        Beat(
+            "time",
+            "Reading once is prefill; each new token is one decode step",
+            prose="""
+            *Prefill* reads the whole prompt in one pass and fills the cache. A *decode step* then reads one token.
+            Without the cache, every step would read the whole text again to get keys and values it had already
+            computed. Measured here: one step after a context of so many tokens, repeated, with the median shown and
+            the quartiles in the table.
+            """,
+            draw=time,
+            try_this="Measure twice. What moves between the two runs is the machine, not the model.",
+        ),
+        Beat(
+            "large",
+            "At scale the cache decides how many readers fit",
+            prose=groups,
+            draw=large,
+            try_this="Set the context to 131,072 tokens and compare multi-head with what was published. Then halve it "
+            "with 8-bit numbers.",
+        ),
+        Beat(
+            "forgotten",
+            "What has left the window does not exist for the model",
+            prose="""
+            A text longer than the context has to be cut, usually at its beginning. The curve asks the model for the
+            next token after reading only the end of the text, and then more and more of it. Where a fact from the
+            beginning comes into view, a model that can use it becomes surer; one that cannot stays where it was.
+            """,
+            draw=forgotten,
+            try_this="Replace the cat's name by another word, in the text and in the field below it.",
+        ),
+        Beat(
+            "sinks",
+            "Dropping the very first tokens can hurt more than dropping others",
+            prose="""
+            A sliding window keeps the last tokens of the cache and evicts the rest. Many models give the first
+            tokens a large share of attention whatever they say: an attention sink
+            ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453)). Keeping a few of them beside the window is cheap;
+            whether it helps this checkpoint on this text is what the three averages above the figure tell.
+            """,
+            draw=sinks,
+            try_this="Make the window small, then keep one first token, then eight.",
+        ),
+    ],
+)

@@ -1,0 +1,86 @@
+"""Checkpoints from elsewhere: a folder on this machine, or the Hub. Nothing is fetched before a button is pressed."""
+
+import streamlit as st
+
+from engine.errors import ReaderError
+from engine.text import markdown
+from pages._shared import jobs, models, state
+
+_FIELD, _ENTRY = "side-other", "anatomy.entry"
+
+
+def other() -> None:
+    """A field for a folder or a Hub id."""
+    st.text_input(
+        "Another checkpoint",
+        key=_FIELD,
+        placeholder="a folder, or owner/name on the Hub",
+        on_change=_named,
+        help="Safetensors only; code from a repository is never run.",
+    )
+
+
+def _named() -> None:
+    name = st.session_state[_FIELD].strip()
+    if name:
+        st.session_state[_FIELD] = ""
+        models.choose(name)
+
+
+def offer() -> None:
+    """The panel for a checkpoint that was asked for and is not on this machine: its size, then its download."""
+    name = models.wanted()
+    if name is None:
+        return
+    with st.container(border=True, key="download"):
+        st.markdown(f"**{markdown(name)}** is not on this machine.")
+        entry = st.session_state.get(_ENTRY)
+        known = entry is not None and entry.name == name
+        if known:
+            size = f", {entry.bytes / 1e6:,.0f} MB" if entry.bytes else ""
+            pressed = st.button(f"Download{size}", key="download-start", type="primary")
+        else:
+            pressed = st.button("Ask the Hub how large it is", key="download-ask")
+        st.button("Not now", key="download-cancel", type="tertiary", on_click=models.forget_wanted)
+        if pressed:
+            _fetch(name) if known else _describe(name)
+
+
+def _describe(name: str) -> None:
+    from engine import hub
+
+    try:
+        with st.spinner("Asking the Hub …"):
+            st.session_state[_ENTRY] = hub.describe(name)
+    except ReaderError as error:
+        _give_up(error)
+    _again()
+
+
+def _fetch(name: str) -> None:
+    from engine import hub
+
+    bar = st.progress(0.0, text="Starting the download …")
+
+    def told(done: int, total: int) -> None:
+        share = min(1.0, done / total) if total else 0.0
+        bar.progress(share, text=f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+
+    try:
+        with jobs.job(f"The download of {name}"):
+            hub.download(name, told)
+        models.forget_wanted()
+        state.change(checkpoint=name)
+    except ReaderError as error:
+        _give_up(error)
+    _again()
+
+
+def _give_up(error: ReaderError) -> None:
+    models.forget_wanted()
+    state.notify(str(error))
+
+
+def _again() -> None:
+    state.touch()
+    st.rerun()

@@ -1,0 +1,112 @@
+"""The sidebar: where the reader is, and the three things that every chapter shares."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import streamlit as st
+
+from engine.checkpoints import CATALOGUE, PRECISIONS, public
+from engine.text import PROMPT_CHARACTERS, markdown
+from pages._shared import chapters, download, models, state
+from pages._shared.chapters import Chapter
+
+_SEEN = "anatomy.seen"
+_PRECISION_NOTE = {
+    "fp32": "32-bit floats, the reference",
+    "bf16": "16 bits, the range of fp32",
+    "fp16": "16 bits, finer and narrower",
+    "int8": "8-bit integers (bitsandbytes)",
+    "nf4": "4-bit NormalFloat (bitsandbytes)",
+    "fp4": "4-bit floats (bitsandbytes)",
+}
+
+
+def show(page: str) -> None:
+    """Draw the sidebar of a page."""
+    with st.sidebar:
+        _choices()
+        download.offer()
+        _contents(page)
+
+
+def link(chapter: Chapter | None, prefix: str = "", suffix: str = "") -> None:
+    """A link to a chapter that carries the reader's choices; nothing when the chapter does not exist."""
+    if chapter is not None:
+        label = f"{prefix}{chapter.number} · {chapter.title}{suffix}"
+        st.page_link(chapter.path, label=markdown(label), query_params=state.link_query())
+
+
+def seen(page: str, keys: Sequence[str], total: int) -> None:
+    """Remember the beats that were on the screen."""
+    record = st.session_state.get(_SEEN, {})
+    before, _ = record.get(page, (frozenset(), total))
+    st.session_state[_SEEN] = record | {page: (before | frozenset(keys), total)}
+
+
+def home_link(label: str = "Home") -> None:
+    """A link to the landing page."""
+    st.page_link("Home.py", label=label, query_params=state.link_query())
+
+
+def prompt(key: str, label: str) -> None:
+    """A field for the prompt; `key` is this field's own."""
+    state.mirror(key, state.current().prompt)
+    st.text_area(
+        label,
+        key=key,
+        height=110,
+        on_change=_copy,
+        args=("prompt", key),
+        help=f"Every chapter follows this text, of up to {PROMPT_CHARACTERS:,} characters. Ctrl+Enter applies it.",
+    )
+
+
+def _choices() -> None:
+    chosen = state.current()
+    prompt("side-prompt", "Prompt")
+    names = list(dict.fromkeys([*CATALOGUE, chosen.checkpoint]))
+    state.mirror("side-checkpoint", chosen.checkpoint)
+    st.selectbox(
+        "Checkpoint",
+        names,
+        key="side-checkpoint",
+        on_change=lambda: models.choose(st.session_state["side-checkpoint"]),
+        help=markdown(CATALOGUE[chosen.checkpoint].note) if chosen.checkpoint in CATALOGUE else None,
+    )
+    state.mirror("side-precision", chosen.precision)
+    st.selectbox(
+        "Precision",
+        PRECISIONS,
+        key="side-precision",
+        format_func=lambda name: f"{name}: {_PRECISION_NOTE[name]}",
+        on_change=_copy,
+        args=("precision", "side-precision"),
+    )
+    if not public():
+        download.other()
+
+
+def _copy(field: str, key: str) -> None:
+    state.change(**{field: st.session_state[key]})
+    state.touch()
+
+
+def _contents(page: str) -> None:
+    home_link()
+    book = chapters.chapters()
+    for group, members in groupby(book, key=lambda chapter: chapter.group):
+        st.caption(group)
+        for chapter in members:
+            link(chapter, suffix=_progress(chapter))
+    visited = {page, *st.session_state.get(_SEEN, {})}
+    opened = sum(str(chapter.number) in visited for chapter in book)
+    if book:
+        st.progress(opened / len(book), text=f"{opened} of {len(book)} chapters opened")
+
+
+def _progress(chapter: Chapter) -> str:
+    """A tick when every beat of the chapter was on the screen, else how many were."""
+    keys, total = st.session_state.get(_SEEN, {}).get(str(chapter.number), ((), 0))
+    if not keys:
+        return ""
+    return "  ✓" if len(keys) >= total else f"  {len(keys)}/{total}"

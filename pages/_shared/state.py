@@ -1,0 +1,208 @@
+"""What the reader has chosen: one value in the session, seeded from the address bar and written back to it.
+
+Widgets never share a key between pages. Each has its own, mirrored into the state by its `on_change`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import streamlit as st
+
+from engine.checkpoints import BUNDLED, PRECISIONS, check_name, default_checkpoint
+from engine.errors import ReaderError
+from engine.text import clean_prompt
+
+PROMPT = "The king and the queen lived in a castle. The king"
+LAST = -1
+"""A focus of -1 follows the last token, whatever the prompt."""
+
+BOUNDS = {"focus": (LAST, 127), "layer": (0, 999), "head": (0, 999), "seed": (0, 2**31 - 1)}
+_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES = (
+    f"anatomy.{name}" for name in ("state", "written", "page", "touched", "notices")
+)
+
+
+@dataclass(frozen=True)
+class State:
+    """The canonical choices. `focus` counts tokens, `layer` and `head` count from 0."""
+
+    prompt: str = PROMPT
+    checkpoint: str = BUNDLED[0].name
+    precision: str = "fp32"
+    focus: int = LAST
+    layer: int = 0
+    head: int = 0
+    seed: int = 0
+
+    def within(self, n_layer: int, n_head: int, n_tokens: int) -> "State":
+        """The same choices moved into the range of a model and a prompt; `focus` is no longer negative."""
+        focus = n_tokens - 1 if self.focus < 0 else min(self.focus, n_tokens - 1)
+        return replace(self, focus=focus, layer=min(self.layer, n_layer - 1), head=min(self.head, n_head - 1))
+
+
+def default_state() -> State:
+    """The state of a reader who has chosen nothing."""
+    try:
+        return State(checkpoint=default_checkpoint())
+    except ReaderError as error:
+        notify(str(error))
+        return State()
+
+
+def from_query(params: Mapping[str, str], base: State) -> tuple[State, list[str]]:
+    """The state that a query string names, and one sentence for each part that was refused.
+
+    Parts that are missing or refused keep their value in `base`.
+    """
+    state, refused = base, []
+    for field in fields(State):
+        if field.name in params:
+            try:
+                state = replace(state, **{field.name: checked(field.name, params[field.name])})
+            except ReaderError as error:
+                refused.append(str(error))
+    return state, refused
+
+
+def checked(field: str, value: Any) -> Any:
+    """`value` as that field of the state may hold it. Raises ReaderError when it cannot."""
+    if field == "prompt":
+        return clean_prompt(str(value))
+    if field == "checkpoint":
+        check_name(str(value))
+        return str(value)
+    if field == "precision":
+        if value not in PRECISIONS:
+            raise ReaderError(f"There is no such precision; the choices are {', '.join(PRECISIONS)}.")
+        return value
+    return _checked_int(field, value)
+
+
+def _checked_int(field: str, value: Any) -> int:
+    low, high = BOUNDS[field]
+    if not re.fullmatch(r"-?[0-9]{1,10}", str(value)):
+        raise ReaderError(f"The {field} has to be a whole number.")
+    return max(low, min(high, int(value)))
+
+
+def to_query(state: State) -> dict[str, str]:
+    """The query string that names a state completely; a focus that follows the last token is left out."""
+    query = {field.name: str(getattr(state, field.name)) for field in fields(State)}
+    if state.focus == LAST:
+        del query["focus"]
+    return query
+
+
+def begin(page: str) -> None:
+    """At the start of each full run: take the state from the address bar when the reader changed it there.
+
+    That is on a session's first run, and on going back or forward inside one page. A run that a control caused
+    may still carry the address from before that control, and a link between chapters one that is older still.
+    """
+    session, query = st.session_state, st.query_params.to_dict()
+    touched = session.pop(_TOUCHED, False)
+    first = _STATE not in session
+    if first:
+        session[_STATE] = default_state()
+    named = any(field.name in query for field in fields(State)) or "present" in query
+    moved = page == session.get(_PAGE) and not touched and query != session.get(_WRITTEN)
+    if named and (first or moved):
+        session[_STATE], refused = from_query(query, session[_STATE] if first else default_state())
+        for sentence in refused:
+            notify(sentence)
+        _presentation_from(page, query)
+    session[_PAGE] = page
+
+
+def current() -> State:
+    """The canonical state of this session."""
+    state: State = st.session_state[_STATE]
+    return state
+
+
+def change(**values: Any) -> bool:
+    """Set fields of the canonical state, each checked. A refusal becomes a notice, and the old value stays.
+
+    Returns whether anything changed. Where a full run follows, call `touch` too.
+    """
+    before = current()
+    after, refused = from_query(values, before)
+    for sentence in refused:
+        notify(sentence)
+    st.session_state[_STATE] = after
+    return after != before
+
+
+def touch() -> None:
+    """Say that the next full run was caused by the app itself, so its address may be out of date."""
+    st.session_state[_TOUCHED] = True
+
+
+def notify(sentence: str) -> None:
+    """Keep a sentence for the top of the page."""
+    st.session_state.setdefault(_NOTICES, []).append(sentence)
+
+
+def take_notices() -> list[str]:
+    """The sentences to show now; each is shown once."""
+    return list(dict.fromkeys(st.session_state.pop(_NOTICES, [])))
+
+
+def mirror(key: str, value: Any) -> None:
+    """Make a widget that is about to be drawn show `value`, without disturbing one that does already."""
+    if st.session_state.get(key) != value:
+        st.session_state[key] = value
+
+
+# Presentation: whether the page is on a projector, and which beat is on it.
+
+_PRESENT, _BEAT = "anatomy.present", "anatomy.beat"
+
+
+def presenting() -> bool:
+    return bool(st.session_state.get(_PRESENT, False))
+
+
+def present(on: bool) -> None:
+    st.session_state[_PRESENT] = on
+    touch()
+
+
+def beat_of(page: str) -> str:
+    """The key of the beat last presented on a page, or an empty string."""
+    return str(st.session_state.get(_BEAT, {}).get(page, ""))
+
+
+def set_beat(page: str, key: str) -> None:
+    st.session_state[_BEAT] = st.session_state.get(_BEAT, {}) | {page: key}
+    touch()
+
+
+def _presentation_from(page: str, query: Mapping[str, str]) -> None:
+    st.session_state[_PRESENT] = query.get("present") == "1"
+    if "beat" in query:
+        st.session_state[_BEAT] = st.session_state.get(_BEAT, {}) | {page: query["beat"]}
+
+
+def link_query() -> dict[str, str]:
+    """The address of the present view, without the beat: what a link to another chapter carries."""
+    return to_query(current()) | ({"present": "1"} if presenting() else {})
+
+
+def write_address() -> None:
+    """Make the address bar name the present view."""
+    query = link_query()
+    beat = beat_of(st.session_state.get(_PAGE, ""))
+    if presenting() and beat:
+        query["beat"] = beat
+    if st.query_params.to_dict() != query:
+        st.query_params.from_dict(query)
+    st.session_state[_WRITTEN] = query
+
+
+def adopt(state: State) -> None:
+    """Replace the canonical state by one that is known to be good."""
+    st.session_state[_STATE] = state
+    touch()

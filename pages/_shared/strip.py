@@ -1,0 +1,70 @@
+"""The token strip: the prompt as chips. Clicking one makes it the focus token everywhere."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from engine.errors import ReaderError
+from engine.text import markdown, shorten
+from pages._shared import fragments, resources, state
+
+if TYPE_CHECKING:
+    from engine import Token
+
+NAME = "strip"
+_KEY = "token-strip"
+
+
+def show(compact: bool) -> None:
+    """Draw the strip of the current prompt; `compact` keeps it on one line."""
+    fragments.run(NAME, _strip, compact)
+
+
+def _strip(compact: bool) -> None:
+    chosen = state.current()
+    model = resources.loaded(chosen.checkpoint, chosen.precision)
+    try:
+        tokens, total = resources.prompt_tokens(model, chosen.prompt)
+    except ReaderError as error:
+        st.warning(markdown(str(error)))
+        return
+    focus = chosen.within(model.spec.n_layer, model.spec.n_head, len(tokens)).focus
+    with st.container(key="strip-compact" if compact else "strip"):
+        st.pills(
+            "Tokens of the prompt; the chosen one is the focus token",
+            range(len(tokens)),
+            format_func=_labels(tokens).__getitem__,
+            required=True,
+            key=_mirrored(focus),
+            on_change=_focus,
+            label_visibility="collapsed",
+            wrap=not compact,
+        )
+        if not compact:
+            st.caption(_summary(tokens, total, focus, chosen.checkpoint))
+
+
+def _labels(tokens: Sequence["Token"]) -> list[str]:
+    """One label for each token, unlike every other: streamlit knows pills by their label."""
+    return [f":gray[:small[{i}]] {markdown(shorten(t.display, 24))}" for i, t in enumerate(tokens)]
+
+
+def _mirrored(focus: int) -> str:
+    state.mirror(_KEY, focus)
+    return _KEY
+
+
+def _focus() -> None:
+    value = st.session_state.get(_KEY)
+    if value is not None and state.change(focus=value):
+        state.write_address()
+        fragments.rerun(NAME)
+
+
+def _summary(tokens: Sequence["Token"], total: int, focus: int, checkpoint: str) -> str:
+    cut = f" The pages look at the first {len(tokens)} of them." if total > len(tokens) else ""
+    return (
+        f"{total} token{'s' if total != 1 else ''} of {markdown(checkpoint)}.{cut} "
+        f"Focus: **{markdown(tokens[focus].display)}** at position {focus}; click another to look at it."
+    )

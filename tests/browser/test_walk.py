@@ -1,0 +1,66 @@
+"""A reader walks through the book: every page, at both sizes, on both papers, as a scroll and on a projector."""
+
+import pytest
+
+from tests.browser.controls import exceptions, move_a_control, scrolls_sideways, warnings
+from tests.conftest import BUNDLED
+from tests.screenshot import ROOT, settle
+
+CHAPTERS = tuple(sorted(file.stem for file in (ROOT / "pages").glob("[0-9]*.py")))
+PAGES = ("Home", *CHAPTERS)
+
+
+def healthy(page):
+    assert exceptions(page) == []
+    assert not scrolls_sideways(page)
+    assert page.locator('[data-testid="stPlotlyChart"], [data-testid="stDataFrame"]').count() > 0
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_beat_answers_its_controls(visit, name):
+    page = visit(name, f"checkpoint={BUNDLED[len(name) % 2]}")
+    healthy(page)
+    beats = page.locator('[class*="st-key-beat-"]')
+    for number in range(beats.count()):
+        beat = beats.nth(number)
+        beat.scroll_into_view_if_needed()
+        if move_a_control(beat):
+            settle(page)
+        assert exceptions(page) == [], f"beat {number}"
+        assert beat.locator('[data-testid="stPlotlyChart"], [data-testid="stDataFrame"]').count() > 0
+    healthy(page)
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (390, "light"), (1280, "dark")])
+def test_nothing_overflows(visit, name, width, theme):
+    other = BUNDLED[(len(name) + 1) % 2]
+    healthy(visit(name, f"checkpoint={other}", width=width, theme=theme))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize(("width", "theme"), [(1280, "dark"), (390, "light")])
+def test_the_arrow_keys_turn_the_beats_on_a_projector(visit, name, width, theme):
+    page = visit(name, "present=1", width=width, theme=theme)
+    seen = []
+    for _ in range(12):
+        beats = page.locator('[class*="st-key-beat-"]')
+        assert beats.count() == 1
+        assert exceptions(page) == []
+        assert not scrolls_sideways(page)
+        heading = beats.locator("h3").first.inner_text()
+        if "of" in seen and heading in seen:
+            break
+        seen.append(heading)
+        counter = page.locator('[class*="st-key-projector-bar"]').inner_text()
+        at, _, total = counter.split("·")[-1].split("\n")[0].partition(" of ")
+        if int(at) == int(total):
+            break
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function(
+            "before => document.querySelector('[class*=\"st-key-beat-\"] h3')?.innerText !== before",
+            arg=heading,
+        )
+        settle(page)
+    assert len(set(seen)) == len(seen) == int(total)
+    assert warnings(page) == []

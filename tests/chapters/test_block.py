@@ -1,0 +1,93 @@
+"""Chapter 11: parameters summed, a logit split, parts taken out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from engine import capture
+from engine import interventions as iv
+from engine.cards import block as cards
+from engine.cards.block.apart import divergence
+from engine.cards.block.by_hand import apply_by_hand
+from engine.ops.ledger import affine, ledger
+from engine.ops.parts import block_parts, total
+from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+
+
+@pytest.fixture(params=[*BUNDLED, *TINY])
+def subject(request, tiny_model):
+    return loaded_checkpoint(request.param) if request.param in BUNDLED else tiny_model(request.param)
+
+
+def test_all_parts_sum_to_the_models_own_count(subject):
+    assert total(subject) == subject.model.num_parameters()
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_quantized_weights_are_counted_as_trained(precision):
+    full, packed = loaded_checkpoint("pocket-llama"), loaded_checkpoint("pocket-llama", precision)
+    assert total(packed) == full.model.num_parameters()
+    assert block_parts(packed, 1) == block_parts(full, 1)
+
+
+def test_the_ledger_sums_to_the_logit(subject):
+    trace = capture(subject, PROMPT)
+    for position, token_id in ((len(trace.ids) - 1, int(trace.logits[-1].argmax())), (0, 77), (4, 1000)):
+        book = ledger(subject, trace, position, token_id)
+        assert abs(book.remainder) < 1e-3 * max(1.0, abs(book.logit))
+        assert len(book.amounts) >= 2 * subject.spec.n_layer + 2
+
+
+def test_ledger_entries_are_what_the_logit_loses_when_a_write_is_removed_from_a_frozen_norm(loaded):
+    """By autograd: the derivative of the logit along each write, the norm's statistics held."""
+    trace = capture(loaded, PROMPT)
+    at, token_id = 6, 321
+    book = ledger(loaded, trace, at, token_id)
+    x = torch.tensor(trace.hidden[-1, at], dtype=torch.float64)
+    norm, row = loaded.part("final_norm"), loaded.part("unembedding").weight[token_id].double()
+    spread = x.var(unbiased=False) if loaded.spec.norm == "LayerNorm" else (x**2).mean()
+    scale = (spread + loaded.spec.norm_eps).sqrt()
+
+    def logit(stream):
+        centred = stream - stream.mean() if loaded.spec.norm == "LayerNorm" else stream
+        return ((centred / scale) * norm.weight.double()) @ row
+
+    write = torch.tensor(trace.mlp_out[2, at], dtype=torch.float64)
+    expected = float(logit(x) - logit(x - write))
+    assert book.amounts[book.names.index("MLP 2")] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_affine_map_is_the_models_readout(subject):
+    trace = capture(subject, PROMPT)
+    direction, constant = affine(subject, trace.hidden[-1, 3], 50)
+    assert trace.hidden[-1, 3] @ direction + constant == pytest.approx(float(trace.logits[3, 50]), abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        (iv.NoCausalMask(),),
+        (iv.ZeroPositions(),),
+        (iv.SkipNorm("final"), iv.SkipNorm("mlp", 1)),
+        (iv.SkipAttention(0), iv.SkipMlp(1)),
+        (iv.AblateHeads(((1, 0), (0, 1))),),
+        (iv.DropResidual(1, "attention"),),
+    ],
+    ids=lambda items: type(items[0]).__name__,
+)
+@pytest.mark.parametrize("name", [*BUNDLED, "llama-gqa", "qwen3", "neox-parallel"])
+def test_cards_of_a_model_taken_apart_prove_themselves(tiny_model, name, items):
+    subject = loaded_checkpoint(name) if name in BUNDLED else tiny_model(name)
+    intact, changed = capture(subject, PROMPT), capture(subject, PROMPT, items)
+    card = cards.apart(subject, intact, changed, "a part", items)
+    assert card.prove().passed, card.prove()
+    untouched = apply_by_hand(subject, ())
+    with torch.no_grad():
+        plain = untouched(torch.tensor([intact.ids]), use_cache=False).logits[0].numpy()
+    assert np.abs(plain - changed.logits).max() > 1e-3, "nothing was taken out"
+
+
+def test_divergence_on_paper():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
+    assert divergence(p, q) == pytest.approx(0.5 * np.log(2))
+    assert divergence(p, p) == 0

@@ -1,0 +1,261 @@
+"""Chapter 9: scores, kinds, ablation, sweep and rollout against torch, transformers and sums on paper."""
+
+import copy
+import functools
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from engine import ReaderError, capture
+from engine.card import Badge
+from engine.cards import heads as cards
+from engine.cards.heads import common, repeats
+from engine.interventions import AblateHeads
+from engine.ops import heads as ops
+from tests.conftest import PROMPT, loaded_checkpoint
+
+LENGTH = 5
+SEQ = 2 * LENGTH + 1
+
+
+def one_hot_map(offset):
+    """Every query gives all its weight to the key `offset` before it (or to key 0 where there is none)."""
+    weights = np.zeros((SEQ, SEQ), np.float32)
+    for query in range(SEQ):
+        weights[query, max(query - offset, 0)] = 1
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("offset", "kind"),
+    [(1, "previous"), (LENGTH, "duplicate"), (LENGTH - 1, "induction"), (SEQ, "sink")],
+)
+def test_a_head_that_always_looks_at_one_place_scores_one_there_and_zero_elsewhere(offset, kind):
+    found = ops.scores(one_hot_map(offset), LENGTH)
+    assert found == {name: float(name == kind) for name in ops.KINDS}
+
+
+def test_induction_looks_at_the_token_after_the_first_occurrence():
+    ids = [99, 1, 2, 3, 4, 5, 1, 2, 3, 4, 5]
+    for query, key in zip(ops.queries(LENGTH), ops.target_keys("induction", LENGTH), strict=True):
+        assert ids[key - 1] == ids[query]
+        assert key - 1 < query - 1
+        assert ids[ops.target_keys("duplicate", LENGTH)[query - LENGTH - 1]] == ids[query]
+
+
+def test_without_the_sink_the_rest_of_a_row_sums_to_one():
+    weights = np.array([[[1, 0, 0], [0.9, 0.1, 0], [0.8, 0.05, 0.15]]], np.float32)
+    np.testing.assert_allclose(
+        ops.without_sink(weights)[0], [[0, 0, 0], [0, 1, 0], [0, 0.25, 0.75]], atol=1e-6
+    )
+
+
+def test_a_sink_hides_a_previous_token_head():
+    weights = 0.9 * one_hot_map(SEQ) + 0.1 * one_hot_map(1)
+    assert ops.scores(weights, LENGTH)["sink"] == pytest.approx(0.9)
+    assert ops.scores(weights, LENGTH)["previous"] == pytest.approx(0.1)
+    assert ops.scores_without_sink(weights, LENGTH)["previous"] == pytest.approx(1.0)
+    assert "sink" not in ops.scores_without_sink(weights, LENGTH)
+
+
+def test_nothing_below_the_threshold_gets_a_name():
+    scored = {"previous": np.array([0.6, 0.3, np.nan]), "sink": np.array([0.1, 0.49, np.nan])}
+    assert ops.classify(scored, 0.5).tolist() == ["previous", "unclassified", "unclassified"]
+    assert ops.classify(scored, 0.4).tolist() == ["previous", "sink", "unclassified"]
+
+
+def test_uniform_attention_scores_what_the_caption_says():
+    weights = np.tril(np.ones((SEQ, SEQ))) / np.arange(1, SEQ + 1)[:, None]
+    for value in ops.scores(weights, LENGTH).values():
+        assert value == pytest.approx(ops.uniform_score(LENGTH))
+
+
+def test_rollout_of_two_layers_on_paper():
+    first = np.array([[1, 0], [1, 0]], float)  # the second position takes all from the first
+    second = np.eye(2)
+    attention = np.stack([first, second])[:, None]
+    rolled = ops.rollout(attention)
+    np.testing.assert_allclose(rolled[0], [[1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(rolled[1], [[1, 0], [0.5, 0.5]])
+    again = ops.rollout(np.stack([first, first])[:, None])[1]
+    np.testing.assert_allclose(again, [[1, 0], [0.75, 0.25]])
+
+
+def test_rollout_averages_heads():
+    rng = torch.rand((3, 4, 6, 6), generator=torch.Generator().manual_seed(0)).numpy()
+    together = ops.rollout(rng)
+    np.testing.assert_allclose(together, ops.rollout(rng.mean(1, keepdims=True)), atol=1e-6)
+
+
+def test_kl_and_surprisal_are_torchs():
+    p, q = torch.randn(2, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = torch.nn.functional.kl_div(
+        q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum"
+    )
+    assert ops.kl_divergence(p.numpy(), q.numpy()) == pytest.approx(float(expected))
+    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(2))
+    ids = torch.arange(7)
+    expected = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none")
+    np.testing.assert_allclose(ops.surprisal(logits.numpy(), ids.numpy()), expected, atol=1e-5)
+
+
+def test_entropy_of_a_row_with_zeros():
+    np.testing.assert_allclose(ops.row_entropy(np.array([[1, 0], [0.5, 0.5]])), [0, np.log(2)])
+
+
+def test_the_random_sequence_is_a_start_and_two_equal_halves(loaded):
+    ids = repeats.repeated_ids(loaded, 3)
+    half = (len(ids) - 1) // 2
+    assert ids[1 : half + 1] == ids[half + 1 :]
+    assert len(set(ids)) == half + 1
+    assert ids[0] == loaded.tokenizer.bos_token_id
+    assert not set(ids[1:]) & set(loaded.tokenizer.all_special_ids)
+    assert ids == repeats.repeated_ids(loaded, 3) != repeats.repeated_ids(loaded, 4)
+
+
+def test_the_random_sequence_uses_no_global_seed(loaded):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    repeats.repeated_ids(loaded, 5)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def all_cards(loaded, prompt=PROMPT, layer=1, head=2):
+    trace = capture(loaded, prompt)
+    query = len(trace.tokens) - 1
+    chosen = ((layer, head), (0, 0))
+    sweep = cards.sweep_of(loaded, trace.ids, (query,))
+    cards.advance(loaded, trace, sweep, 0.2)
+    return [
+        cards.wall(loaded, trace, layer, head),
+        cards.one_head(loaded, trace, layer, head, query),
+        cards.arcs(loaded, trace, layer, head, None, 0.1),
+        cards.arcs(loaded, trace, layer, head, query, 0.99),
+        cards.pattern(loaded, 7, layer, head),
+        cards.second_time(loaded, 7, 0),
+        cards.second_time(loaded, 7, 3),
+        cards.score_map(loaded, 7, True),
+        cards.score_map(loaded, 7, False),
+        cards.classes(loaded, 7, True, 0.5),
+        cards.classes(loaded, 7, False, 0.3),
+        cards.ablation(loaded, trace, chosen, query),
+        cards.sweep_map(loaded, trace, sweep, "at the last token"),
+        cards.sweep_ranking(loaded, trace, sweep, "at the last token"),
+        cards.rollout(loaded, trace, layer, query),
+        cards.shares(loaded, trace),
+    ]
+
+
+def check(card, run=True):
+    assert card.badge is Badge.LIVE
+    proof = card.prove()
+    assert proof.passed, f"{card.key}: {proof}"
+    if not run:
+        return
+    space = {}
+    exec(compile(card.code, card.key, "exec"), space)
+    assert set(space["result"]) == set(card.numbers)
+    for name, value in card.numbers.items():
+        other = torch.as_tensor(space["result"][name]).detach().double().cpu().numpy()
+        np.testing.assert_allclose(other, np.asarray(value, np.float64), atol=card.atol, err_msg=card.key)
+
+
+def test_every_card_proves_itself_and_its_script_agrees(loaded, monkeypatch):
+    load = functools.cache(
+        transformers.AutoModelForCausalLM.from_pretrained
+    )  # sixteen scripts, one checkpoint
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    for card in all_cards(loaded):
+        check(card)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-mqa", "qwen3", "neox-parallel"])
+def test_every_card_holds_on_other_architectures(tiny_model, name):
+    for card in all_cards(tiny_model(name)):
+        check(card, run=False)
+
+
+@pytest.mark.parametrize("prompt", ["a", "🙂 <img src=x onerror=alert(1)> $x$ **b**"])
+def test_short_and_hostile_prompts(prompt):
+    for card in all_cards(loaded_checkpoint("pocket-llama"), prompt):
+        assert "<img" not in card.figure.to_json()
+        assert card.prove().passed, card.key
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4"])
+def test_proofs_hold_at_other_precisions(precision):
+    for card in all_cards(loaded_checkpoint("pocket-llama", precision)):
+        assert card.prove().passed, card.key
+
+
+def test_scores_match_transformers_own_attentions_one_query_at_a_time(loaded):
+    ids = repeats.repeated_ids(loaded, 11)
+    half = (len(ids) - 1) // 2
+    with torch.no_grad():
+        out = loaded.model(input_ids=torch.tensor([list(ids)]), output_attentions=True)
+    expected = torch.zeros(loaded.spec.n_layer, loaded.spec.n_head)
+    for layer, weights in enumerate(out.attentions):
+        for query in range(half + 1, 2 * half + 1):
+            key = ids.index(ids[query]) + 1  # after the first occurrence
+            expected[layer] += weights[0, :, query, key] / half
+    found = cards.found(cards.repeated(loaded, 11), sink=True)["induction"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_ablation_equals_zeroed_rows_on_a_whole_deep_copy(loaded):
+    """The proof's private copy shares weights; this one shares nothing."""
+    heads = ((0, 3), (2, 1), (2, 7))
+    trace = capture(loaded, PROMPT, [AblateHeads(heads)])
+    model, d = copy.deepcopy(loaded.model), loaded.spec.d_head
+    for layer, head in heads:
+        if loaded.spec.model_type == "gpt2":
+            model.transformer.h[layer].attn.c_proj.weight.data[head * d : (head + 1) * d] = 0
+        else:
+            model.model.layers[layer].self_attn.o_proj.weight.data[:, head * d : (head + 1) * d] = 0
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([trace.ids])).logits[0].numpy()
+    np.testing.assert_allclose(trace.logits, expected, atol=1e-4)
+    np.testing.assert_allclose(common.logits_without(loaded, trace.ids, heads), expected, atol=1e-4)
+
+
+def test_the_private_copy_leaves_the_shared_model_alone(loaded):
+    before = [parameter.clone() for parameter in loaded.model.parameters()]
+    common.logits_without(loaded, (1, 2, 3), ((0, 0), (1, 1)))
+    assert all(torch.equal(old, new) for old, new in zip(before, loaded.model.parameters(), strict=True))
+
+
+def test_the_private_copy_tells_heads_apart(loaded):
+    """The proof of an ablation would fail for another head than the one that was taken out."""
+    trace = capture(loaded, PROMPT, [AblateHeads(((0, 0),))])
+    same, other = (common.logits_without(loaded, trace.ids, ((0, head),)) for head in (0, 1))
+    assert np.abs(trace.logits - same).max() < 1e-4 < 1e-2 < np.abs(trace.logits - other).max()
+
+
+def test_a_sweep_can_stop_and_go_on(loaded):
+    trace = capture(loaded, "The sweep goes on from where it stopped")
+    sweep = cards.sweep_of(loaded, trace.ids, (3,))
+    cards.advance(loaded, trace, sweep, 0.0)
+    assert len(sweep.kl) == 1
+    assert not sweep.done
+    assert cards.sweep_of(loaded, trace.ids, (3,)) is sweep
+    assert cards.sweep_of(loaded, trace.ids, (4,)) is not sweep
+    cards.advance(loaded, trace, sweep, 60.0)
+    assert sweep.done
+    assert not sweep.todo
+    values = [value for _, value in cards.ranked(sweep)]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == loaded.spec.n_layer * loaded.spec.n_head
+    (layer, head), largest = cards.ranked(sweep)[0]
+    after = capture(loaded, trace.ids, [AblateHeads(((layer, head),))])
+    p, q = (torch.tensor(x.logits[3]).log_softmax(-1) for x in (trace, after))
+    assert largest == pytest.approx(float((p.exp() * (p - q)).sum()), abs=1e-5)
+
+
+def test_a_context_too_short_for_a_repeat_is_refused(loaded):
+    from dataclasses import replace
+
+    short = replace(loaded, spec=replace(loaded.spec, context=5))
+    with pytest.raises(ReaderError):
+        repeats.repeated_ids(short, 0)

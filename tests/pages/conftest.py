@@ -1,0 +1,135 @@
+"""Pages run by streamlit's own test runner, always from Home.py, with every drawn card noted."""
+
+import socket
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from engine.card import Card
+from pages._shared import card as cards
+from pages._shared import chapters, frame
+
+ROOT = Path(__file__).parent.parent.parent
+HOME = "Home.py"
+PAGES = (HOME, *sorted(f"pages/{file.name}" for file in (ROOT / "pages").glob("[0-9]*.py")))
+BUNDLED = ("pocket-gpt2", "pocket-llama")
+TIMEOUT = 120
+
+
+@dataclass
+class Visit:
+    """What happened while pages were shown: the cards of each beat, and every attempt to reach a network."""
+
+    cards: dict[str, list[Card]] = field(default_factory=dict)
+    connections: list[object] = field(default_factory=list)
+    app: AppTest | None = None
+
+
+@contextmanager
+def watched(visit: Visit):
+    """Note the cards by the beat that draws them, and the connections; let none of those through."""
+    current = [""]
+    plain = frame.draw_beat
+
+    def noted(beat, *args):
+        current[0] = beat.key
+        visit.cards.setdefault(beat.key, [])
+        plain(beat, *args)
+
+    def refuse(*args, **kwargs):
+        visit.connections.append(args)
+        raise OSError("no network in this test")
+
+    def listen(card):
+        visit.cards.setdefault(current[0], []).append(card)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frame, "draw_beat", noted)
+        patch.setattr(cards, "listeners", [listen])
+        patch.setattr(socket.socket, "connect", refuse)
+        patch.setattr(socket, "getaddrinfo", refuse)
+        yield
+
+
+def open_app(page: str = HOME, root: Path = ROOT, **query: str) -> AppTest:
+    """A session that opened a page at an address."""
+    app = AppTest.from_file(str(root / HOME), default_timeout=TIMEOUT)
+    app.query_params.update(query)
+    if page != HOME:
+        app.switch_page(page)
+    return app.run()
+
+
+@cache
+def visited(page: str, checkpoint: str) -> Visit:
+    """A page shown once on a checkpoint, from Home on; shared by all tests that only look at it."""
+    visit = Visit()
+    app = open_app(checkpoint=checkpoint)
+    with watched(visit):
+        visit.app = (app if page == HOME else app.switch_page(page)).run()
+    return visit
+
+
+DEMO = '''"""8 · Demo — a chapter for tests."""
+import streamlit as st
+from engine.card import Badge, Card, Proof, Recorded
+from engine.errors import ReaderError
+from pages._shared import Beat, View, chapter
+
+def card(view, key, **more):
+    layer, focus = view.state.layer, view.state.focus
+    given = dict(badge=Badge.LIVE, prove=lambda: prove(key), code="result = {'x': 1}", numbers={"x": 1})
+    return Card(key=key, title=f"layer {layer} focus {focus} <b>$x$</b>", alt="alt", figure=None,
+                table={"token": [t.display for t in view.tokens]}, **(given | more))
+
+def prove(key):
+    st.session_state["proved"] = key
+    return Proof("One is one.", 0.0, 0.0)
+
+def first(view: View):
+    with view.controls:
+        view.pick_layer()
+        view.pick_token()
+    return card(view, "one")
+
+def second(view: View):
+    with view.controls:
+        view.pick_layer()
+        view.pick_head()
+        view.pick_seed()
+        choice = st.selectbox("Fail", ["no", "reader", "bug"], key=view.key("fail"))
+    if choice == "reader":
+        raise ReaderError("This **cannot** <b>work</b>.")
+    if choice == "bug":
+        raise ZeroDivisionError("a bug")
+    run = Recorded("engine/training/demo.py", "2025-01-02", "a laptop")
+    return card(view, "two", badge=Badge.RECORDED, source=run, prove=None)
+
+chapter(number=8, title="Demo", question="Does it *work*?", lead="A lead.", beats=[
+    Beat("first", "The first beat", prose="Prose one.", draw=first, try_this="Try one."),
+    Beat("second", "The second beat", prose="Prose two.", draw=second),
+])
+'''
+DEMO_PAGE = "pages/08_Demo.py"
+
+
+def make_book(root: Path, patch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
+    """A function that opens a small book, with two chapters of two beats and no stations, at an address."""
+    (root / "pages").mkdir()
+    (root / DEMO_PAGE).write_text(DEMO, "utf-8")
+    other = DEMO.replace("8 · Demo", "9 · Other").replace("number=8", "number=9")
+    (root / "pages/09_Other.py").write_text(other, "utf-8")
+    (root / HOME).write_text('from pages._shared import home\nhome("Book", "Lead.", [])\n', "utf-8")
+    patch.setattr(chapters, "PAGES", root / "pages")
+    return lambda page=DEMO_PAGE, **query: open_app(page, root, **query)
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch) -> Callable[..., AppTest]:
+    """A small book for one test."""
+    return make_book(tmp_path, monkeypatch)

@@ -1,0 +1,143 @@
+"""What holds for every page, on both bundled checkpoints. A new chapter is covered by being there."""
+
+import contextlib
+import copy
+import io
+from functools import cache
+
+import numpy as np
+import pytest
+from conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from engine.card import Badge
+
+everywhere = pytest.mark.parametrize(
+    ("page", "checkpoint"), [(page, name) for page in PAGES for name in BUNDLED]
+)
+NASTY = (
+    "",
+    "a" * 100_000,
+    "\x00\x07\u202eevil\u2066\u200b\ufeff <script>alert(1)</script> <img src=x onerror=alert(1)> $x$ **b** "
+    "[x](javascript:alert(1)) :material/home: 😀🏳️‍🌈 =1+1 `c` \u0301\ufffd",
+)
+
+
+@everywhere
+def test_a_page_runs_without_an_exception(page, checkpoint):
+    assert [error.message for error in visited(page, checkpoint).app.exception] == []
+
+
+@everywhere
+def test_a_page_shows_the_checkpoint_that_its_address_names(page, checkpoint):
+    assert visited(page, checkpoint).app.selectbox(key="side-checkpoint").value == checkpoint
+
+
+@everywhere
+def test_every_beat_draws_a_card(page, checkpoint):
+    cards = visited(page, checkpoint).cards
+    assert cards, "no beat was drawn"
+    assert [beat for beat, drawn in cards.items() if not drawn] == []
+
+
+@everywhere
+def test_card_keys_are_unique_on_a_page(page, checkpoint):
+    keys = [card.key for drawn in visited(page, checkpoint).cards.values() for card in drawn]
+    assert sorted(set(keys)) == sorted(keys)
+
+
+@everywhere
+def test_a_page_opens_no_connection(page, checkpoint):
+    assert visited(page, checkpoint).connections == []
+
+
+@everywhere
+def test_every_live_card_proves_itself(page, checkpoint):
+    proofs = {card.key: card.prove() for card in live_cards(page, checkpoint)}
+    assert {key: proof for key, proof in proofs.items() if not proof.passed} == {}
+
+
+@everywhere
+def test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    use_cached_checkpoints(monkeypatch)
+    wrong = {}
+    for card in live_cards(page, checkpoint):
+        difference = differences(executed(card.code), card.numbers, card.atol)
+        if difference:
+            wrong[card.key] = difference
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_takes_any_text_in_its_own_fields(page):
+    app = open_app(page)
+    for text in NASTY:
+        for kind in ("text_area", "text_input"):
+            for own in [one.key for one in app.get(kind) if not str(one.key).startswith(("side-", "home-"))]:
+                app.get(kind)  # the tree is new after each run
+                fields = [one for one in app.get(kind) if one.key == own]
+                if fields:
+                    app = fields[0].set_value(text).run()
+        assert [error.message for error in app.exception] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HOME])
+def test_a_page_can_be_presented(page):
+    app = open_app(page, present="1")
+    assert not app.exception
+    assert len(app.subheader) == 1
+
+
+def live_cards(page, checkpoint):
+    """Cards that prove themselves."""
+    drawn = [card for beat in visited(page, checkpoint).cards.values() for card in beat]
+    return [card for card in drawn if card.badge is Badge.LIVE]
+
+
+def executed(code):
+    """`result` of a script run as its reader would run it."""
+    names = {"__name__": "__main__"}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, "code", "exec"), names)
+    return names["result"]
+
+
+PLAIN_MODEL, PLAIN_TOKENIZER = AutoModelForCausalLM.from_pretrained, AutoTokenizer.from_pretrained
+original = cache(lambda name, options: PLAIN_MODEL(name, **dict(options)))
+tokenizer = cache(lambda name: PLAIN_TOKENIZER(name))
+
+
+def use_cached_checkpoints(monkeypatch):
+    """Scripts load from memory. Each gets an unquantized model of its own, because it may hook or change it."""
+
+    def load(name, **options):
+        if "quantization_config" in options:
+            return PLAIN_MODEL(name, **options)
+        return copy.deepcopy(original(name, tuple(sorted(options.items()))))
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", tokenizer)
+
+
+def differences(result, numbers, atol):
+    """One sentence for each key of `numbers` that `result` does not reproduce."""
+    if set(result) != set(numbers):
+        return [f"keys {sorted(result)} instead of {sorted(numbers)}"]
+    found = {key: difference(result[key], numbers[key], atol) for key in numbers}
+    return [f"{key}: {sentence}" for key, sentence in found.items() if sentence]
+
+
+def difference(ours, theirs, atol):
+    ours, theirs = (np.asarray(as_numpy(value)) for value in (ours, theirs))
+    if ours.shape != theirs.shape:
+        return f"shape {ours.shape} instead of {theirs.shape}"
+    if ours.dtype.kind in "OUS" or theirs.dtype.kind in "OUS":
+        return "" if ours.tolist() == theirs.tolist() else f"{ours.tolist()} instead of {theirs.tolist()}"
+    if np.allclose(ours.astype(float), theirs.astype(float), rtol=0, atol=atol, equal_nan=True):
+        return ""
+    return f"max |Δ| {np.nanmax(np.abs(ours.astype(float) - theirs.astype(float))):.3g} over {atol:.3g}"
+
+
+def as_numpy(value):
+    return value.detach().float().cpu().numpy() if hasattr(value, "detach") else value

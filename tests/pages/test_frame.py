@@ -1,0 +1,198 @@
+"""The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
+
+import threading
+
+import pytest
+from conftest import DEMO_PAGE, open_app
+
+from engine.card import Badge, Card
+from engine.text import markdown
+from pages._shared import card as cards
+from pages._shared import chapters, jobs
+
+
+def words(app):
+    return [one.value for one in app.markdown]
+
+
+def evidence(app, key):
+    return next(group for group in app.get("button_group") if group.key == f"{key}-evidence")
+
+
+def test_a_chapter_leads_with_its_question_as_literal_text(demo):
+    assert [title.value for title in demo().title] == [markdown("Does it *work*?")]
+
+
+def test_the_scroll_shows_every_beat_once(demo):
+    assert [one.value for one in demo().subheader] == ["The first beat", "The second beat"]
+
+
+def test_a_card_title_is_literal_text(demo):
+    assert rf"#### {markdown('layer 0 focus 11 <b>$x$</b>')}" in words(demo())
+
+
+def test_a_recorded_card_names_its_run(demo):
+    named = markdown("Recorded by engine/training/demo.py on 2025-01-02, a laptop.")
+    assert named in [caption.value for caption in demo().caption]
+
+
+def test_an_error_for_the_reader_is_one_escaped_sentence_and_the_other_beat_stays(demo):
+    app = demo()
+    app.selectbox(key="8-second-fail").set_value("reader").run()
+    app.run()
+    assert [one.value for one in app.warning] == [markdown("This **cannot** <b>work</b>.")]
+    assert not app.exception
+    assert "Prose one." in words(app)
+
+
+def test_a_bug_surfaces(demo):
+    app = demo()
+    app.selectbox(key="8-second-fail").set_value("bug").run()
+    assert [one.message for one in app.exception] == ["a bug"]
+
+
+def test_nothing_is_proved_before_it_is_asked(demo):
+    app = demo()
+    assert "proved" not in app.session_state
+    evidence(app, "8-one").set_value(cards.PROVE).run()
+    assert app.session_state["proved"] == "one"
+
+
+def test_prove_it_shows_the_claim_the_difference_and_the_tolerance(demo):
+    app = demo()
+    app = evidence(app, "8-one").set_value(cards.PROVE).run()
+    (shown,) = [one.value for one in app.success]
+    assert r"One is one\." in shown
+    assert "max |Δ| = **0**, tolerance 0: it holds" in shown
+
+
+def test_code_shows_the_script(demo):
+    app = demo()
+    app = evidence(app, "8-one").set_value(cards.CODE).run()
+    assert [one.value for one in app.code] == ["result = {'x': 1}"]
+
+
+def test_a_card_without_proof_offers_none(demo):
+    assert [label.split(" ")[-1] for label in evidence(demo(), "8-two").options] == ["Code", "Download"]
+
+
+def test_the_projector_shows_the_beat_of_the_address_and_nothing_else(demo):
+    app = demo(present="1", beat="second")
+    assert [one.value for one in app.subheader] == ["The second beat"]
+    assert not app.title
+
+
+def test_the_projector_moves_by_beats_and_then_to_the_next_chapter(demo):
+    app = demo(present="1")
+    app.button(key="go-Right").click().run()
+    assert app.query_params["beat"] == "second"
+    app.button(key="go-PageDown").click().run()
+    assert [one.value for one in app.subheader] == ["The first beat"]
+    assert any(one.value.startswith("9 · Demo · 1 of 2") for one in app.markdown)
+
+
+def test_the_projector_stops_at_the_first_beat_of_the_book(demo):
+    assert demo(present="1").button(key="go-Left").disabled
+
+
+def test_leaving_the_projector_gives_the_scroll_back(demo):
+    app = demo(present="1", beat="second")
+    app.button(key="leave").click().run()
+    assert len(app.subheader) == 2
+    assert "present" not in app.query_params
+
+
+def test_an_unknown_beat_in_the_address_is_the_first(demo):
+    app = demo(present="1", beat="<b>nothing")
+    assert [one.value for one in app.subheader] == ["The first beat"]
+
+
+def test_the_sidebar_lists_the_chapters_that_exist_in_their_groups(demo):
+    app = demo()
+    labels = [link.label for link in app.sidebar.get("page_link")]
+    assert [label.split("  ")[0] for label in labels] == ["Home", markdown("8 · Demo"), markdown("9 · Other")]
+    assert [caption.value for caption in app.sidebar.caption] == ["Attention"]
+
+
+def test_the_sidebar_ticks_a_chapter_whose_beats_were_all_shown(demo):
+    app = demo()
+    app.switch_page("pages/09_Other.py").run()
+    assert any("8 · Demo" in link.label and "✓" in link.label for link in app.sidebar.get("page_link"))
+
+
+def test_a_chapter_is_named_by_its_docstring(tmp_path, monkeypatch):
+    (tmp_path / "05_Some_File.py").write_text(
+        '"""5 · Logits: a, b — what comes next."""\nimport nothing', "utf-8"
+    )
+    (tmp_path / "06_No_Docstring.py").write_text("syntax error here", "utf-8")
+    monkeypatch.setattr(chapters, "PAGES", tmp_path)
+    first, second = chapters.chapters()
+    assert (first.number, first.title, first.about, first.group) == (
+        5,
+        "Logits: a, b",
+        "what comes next",
+        "Output",
+    )
+    assert (second.number, second.title, second.group) == (6, "No Docstring", "Learning")
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\t=1", " =1", "\r=1"])
+def test_a_spreadsheet_reads_no_formula_in_the_csv(cell):
+    card = Card("k", "t", "a", Badge.TOY, None, {cell: [cell, 'a "quoted", cell'], "n": [-1.5, 2]})
+    header, first, *_ = cards.to_csv(card).decode("utf-8-sig").split("\r\n", 2)
+    assert header.lstrip('"').startswith("'")
+    assert first.lstrip('"').startswith("'")
+    assert "-1.5" in first  # a number stays a number
+
+
+def test_the_downloaded_figure_needs_no_network_and_runs_no_title():
+    import plotly.graph_objects as go
+
+    card = Card("k", "<script>alert(1)</script> $x$", "a", Badge.TOY, go.Figure(go.Bar(y=[1])), {"y": [1]})
+    page = cards.to_html(card)
+    assert "plotly.js v" in page
+    assert 'src="http' not in page
+    assert "<script>alert(1)" not in page
+
+
+def test_a_job_waits_until_the_one_before_is_done(monkeypatch):
+    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
+    order, inside, release = [], threading.Event(), threading.Event()
+
+    def first():
+        with jobs.job("one"):
+            inside.set()
+            release.wait(5)
+            order.append("one")
+
+    def second():
+        with jobs.job("two"):
+            order.append("two")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    inside.wait(5)
+    threads[1].start()
+    release.set()
+    for thread in threads:
+        thread.join(10)
+    assert order == ["one", "two"]
+
+
+def test_a_job_that_fails_or_is_abandoned_blocks_nobody(monkeypatch):
+    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
+    waiting = jobs.queue.enter()
+    jobs.queue.leave(waiting)
+    with pytest.raises(KeyboardInterrupt), jobs.job("ends early"):
+        raise KeyboardInterrupt
+    with jobs.job("next"), jobs.job("inside the same"):
+        assert True
+    last = jobs.queue.enter()
+    assert jobs.queue.ahead(last) == 0
+    jobs.queue.leave(last)
+
+
+def test_a_chapter_can_be_the_first_page_of_a_session(demo, tmp_path):
+    app = open_app(DEMO_PAGE, tmp_path)
+    assert not app.exception
+    assert "Prose one." in words(app)

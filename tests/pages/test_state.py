@@ -1,0 +1,315 @@
+"""The reader's choices: one place, in the address, never trusted."""
+
+from dataclasses import fields
+
+import pytest
+from conftest import DEMO_PAGE, HOME
+from hypothesis import example, given, settings
+from hypothesis import strategies as texts
+
+from engine.checkpoints import PRECISIONS, known
+from engine.errors import ReaderError
+from engine.text import PROMPT_CHARACTERS
+from pages._shared import state
+from pages._shared.state import State
+
+ADDRESS = {
+    "prompt": "Ünï 😀\ncode & $x$ =1",
+    "checkpoint": "pocket-llama",
+    "precision": "bf16",
+    "focus": "2",
+    "layer": "3",
+    "head": "1",
+    "seed": "7",
+}
+ANY_TEXT = texts.text(texts.characters(), max_size=60) | texts.text(alphabet="-0123456789", max_size=12)
+ODD = (
+    "",
+    "x" * 100_000,
+    "\ud800",
+    "\x00\u202e\u2066",
+    "<script>alert(1)</script>",
+    "$x$ **b** [x](javascript:alert(1))",
+    "../../etc/passwd",
+    "٣",
+    "9" * 5000,
+    "-1",
+)
+
+
+def odd_examples(test):
+    for text in ODD:
+        test = example(text)(test)
+    return test
+
+
+def test_an_address_names_a_state_and_a_state_its_address():
+    named, refused = state.from_query(ADDRESS, State())
+    assert refused == []
+    assert state.to_query(named) == ADDRESS
+
+
+@settings(max_examples=150, deadline=None)
+@given(ANY_TEXT)
+@odd_examples
+def test_no_text_in_an_address_can_make_a_state_that_is_not_allowed(text):
+    for field in fields(State):
+        named, refused = state.from_query({field.name: text}, State())
+        assert len(named.prompt) <= PROMPT_CHARACTERS
+        assert named.prompt.isascii() or named.prompt.encode()  # a lone surrogate would raise
+        assert known(named.checkpoint)
+        assert named.precision in PRECISIONS
+        for bounded, (low, high) in state.BOUNDS.items():
+            assert low <= getattr(named, bounded) <= high
+        assert len(refused) <= 1
+        assert named == State() if refused else True
+
+
+def test_a_longer_prompt_than_allowed_is_refused_in_one_sentence():
+    with pytest.raises(ReaderError, match="100,000 characters"):
+        state.checked("prompt", "a" * 100_000)
+
+
+def test_layer_head_and_focus_move_into_the_range_of_the_model_and_the_prompt():
+    moved = State(layer=40, head=40, focus=40).within(n_layer=6, n_head=10, n_tokens=3)
+    assert (moved.layer, moved.head, moved.focus) == (5, 9, 2)
+
+
+def test_a_focus_that_nobody_chose_is_the_last_token():
+    assert State().within(6, 10, 12).focus == 11
+
+
+def test_a_cold_session_shows_what_its_address_names(demo):
+    app = demo(**ADDRESS)
+    assert app.text_area(key="side-prompt").value == ADDRESS["prompt"]
+    assert app.selectbox(key="side-checkpoint").value == "pocket-llama"
+    assert app.selectbox(key="side-precision").value == "bf16"
+    assert app.slider(key="8-second-layer").value == 3
+    assert app.slider(key="8-second-head").value == 1
+    assert app.selectbox(key="8-first-focus").value == 2
+    assert app.number_input(key="8-second-seed").value == 7
+    assert app.query_params == ADDRESS
+
+
+def test_a_control_moves_the_address_and_the_other_beats(demo):
+    app = demo()
+    app.slider(key="8-first-layer").set_value(4).run()
+    assert app.query_params["layer"] == "4"
+    assert app.slider(key="8-second-layer").value == 4
+
+
+def test_a_chip_sets_the_focus_of_every_beat(demo):
+    app = demo()
+    strip = next(group for group in app.get("button_group") if group.key == "token-strip")
+    app = strip.set_value(3).run()
+    assert app.query_params["focus"] == "3"
+    assert app.selectbox(key="8-first-focus").value == 3
+
+
+def test_the_state_survives_going_to_another_chapter(demo):
+    app = demo()
+    app.slider(key="8-first-layer").set_value(4).run()
+    app.switch_page("pages/09_Other.py").run()
+    assert app.slider(key="9-second-layer").value == 4
+    assert app.query_params["layer"] == "4"
+
+
+def test_going_back_on_a_page_restores_what_the_address_names(demo):
+    app = demo()
+    before = dict(app.query_params)
+    app.slider(key="8-first-layer").set_value(4).run()
+    app.query_params = before
+    app.run()
+    assert app.slider(key="8-first-layer").value == 0
+
+
+def test_a_link_made_before_the_last_change_does_not_undo_it(demo):
+    app = demo()
+    before = dict(app.query_params)
+    app.slider(key="8-first-layer").set_value(4).run()
+    app.switch_page("pages/09_Other.py")
+    app.query_params = before
+    app.run()
+    assert app.slider(key="9-first-layer").value == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "kept"),
+    [("checkpoint", "no such thing!", "pocket-gpt2"), ("precision", "fp1", "fp32"), ("layer", "two", "0")],
+)
+def test_a_refused_part_of_an_address_is_named_in_one_sentence_and_the_default_stays(
+    demo, field, value, kept
+):
+    app = demo(**{field: value})
+    assert len(app.warning) == 1
+    assert app.query_params[field] == kept
+
+
+def test_a_refused_prompt_leaves_the_one_before(demo):
+    app = demo(prompt="Kept as it was")
+    app.text_area(key="side-prompt").set_value("a" * (PROMPT_CHARACTERS + 1)).run()
+    assert len(app.warning) == 1
+    assert app.text_area(key="side-prompt").value == "Kept as it was"
+
+
+def test_a_hub_name_in_an_address_is_not_fetched_before_a_button_is_pressed(demo, monkeypatch):
+    from engine import hub
+
+    asked = []
+    monkeypatch.setattr(hub, "describe", lambda *given: asked.append(given))
+    monkeypatch.setattr(hub, "download", lambda *given: asked.append(given))
+    app = demo(checkpoint="EleutherAI/pythia-160m")
+    assert asked == []
+    assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
+    assert [button.key for button in app.button if button.key.startswith("download-")] == [
+        "download-ask",
+        "download-cancel",
+    ]
+
+
+def test_every_refused_part_of_an_address_is_named_even_when_the_checkpoint_is_missing_too(demo):
+    app = demo(checkpoint="EleutherAI/pythia-160m", precision="fp1", layer="two")
+    assert len(app.warning) == 3
+
+
+def test_the_size_of_a_hub_checkpoint_is_shown_before_its_download(demo, monkeypatch):
+    from engine import hub
+
+    entry = hub.HubEntry("EleutherAI/pythia-160m", cached=False, bytes=375_000_000, revision="abc")
+    monkeypatch.setattr(hub, "describe", lambda name: entry)
+    app = demo()
+    app.selectbox(key="side-checkpoint").set_value("EleutherAI/pythia-160m").run()
+    app.button(key="download-ask").click().run()
+    assert app.button(key="download-start").label == "Download, 375 MB"
+
+
+@pytest.mark.parametrize("step", ["describe", "download"])
+def test_a_failing_hub_is_one_sentence_and_the_checkpoint_stays(demo, monkeypatch, step):
+    from engine import hub
+
+    def fail(*given):
+        raise ReaderError("The Hub is asleep.")
+
+    entry = hub.HubEntry("EleutherAI/pythia-160m", cached=False, bytes=None, revision="abc")
+    monkeypatch.setattr(hub, "describe", lambda name: entry)
+    monkeypatch.setattr(hub, step, fail)
+    app = demo(checkpoint="pocket-llama")
+    app.selectbox(key="side-checkpoint").set_value("EleutherAI/pythia-160m").run()
+    app.button(key="download-ask").click().run()
+    if step == "download":
+        app.button(key="download-start").click().run()
+    assert [warning.value for warning in app.warning] == [r"The Hub is asleep\."]
+    assert app.selectbox(key="side-checkpoint").value == "pocket-llama"
+    assert not app.exception
+
+
+def test_a_finished_download_becomes_the_checkpoint(demo, monkeypatch):
+    from engine import hub
+    from pages._shared import models, resources
+
+    name, plain, told = "EleutherAI/pythia-160m", resources.loaded, []
+    entry = hub.HubEntry(name, cached=False, bytes=10, revision="abc")
+    monkeypatch.setattr(hub, "describe", lambda name: entry)
+    monkeypatch.setattr(hub, "download", lambda name, progress: (progress(5, 10), told.append(name)))
+    monkeypatch.setattr(models, "is_cached", lambda one: one != name or bool(told))
+    monkeypatch.setattr(resources, "loaded", lambda one, at: plain("pocket-gpt2" if one == name else one, at))
+    app = demo()
+    app.selectbox(key="side-checkpoint").set_value(name).run()
+    app.button(key="download-ask").click().run()
+    app.button(key="download-start").click().run()
+    assert told == [name]
+    assert app.query_params["checkpoint"] == name
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaves_the_one_that_worked(demo, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "bert"}', "utf-8")
+    app = demo(checkpoint="pocket-llama")
+    app.text_input(key="side-other").set_value(str(broken)).run()
+    assert len(app.warning) == 1
+    assert not app.exception
+    assert app.selectbox(key="side-checkpoint").value == "pocket-llama"
+    assert app.query_params["checkpoint"] == "pocket-llama"
+
+
+def test_a_precision_that_fails_leaves_the_checkpoint_of_the_address(demo, monkeypatch):
+    from pages._shared import resources
+
+    plain = resources.loaded
+
+    def refuse(name, precision):
+        if precision == "fp16":
+            raise ReaderError("No halves today.")
+        return plain(name, precision)
+
+    monkeypatch.setattr(resources, "loaded", refuse)
+    app = demo(checkpoint="pocket-llama", precision="fp16")
+    assert [warning.value for warning in app.warning] == [r"No halves today\."]
+    assert (app.query_params["checkpoint"], app.query_params["precision"]) == ("pocket-llama", "fp32")
+
+
+def test_a_public_deployment_takes_no_other_checkpoint(demo, monkeypatch):
+    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
+    app = demo(checkpoint="someone/else")
+    assert len(app.warning) == 1
+    assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
+    assert not app.text_input
+
+
+def test_a_prompt_over_128_tokens_is_cut_and_says_so(demo):
+    app = demo(prompt="one two three four " * 60)
+    captions = " ".join(caption.value for caption in app.caption)
+    assert "first 128 of them" in captions
+    assert app.selectbox(key="8-first-focus").value == 127
+
+
+SENDABLE = texts.text(texts.characters(exclude_categories=["Cs"]), max_size=40)
+
+
+@settings(max_examples=12, deadline=None)
+@given(SENDABLE)
+@example("")
+@example("x" * 100_000)
+@example("<script>alert(1)</script> $x$ **b** *i* [x](javascript:alert(1)) :smile: \x00\u202e\u2066")
+def test_any_text_is_a_prompt_or_is_refused_in_one_sentence(app_on_home, text):
+    app = app_on_home
+    app.text_area(key="side-prompt").set_value(text).run()
+    assert not app.exception
+    accepted = app.query_params["prompt"] == text
+    assert accepted != bool(app.warning)
+
+
+@settings(max_examples=12, deadline=None)
+@given(SENDABLE)
+@example("x" * 100_000)
+@example("../" * 30)
+@example("<script>alert(1)</script>")
+def test_any_text_may_be_typed_as_another_checkpoint(app_on_home, text):
+    app = app_on_home
+    app.text_input(key="side-other").set_value(text).run()
+    assert not app.exception
+    assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
+
+
+@settings(max_examples=8, deadline=None)
+@given(texts.dictionaries(texts.sampled_from([*ADDRESS, "present", "beat"]), SENDABLE, max_size=4))
+@example(dict.fromkeys([*ADDRESS, "present", "beat"], ODD[4]))
+@example(dict.fromkeys([*ADDRESS, "present", "beat"], ""))
+def test_any_address_opens_a_page(small_book, query):
+    assert not small_book(DEMO_PAGE, **query).exception
+
+
+@pytest.fixture(scope="module")
+def small_book(tmp_path_factory):
+    """`demo`, made once for all examples."""
+    from conftest import make_book
+
+    with pytest.MonkeyPatch.context() as patch:
+        yield make_book(tmp_path_factory.mktemp("book"), patch)
+
+
+@pytest.fixture(scope="module")
+def app_on_home(small_book):
+    """One session for all examples: what one text leaves behind must not hurt the next."""
+    return small_book(HOME)

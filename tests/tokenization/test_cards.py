@@ -1,0 +1,164 @@
+"""The cards of chapter 1: true numbers, proofs that hold, and scripts that find the same."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine import capture, texts, tokenizers
+from engine.cards import tokenization as cards
+from engine.cards.tokenization.common import mismatch
+from engine.cards.tokenization.own import segmented, wrapped
+from engine.cards.tokenization.space import BARE, SPACED, starts_with_space, tail
+from engine.errors import ReaderError
+from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+
+ODD = "a<|endoftext|>  b\t\n<b>$x$</b> 🦉é\u202e\x00 日本"
+ANY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
+
+
+def spaced(loaded, text):
+    return cards.space(loaded, text, lambda wanted: capture(loaded, wanted))
+
+
+def all_cards(loaded, text):
+    piece = cards.pieces(loaded, loaded.name, text)[0]
+    first = cards.pieces(loaded, "r50k_base", text)[0]
+    return [
+        cards.chips(text),
+        *cards.own(loaded, text),
+        cards.merging(loaded, loaded.name, text, piece, 1),
+        cards.merging(loaded, "r50k_base", text, first, 99),
+        cards.roundtrip(loaded, text),
+        spaced(loaded, text),
+    ]
+
+
+@pytest.mark.parametrize("text", [PROMPT, ODD])
+def test_every_proof_holds_and_every_script_finds_the_same(loaded, text):
+    check(all_cards(loaded, text))
+
+
+@pytest.mark.parametrize("measure", cards.MEASURES)
+def test_so_they_do_for_prices(measure):
+    check([cards.price(loaded_checkpoint(BUNDLED[0]), ODD, measure)])
+
+
+def check(shown):
+    for card in shown:
+        proof = card.prove()
+        assert proof.passed, (card.key, proof)
+        names = {}
+        exec(card.code, names)
+        assert set(names["result"]) == set(card.numbers)
+        for key, value in card.numbers.items():
+            found = np.array(names["result"][key], float)
+            np.testing.assert_allclose(
+                found, np.array(value, float), rtol=0, atol=card.atol, err_msg=card.key
+            )
+
+
+@settings(max_examples=25)
+@given(text=ANY)
+def test_any_text_makes_cards(text):
+    loaded = loaded_checkpoint("pocket-gpt2")
+    assert cards.chips(text).numbers["ids"] == tokenizers.encode("o200k_base", text)
+    assert cards.roundtrip(loaded, text).numbers["lossless"] == 1
+    assert len(cards.own(loaded, text)) == 2
+    piece = cards.pieces(loaded, loaded.name, text)[0]
+    assert cards.merging(loaded, loaded.name, text, piece, 3).prove().passed
+
+
+def test_an_empty_text_is_refused_in_a_sentence(loaded):
+    for make in (
+        cards.chips,
+        lambda text: cards.own(loaded, text),
+        lambda text: cards.roundtrip(loaded, text),
+    ):
+        with pytest.raises(ReaderError, match="empty"):
+            make("")
+
+
+def test_a_piece_that_is_gone_is_refused(loaded):
+    with pytest.raises(ReaderError, match="piece"):
+        cards.merging(loaded, loaded.name, "Once", b" upon", 0)
+    with pytest.raises(ReaderError, match="cannot be replayed"):
+        cards.merging(loaded, "someone-else", "Once", b"Once", 0)
+
+
+def test_merging_stops_at_the_ends(loaded):
+    last = cards.steps(loaded, loaded.name, b" little")
+    assert last > 0
+    assert "before the first" in cards.merging(loaded, loaded.name, PROMPT, b" little", -5).title
+    assert f"Merge {last} of {last}" in cards.merging(loaded, loaded.name, PROMPT, b" little", 99).title
+
+
+def test_chips_of_a_known_text():
+    card = cards.chips("hello world")
+    assert card.numbers == {"ids": [24912, 2375], "lengths": [5, 6]}
+    assert card.table["bytes"] == ["68 65 6C 6C 6F", "20 77 6F 72 6C 64"]
+    assert card.table["token"] == ["hello", "·world"]
+
+
+def test_own_counts_are_the_library_counts(loaded):
+    text = texts.sentences()[6].text  # Hindi
+    counts = cards.own(loaded, text)[1].numbers
+    assert counts[loaded.name] == len(loaded.tokenizer(text)["input_ids"])
+    assert counts["o200k_base"] < counts["cl100k_base"] < counts["r50k_base"]
+
+
+def test_lines_break_only_where_all_tokenizers_cut(loaded):
+    cuts = segmented(loaded, PROMPT * 3)
+    lines = wrapped(cuts, line=20, lines=99)
+    for line in lines:
+        assert len({strip.width for strip in line}) == 1
+    assert sum(line[0].width for line in lines) == len((PROMPT * 3).encode())
+
+
+def test_the_price_of_english_is_one():
+    loaded = loaded_checkpoint(BUNDLED[0])
+    card = cards.price(loaded, "", "times English")
+    row = card.table["text"].index("English")
+    assert card.numbers["shown"][row] == [1, 1, 1, 1]
+    per_character = np.array(cards.price(loaded, "abc", "tokens per character").numbers["shown"])
+    german = card.table["text"].index("German")
+    text = texts.sentences()[german].text
+    assert per_character[german, 3] == len(tokenizers.encode("o200k_base", text)) / len(text)
+
+
+def test_a_space_at_the_end_is_what_the_model_reads(loaded):
+    card = spaced(loaded, PROMPT)
+    ids = loaded.tokenizer(PROMPT + " ", return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = loaded.model(ids).logits[0, -1].double().softmax(-1)[card.table["id"]]
+    np.testing.assert_allclose(card.numbers[SPACED], expected, atol=1e-5)
+    assert not np.allclose(card.numbers[SPACED], card.numbers[BARE], atol=0.01)
+
+
+def test_a_space_typed_by_the_reader_changes_nothing(loaded):
+    assert spaced(loaded, PROMPT + "  ").numbers == spaced(loaded, PROMPT).numbers
+
+
+def test_which_tokens_begin_with_a_space(loaded):
+    marks = starts_with_space(loaded, loaded.spec.vocab)
+    for id in (*range(0, loaded.spec.vocab, 97), loaded.tokenizer(" the")["input_ids"][0]):
+        assert marks[id] == loaded.tokenizer.decode([id]).startswith(" ")
+
+
+def test_a_long_text_keeps_its_end(loaded):
+    kept = tail(loaded, "word " * 400 + "end", 120)
+    assert kept.endswith("end")
+    assert 60 < len(loaded.tokenizer(kept)["input_ids"]) <= 120
+    assert len(spaced(loaded, "🦉" * 500).table["id"]) > 0
+
+
+def test_mismatch_counts_places_and_lengths():
+    assert mismatch([1, 2, 3], [1, 5, 3]) == 1
+    assert mismatch([1, 2, 3], [1, 2]) == 1
+    assert mismatch([], []) == 0
+
+
+def test_a_special_token_typed_by_a_reader_is_text(loaded):
+    card = cards.own(loaded, "<|endoftext|>")[0]
+    assert loaded.tokenizer.eos_token_id not in card.numbers[f"{loaded.name} ids"]
