@@ -15,13 +15,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from engine import hooks
 from engine.adapters import Adapter, Spec, adapter_for
-from engine.checkpoints import CATALOGUE, PRECISIONS
+from engine.checkpoints import CATALOGUE, PRECISIONS, public
 from engine.errors import ReaderError
 
 _LOCK = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 transformers.utils.logging.disable_progress_bar()
+if public():  # many readers at once: passes side by side on one thread each, not all waiting for all
+    torch.set_num_threads(1)
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns on every forward that it casts
 
 

@@ -126,11 +126,10 @@ chapter(
             "merging",
             "Tokens grow out of bytes by merging",
             prose="""
-            Byte-pair encoding starts from single bytes. Its training looked for the most frequent
-            adjacent pair in a large body of text, made it a new token, and began again; the order in
-            which the pairs were found is their rank. To cut a text, it is first split at a fixed pattern
-            into pieces, roughly words, and then the pair of lowest rank is joined until no pair has one.
-            Nothing merges across the border of two pieces.
+            Byte-pair encoding begins with single bytes. Its training joined the most frequent adjacent pair of a
+            large text into a new token, and did so again and again; the order of these pairs is their rank. A text
+            is split into pieces, roughly words. Inside a piece the pair of lowest rank is joined, until no pair
+            has a rank; nothing is joined across two pieces.
             """,
             draw=merging,
             try_this="Move the slider from the left end: early ranks are pairs of letters, later ones whole words.",

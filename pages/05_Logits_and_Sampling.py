@@ -99,20 +99,18 @@ def surprisal(view: View) -> Card:
 
 def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:
     """Sliders for the filters, in the order in which they run; with `more`, all five."""
-    left, right = st.columns(2)
-    penalty = low = None
+    places = iter([column for _ in range(3) for column in st.columns(2)])
+    penalty, low = 1.0, 0.0
     if more:
-        penalty = left.slider("Repetition penalty", 1.0, 2.0, 1.2, 0.05, key=view.key("penalty"))
-    warmth = (right if more else left).slider(
-        "Temperature", 0.1, 2.0, temperature, 0.05, key=view.key("temperature")
-    )
-    k = (left if more else right).select_slider(
+        penalty = next(places).slider("Repetition penalty", 1.0, 2.0, 1.2, 0.05, key=view.key("penalty"))
+    warmth = next(places).slider("Temperature", 0.1, 2.0, temperature, 0.05, key=view.key("temperature"))
+    k = next(places).select_slider(
         "Top-k", TOP_K, top_k, format_func=lambda n: f"{n}" if n else "off", key=view.key("top_k")
     )
-    p = (right if more else left).slider("Top-p (1: off)", 0.05, 1.0, top_p, 0.05, key=view.key("top_p"))
+    p = next(places).slider("Top-p (1: off)", 0.05, 1.0, top_p, 0.05, key=view.key("top_p"))
     if more:
-        low = left.slider("Min-p (0: off)", 0.0, 0.5, 0.05, 0.01, key=view.key("min_p"))
-    return Filters(penalty or 1.0, warmth, k or None, p, low)
+        low = next(places).slider("Min-p (0: off)", 0.0, 0.5, 0.05, 0.01, key=view.key("min_p"))
+    return Filters(penalty, warmth, k or None, p, low)
 
 
 def _written(view: View, requests: tuple[cards.Request, ...]) -> tuple[tuple[cards.Choice, ...], ...]:
@@ -142,8 +140,8 @@ def _about_scores(view: View) -> str:
     spec = view.loaded.spec
     return f"""
     After the last block and the final norm, a position is one vector of {spec.d_model:,} numbers. The
-    **unembedding** compares it with a row of its own for every token of the vocabulary, so the model gives {spec.vocab:,} **logits**: one score
-    for each token that could come next, the absurd ones included.
+    **unembedding** compares it with a row of its own for every token of the vocabulary, so the model gives
+    {spec.vocab:,} **logits**: one score for each token that could come next, the absurd ones included.
 
     The curve shows all of them, best first. A logit has no unit and no zero that means anything: only the
     differences between logits count.

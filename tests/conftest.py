@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose seconds where cores are busy
+
 settings.register_profile("tests", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("tests")
 

@@ -1,0 +1,37 @@
+"""Choices that the beats of one chapter share and that are not part of the canonical state."""
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from pages._shared import fragments, state
+from pages._shared.view import View
+
+_CHOSEN = "anatomy.choices"
+
+
+def pick(
+    view: View,
+    name: str,
+    label: str,
+    options: Sequence[str],
+    default: str,
+    format_func: Callable[[str], str] = str,
+) -> str:
+    """A select box for a choice that holds for the whole chapter: moved in one beat, it moves in all.
+
+    `name` is the choice's name within the chapter. Until the reader has chosen, the value is `default`.
+    """
+    chosen = st.session_state.get(_CHOSEN, {}).get((view.page, name), default)
+    value = chosen if chosen in options else default
+    key = view.key(f"choice-{name}")
+    state.mirror(key, value)
+    return str(st.selectbox(label, options, format_func=format_func, key=key, on_change=_copy, args=(view, name, key)))
+
+
+def _copy(view: View, name: str, key: str) -> None:
+    """The select box was moved: remember it, then rerun every beat on the page, this one first."""
+    value = st.session_state.get(key)
+    if value is not None:
+        st.session_state[_CHOSEN] = st.session_state.get(_CHOSEN, {}) | {(view.page, name): value}
+        fragments.rerun(view.beat)
