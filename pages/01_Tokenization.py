@@ -86,9 +86,9 @@ def begins(view: View) -> str:
     seen = f" In the prompt above, “{markdown(example)}” is such a token." if example else ""
     return f"""
     The space before a word usually belongs to the word's token.{seen} A space at the end of a prompt cannot join a
-    word that is not there yet, so it becomes part of the last token, or a token by itself. The likeliest words
-    would each bring the space along, and it is already spent: the model has to go on from a text that it has seldom
-    or never seen in training.
+    word that is not there yet, so it becomes part of the last token, or a token by itself. After a whole word the
+    likeliest next words would each bring the space along, and it is already spent: the model has to go on from a
+    text that it has seldom or never seen in training.
     """
 
 

@@ -187,7 +187,7 @@ chapter(
             The many tokens with a tiny probability each can add up to a considerable share: the grey bar.
             """,
             draw=softmax,
-            try_this="Add a constant to every logit. All scores change, and no probability does.",
+            try_this="Add a constant to every logit. The logits in the title and in the table change; no probability does.",
         ),
         Beat(
             "filters",

@@ -1,12 +1,12 @@
 """14 · Context and KV cache — what a model keeps of what it has read, and what it forgets."""
 
 import streamlit as st
-from engine.texts import passage
 
 from engine import tokenize
 from engine.cards import context as cards
 from engine.ops import kv_cache
 from engine.text import markdown
+from engine.texts import passage
 from pages._shared import Beat, View, chapter
 from pages._shared.slow import slow
 
@@ -152,7 +152,7 @@ chapter(
         ),
         Beat(
             "sinks",
-            "Dropping the very first tokens can hurt more than dropping others",
+            "A sliding window forgets; the first tokens may be worth keeping",
             prose="""
             A sliding window keeps the last tokens of the cache and evicts the rest. Many models give the first
             tokens a large share of attention whatever they say: an attention sink

@@ -11,6 +11,7 @@ from engine.card import Badge, Card, Proof
 from engine.loading import Loaded
 from engine.ops import kv_cache
 from engine.published import MODELS, cache_bytes
+from engine.rounding import tolerance
 from engine.script import preamble
 from engine.trace import Token, Trace
 
@@ -24,11 +25,6 @@ with torch.no_grad():
     whole = model(input_ids=ids, use_cache=False).logits[0].float()
 stepwise = torch.stack(rows).float()
 """
-
-
-def tolerance(trace_or_loaded: Trace | Loaded) -> float:
-    """How far two orders of summation may drift apart in a logit or a surprisal, by precision."""
-    return {"fp32": 1e-3, "fp16": 0.1}.get(trace_or_loaded.precision, 0.6)
 
 
 def held_bytes(loaded: Loaded, trace: Trace) -> Card:
@@ -123,7 +119,7 @@ def same_answers(loaded: Loaded, trace: Trace) -> Card:
         prove=lambda: Proof(
             "All logits at all positions: fed token by token through the cache, against one pass without it.",
             float(np.abs(kv_cache.decoded_logits(loaded, ids) - trace.logits).max()),
-            tolerance(trace),
+            tolerance(loaded, trace.logits),
         ),
         code=preamble(loaded, ids)
         + _DECODE
@@ -132,7 +128,7 @@ score = lambda logits: -logits[:-1].log_softmax(-1).gather(-1, ids[0, 1:, None])
 result = {"stepwise": score(stepwise), "whole": score(whole)}
 """,
         numbers={"stepwise": stepwise, "whole": whole},
-        atol=tolerance(trace),
+        atol=tolerance(loaded, trace.logits),
     )
 
 
@@ -208,11 +204,11 @@ def _measured(loaded: Loaded, measured: Sequence[kv_cache.Latency]) -> Card:
                     - kv_cache.masked_logits(loaded, ids, kv_cache.kept_keys(16, 16, 0))
                 ).max()
             ),
-            tolerance(loaded),
+            tolerance(loaded, 16.0),
         ),
         code=preamble(loaded, ids) + _DECODE + '\nresult = {"stepwise": stepwise[-1, :100]}\n',
         numbers={"stepwise": kv_cache.decoded_logits(loaded, ids)[-1, :100]},
-        atol=tolerance(loaded),
+        atol=tolerance(loaded, 16.0),
         note=f"{len(last.cached.milliseconds)} repeats each; low and high in the table are the quartiles. "
         "The times are this machine's, now, and move with what else it does; the script checks the logits, "
         "not the clock.",
@@ -308,7 +304,7 @@ with torch.no_grad():
 result = {{"probability": [float(p[target]) for p in last]}}
 """,
         numbers={"probability": found},
-        atol=tolerance(loaded),
+        atol=tolerance(loaded, 1.0),
         note="The dotted line is where the token itself, last seen earlier in the text, comes into view."
         if reach
         else "This token does not occur earlier in the text.",
@@ -323,7 +319,9 @@ def _window_proof(loaded: Loaded, ids: list[int], target: int, windows: Sequence
         logits = torch.tensor(kv_cache.decoded_logits(loaded, window)[-1])
         apart = max(apart, abs(float(logits.softmax(-1)[target]) - float(found[i])))
     return Proof(
-        "Three of the windows decoded token by token through a cache (probability).", apart, tolerance(loaded)
+        "Three of the windows decoded token by token through a cache (probability).",
+        apart,
+        tolerance(loaded, 1.0),
     )
 
 
@@ -362,7 +360,7 @@ def sinks(loaded: Loaded, tokens: Sequence[Token], window: int, first: int) -> C
         prove=lambda: _sink_proof(loaded, ids, window, first),
         code=preamble(loaded, ids) + _SINKS.format(window=window, first=first),
         numbers={"kept": found[names[0]], "window": found[names[1]], "sink": found[names[2]]},
-        atol=tolerance(loaded),
+        atol=tolerance(loaded, 16.0),
         note="Evicted keys are masked, so the remaining ones keep their positions. The dotted line is where the "
         "window is full.",
     )
@@ -389,7 +387,7 @@ def _sink_proof(loaded: Loaded, ids: list[int], window: int, first: int) -> Proo
     return Proof(
         f"The first {len(part)} tokens again, with keys and values really dropped from the cache (logits).",
         float(np.abs(kv_cache.evicting_logits(loaded, part, window, first) - masked).max()),
-        tolerance(loaded),
+        tolerance(loaded, 16.0),
     )
 
 

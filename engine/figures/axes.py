@@ -22,7 +22,7 @@ def ticks(labels: Sequence[str], most: int, width: int = TICK_WIDTH) -> dict[str
 
 def across(labels: Sequence[str], most: int = MOST_ACROSS) -> dict[str, Any]:
     """A horizontal axis of positions; labels stand upright once they would touch on a phone."""
-    room = 44 // max(1, min(len(labels), most))  # characters for each label in 300 pixels
+    room = 48 // max(1, min(len(labels), most))  # characters for each label in 300 pixels
     upright = any(len(shorten(text, TICK_WIDTH)) > room for text in labels)
     return ticks(labels, most) | {"range": [-0.5, len(labels) - 0.5], "tickangle": -90 if upright else 0}
 

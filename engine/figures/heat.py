@@ -208,7 +208,6 @@ def _print(figure: go.Figure, values: NDArray[np.float64], form: str) -> None:
         y=[y for _, y in places],
         mode="text",
         text=[format(values[y, x], form) for x, y in places],
-        textfont={"size": 11},
         hoverinfo="skip",
         showlegend=False,
     )

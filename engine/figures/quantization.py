@@ -134,8 +134,13 @@ def repeats(series: Mapping[str, ArrayLike], *, x_name: str = "") -> go.Figure:
     return figure
 
 
-def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Sequence[str]) -> go.Figure:
-    """Equally shaped matrices one under the other, each on a scale of its own that is symmetric about zero."""
+def tiles(
+    panels: Mapping[str, ArrayLike], *, first_row: int, first_column: int, x_name: str, y_name: str
+) -> go.Figure:
+    """Equally shaped matrices one under the other, each on a scale of its own that is symmetric about zero.
+
+    first_row, first_column  the numbers of the first row and column, for the axes
+    """
     figure = make_subplots(
         rows=len(panels),
         cols=1,
@@ -143,7 +148,7 @@ def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Se
         vertical_spacing=0.1,
         subplot_titles=[label(name) for name in panels],
     )
-    frame = canvas(120 + len(panels) * max(100, 11 * len(rows)), "", "")
+    frame = canvas(100 + len(panels) * 112, "", "")
     figure.update_layout(frame.layout.to_plotly_json() | {"margin": {"l": 8, "r": 12, "t": 30, "b": 8}})
     for i, (name, values) in enumerate(panels.items(), start=1):
         shown = floats(values)
@@ -151,6 +156,8 @@ def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Se
         middle = 1 - (i - 0.5) / len(panels)
         figure.add_heatmap(
             z=shown.astype(np.float32),
+            x0=first_column,
+            y0=first_row,
             zmin=-reach,
             zmax=reach,
             colorscale=diverging(),
@@ -158,7 +165,7 @@ def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Se
                 "len": 0.8 / len(panels),
                 "y": middle,
                 "thickness": 9,
-                "nticks": 3,
+                "nticks": 5,
                 "tickformat": ".2~g",
             },
             hovertemplate=f"{label(name)}<br>row %{{y}}, input %{{x}}: <b>%{{z:.6g}}</b><extra></extra>",
@@ -169,8 +176,7 @@ def tiles(panels: Mapping[str, ArrayLike], *, x_name: str, y_name: str, rows: Se
     figure.update_xaxes(**grid, nticks=9)
     figure.update_xaxes(title={"text": x_name, "standoff": 8}, row=len(panels), col=1)
     figure.update_yaxes(**grid, title={"text": y_name, "standoff": 4}, autorange="reversed")
-    ticks = list(range(0, len(rows), max(1, len(rows) // 4)))
-    figure.update_yaxes(tickmode="array", tickvals=ticks, ticktext=[rows[t] for t in ticks])
+    figure.update_yaxes(nticks=5, tickformat="d")
     figure.update_annotations(font={"size": 12})
     return figure
 

@@ -55,42 +55,43 @@ def flow(rows: Sequence[tuple[str, Sequence[Segment], float, float]]) -> go.Figu
 
     A row is (name, named tokens with their mass, mass of the other tokens that stay, mass of those that are removed).
     """
-    figure = canvas(70 + 44 * len(rows), "probability mass", "")
-    places = list(range(len(rows)))
+    figure = canvas(92 + 42 * len(rows), "probability mass")
     for i in range(max(len(tokens) for _, tokens, _, _ in rows)):
         parts = [tokens[i] if i < len(tokens) else ("", 0.0) for _, tokens, _, _ in rows]
-        _layer(figure, places, parts, rgba(color("logits"), 0.75 if i % 2 else 0.45))
-    _layer(figure, places, [("others", rest) for _, _, rest, _ in rows], rgba(color("logits"), 0.15))
-    removed = [("removed", gone) for _, _, _, gone in rows]
-    pattern = {"shape": "/", "fgcolor": NEUTRAL, "bgcolor": rgba(NEUTRAL, 0.1), "size": 7, "solidity": 0.3}
-    _layer(figure, places, removed, rgba(NEUTRAL, 0.1), pattern)
-    figure.update_layout(barmode="stack", bargap=0.3)
+        _segment(figure, parts, _OPAQUE[i % 2], named=True)
+    _segment(figure, [("other tokens", rest) for _, _, rest, _ in rows], rgba(color("logits"), 0.22))
+    _segment(figure, [("removed", gone) for _, _, _, gone in rows], rgba(NEUTRAL, 0.1), hatched=True)
+    figure.update_layout(barmode="stack", bargap=0.3, showlegend=True)
     figure.update_xaxes(range=[0, 1], tickformat=".0%", nticks=6)
     names = [name for name, *_ in rows]
     figure.update_yaxes(
-        tickvals=places, ticktext=names, range=[len(rows) - 0.5, -0.5], showgrid=False, automargin=True
+        tickvals=list(range(len(rows))), ticktext=names, range=[len(rows) - 0.5, -0.5], showgrid=False
     )
     return figure
 
 
-def _layer(
-    figure: go.Figure,
-    places: Sequence[int],
-    parts: Sequence[Segment],
-    paint: str,
-    pattern: dict[str, object] | None = None,
+_OPAQUE = (color("logits"), "#B06A60")
+"""Neighbouring segments. White text has a contrast of over 4:1 with both, whatever paper is behind them."""
+
+
+def _segment(
+    figure: go.Figure, parts: Sequence[Segment], paint: str, *, named: bool = False, hatched: bool = False
 ) -> None:
+    """One part of every row's bar; its name is printed where it fits on a phone, or else stands in the legend."""
+    pattern = {"shape": "/", "fgcolor": NEUTRAL, "size": 7, "solidity": 0.3} if hatched else None
     shortened = [(shorten(text, 9), mass) for text, mass in parts]
     figure.add_bar(
         x=[mass for _, mass in parts],
-        y=places,
         orientation="h",
+        name=label(parts[0][0]),
+        showlegend=not named,
         marker={"color": paint, "line": {"color": rgba(NEUTRAL, 0.6), "width": 0.5}, "pattern": pattern},
-        text=[label(shown) if mass > 0.03 * len(shown) + 0.02 else "" for shown, mass in shortened],
+        text=[label(t) if named and mass > 0.03 * len(t) + 0.02 else "" for t, mass in shortened],
         textposition="inside",
         insidetextanchor="middle",
         textangle=0,
         constraintext="none",
+        insidetextfont={"color": "#FFFFFF"},
         customdata=[[label(text), exact(mass)] for text, mass in parts],
         hovertemplate="%{customdata[0]}<br><b>%{customdata[1]}</b><extra></extra>",
     )
@@ -197,7 +198,7 @@ def lens(
 ) -> go.Figure:
     """The favourite token of every (row, column) with a bar for its probability; the embedding on top."""
     shown = floats(probabilities)
-    figure = canvas(90 + 42 * len(rows), "token read", "stream")
+    figure = canvas(90 + len(rows) * min(42, max(31, 400 // len(rows))), "token read", "stream")
     places = np.argwhere(np.ones(shown.shape, bool))
     tokens = [(guesses[y][x], float(shown[y, x])) for y, x in places]
     cells(figure, places[:, 1], places[:, 0], tokens)

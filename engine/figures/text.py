@@ -42,7 +42,6 @@ def chips(
             f"<b>{label(shorten(text, 9))}</b><br>{small(label(shorten(under, 12)))}"
             for text, under in zip(labels, below, strict=True)
         ],
-        textfont={"size": 12},
         customdata=hover,
         hovertemplate="%{customdata}<extra></extra>",
     )
@@ -124,7 +123,6 @@ def tree(steps: Sequence[Sequence[tuple[str, float]]], chosen: Sequence[int]) ->
         y=[i for i, _, _, _ in cells],
         mode="text",
         text=[_candidate(text, p, j == chosen[i]) for i, j, text, p in cells],
-        textfont={"size": 12},
         customdata=[f"step {i + 1}: {label(text)}<br><b>{exact(p)}</b>" for i, _, text, p in cells],
         hovertemplate="%{customdata}<extra></extra>",
     )

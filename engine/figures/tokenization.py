@@ -62,7 +62,6 @@ def strips(lines: Sequence[Sequence[Strip]], axis: str = "bytes of the text in U
         y=[y for _, y, _, _ in texts],
         mode="text",
         text=[text for _, _, text, _ in texts],
-        textfont={"size": 12},
         customdata=[hover for _, _, _, hover in texts],
         hovertemplate="%{customdata}<extra></extra>",
     )
@@ -74,6 +73,11 @@ def strips(lines: Sequence[Sequence[Strip]], axis: str = "bytes of the text in U
 def _starts(strip: Strip) -> list[int]:
     """The byte at which each part begins."""
     return [sum(part.width for part in strip.parts[:i]) for i in range(len(strip.parts))]
+
+
+def _fitted(text: str, room: int) -> str:
+    """Text that fits into a box, or nothing where not even its beginning would."""
+    return text if len(text) <= max(room, 1) else shorten(text, room) if room > 1 else ""
 
 
 def _boxes(strip: Strip, top: float) -> list[Box]:
@@ -90,7 +94,7 @@ def _texts(strip: Strip, top: float, pixels: float) -> list[tuple[float, float, 
         (
             start + part.width / 2,
             top + _ROW / 2,
-            label(shorten(part.text, max(1, int(part.width * pixels / _LETTER)))),
+            label(_fitted(part.text, int(part.width * pixels / _LETTER))),
             label(part.hover),
         )
         for part, start in zip(strip.parts, _starts(strip), strict=True)

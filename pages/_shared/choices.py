@@ -26,7 +26,11 @@ def pick(
     value = chosen if chosen in options else default
     key = view.key(f"choice-{name}")
     state.mirror(key, value)
-    return str(st.selectbox(label, options, format_func=format_func, key=key, on_change=_copy, args=(view, name, key)))
+    return str(
+        st.selectbox(
+            label, options, format_func=format_func, key=key, on_change=_copy, args=(view, name, key)
+        )
+    )
 
 
 def _copy(view: View, name: str, key: str) -> None:

@@ -11,7 +11,7 @@ from engine.errors import ReaderError
 from engine.text import markdown
 from pages._shared import card as cards
 from pages._shared import chapters, fragments, models, projector, sidebar, state, strip, style
-from pages._shared.view import Beat, View
+from pages._shared.view import Beat, View, beat_fragment
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -36,7 +36,7 @@ def chapter(number: int, title: str, question: str, lead: str, beats: Sequence[B
     strip.show(compact=state.presenting())
     shown = [beats[projector.index(page, keys)]] if state.presenting() else beats
     for beat in shown:
-        fragments.run(f"{page}-{beat.key}", draw_beat, beat, page)
+        fragments.run(beat_fragment(page, beat.key), draw_beat, beat, page)
     sidebar.seen(page, [beat.key for beat in shown], len(beats))
     if not state.presenting():
         _neighbours(number)

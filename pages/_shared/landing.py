@@ -9,7 +9,7 @@ import streamlit as st
 
 from engine.text import markdown
 from pages._shared import chapters, fragments, frame, models, sidebar, state, strip
-from pages._shared.view import Beat
+from pages._shared.view import Beat, beat_fragment
 
 PAGE = "home"
 
@@ -39,7 +39,7 @@ def home(title: str, lead: str, stations: Sequence[Station]) -> None:
             frame.notices()
         strip.show(compact=False)
         for station in stations:
-            name = f"{PAGE}-{station.beat.key}"
+            name = beat_fragment(PAGE, station.beat.key)
             fragments.run(name, frame.draw_beat, station.beat, PAGE, station.chapters)
 
 

@@ -36,6 +36,11 @@ class Beat:
     try_this: "str | Callable[[View], str]" = ""
 
 
+def beat_fragment(page: str, beat: str) -> str:
+    """The name of the fragment that a beat of a page is."""
+    return f"{page}-{beat}"
+
+
 class View:
     """The reader's choices, the loaded checkpoint and the trace, as one beat sees them.
 
@@ -99,9 +104,14 @@ class View:
         """Run a heavy piece of work as the only one on a public deployment, with the queue visible."""
         return jobs.job(label, self.stage)
 
+    @property
+    def fragment(self) -> str:
+        """The name of the fragment that this beat is."""
+        return beat_fragment(self.page, self.beat)
+
     def key(self, name: Hashable) -> str:
         """A key for a widget of this beat's own."""
-        return f"{self.page}-{self.beat}-{name}"
+        return f"{self.fragment}-{name}"
 
     def show(self, card: Card) -> None:
         """Draw a card into the stage now."""
@@ -151,4 +161,4 @@ class View:
         value = st.session_state.get(key)
         if value is not None and state.change(**{field: value}):
             state.write_address()
-            fragments.rerun(self.beat)
+            fragments.rerun(self.fragment)

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -256,8 +257,20 @@ def test_an_exception_from_progress_ends_the_download(online, repo):
     def stop(done, total):
         raise Stopped
 
+    gone_on = threading.Event()
+
+    def wait(body):
+        gone_on.wait(10)
+        return body
+
+    repo.body = {"generation_config.json": wait}  # the first file after config.json
     with pytest.raises(Stopped):
         hub.download(NAME, stop)
+    gone_on.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("hub-download"):
+            thread.join(10)
+    assert WEIGHTS not in online.fetched()
     assert not hub.is_cached(NAME)
 
 

@@ -9,11 +9,11 @@ from engine import figures
 from engine.capturing import token
 from engine.card import Badge, Card, Proof
 from engine.cards.block.by_hand import apply_by_hand, script_lines
-from engine.cards.sampling.common import tolerance
 from engine.generation import generate
 from engine.interventions import Intervention
 from engine.loading import Loaded
 from engine.ops.sampling import softmax, top
+from engine.rounding import tolerance
 from engine.script import preamble
 from engine.text import shorten
 from engine.trace import Trace
@@ -30,7 +30,7 @@ def apart(
     names = [shorten(token(loaded, int(i)).display, 14) for i in ids]
     kl = divergence(before, after)
     numbers = {"before": before[ids], "after": after[ids]}
-    allowed = max(1e-4, tolerance(loaded, float(np.abs(changed.logits).max())))
+    allowed = tolerance(loaded, changed.logits, steps=32)
     best = token(loaded, int(after.argmax())).display
     return Card(
         key="apart",
@@ -128,5 +128,5 @@ def _told_proof(
     return Proof(
         "The first eight tokens, against a private copy changed by hand: how far each is from its best logit.",
         wrong,
-        tolerance(loaded, 20.0),
+        tolerance(loaded, trace.logits, steps=32),
     )

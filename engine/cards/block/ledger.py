@@ -6,9 +6,9 @@ import torch
 from engine import figures
 from engine.capturing import token
 from engine.card import Badge, Card, Proof
-from engine.cards.sampling.common import tolerance
 from engine.loading import Loaded
 from engine.ops.ledger import Ledger, ledger
+from engine.rounding import tolerance
 from engine.script import preamble
 from engine.trace import Trace
 
@@ -18,7 +18,7 @@ def residual_ledger(loaded: Loaded, trace: Trace, position: int, token_id: int) 
     book = ledger(loaded, trace, position, token_id)
     name = token(loaded, token_id).display
     order = np.argsort(-np.abs(book.amounts))
-    first, allowed = int(order[0]), tolerance(loaded, float(np.abs(book.amounts).max()), steps=64)
+    first, allowed = int(order[0]), tolerance(loaded, book.amounts, steps=64)
     return Card(
         key="ledger",
         title=f"The logit of “{name}” is {book.logit:+.2f}; the largest entry is {book.names[first]}, "
@@ -118,7 +118,7 @@ with torch.no_grad():
 result = {{"stream": [float(h[0, {position}].double().norm()) for h in states[:-1]]}}
 """,
         numbers={"stream": stream[:-1]},
-        atol=tolerance(loaded, float(stream.max())),
+        atol=tolerance(loaded, stream),
         note="transformers returns the last hidden state after the final norm; the last point here is before it.",
     )
 
@@ -131,5 +131,5 @@ def _norm_proof(loaded: Loaded, trace: Trace, position: int, stream: np.ndarray)
     return Proof(
         "Lengths of the hidden states that transformers returns for the same prompt.",
         float(np.abs(theirs - stream[:-1]).max()),
-        tolerance(loaded, float(stream.max())),
+        tolerance(loaded, stream),
     )

@@ -44,7 +44,7 @@ def ablation(loaded: Loaded, before: Trace, heads: Heads, position: int, count: 
             label_name="next token",
         ),
         table=table({"id": shown, "token": texts, "all heads": p[shown], "ablated": q[shown]}),
-        prove=lambda: _prove(loaded, after, heads, position),
+        prove=lambda: _prove(loaded, before, after, heads, position),
         code=preamble(loaded, before.ids) + _code(loaded, heads, position, shown),
         numbers={"before": p[shown], "after": q[shown], "kl": kl},
         atol=tolerance(loaded),
@@ -75,12 +75,16 @@ def _probabilities(logits: Array) -> np.ndarray:
     return np.asarray(np.exp(log_softmax(logits)))
 
 
-def _prove(loaded: Loaded, after: Trace, heads: Heads, position: int) -> Proof:
-    other = _probabilities(logits_without(loaded, after.ids, heads)[position])
+def _prove(loaded: Loaded, before: Trace, after: Trace, heads: Heads, position: int) -> Proof:
+    pairs = ((before, ()), (after, heads))
+    ours = [_probabilities(trace.logits[position]) for trace, _ in pairs]
+    others = [
+        _probabilities(logits_without(loaded, trace.ids, removed)[position]) for trace, removed in pairs
+    ]
     return Proof(
-        claim=f"The probabilities without {names(heads[:6])}{' …' if len(heads) > 6 else ''} against a private copy "
-        "of the model in which those heads' part of the output projection is zero.",
-        max_abs_diff=largest_difference(_probabilities(after.logits[position]), other),
+        claim="The probabilities before and after, against a private copy of the model in which first nothing and then "
+        f"the output projection's part of {names(heads[:6])}{' …' if len(heads) > 6 else ''} is zero.",
+        max_abs_diff=largest_difference(np.stack(ours), np.stack(others)),
         tolerance=tolerance(loaded),
     )
 

@@ -161,7 +161,7 @@ def second_time(loaded: Loaded, seed: int, removed: int) -> Card:
                 **{f"{which} (nats)": value for which, value in series.items()},
             }
         ),
-        prove=lambda: _prove_surprisal(loaded, trace, heads, ablated),
+        prove=lambda: _prove_surprisal(loaded, trace, heads, values, ablated),
         code=preamble(loaded, trace.ids) + _second_time_code(loaded, heads, length),
         numbers={"surprisal": values, "without": ablated, "first": first, "second": second, "after": after},
         atol=10 * tolerance(loaded),
@@ -179,13 +179,17 @@ def means(values: np.ndarray, length: int) -> tuple[float, float]:
     return float(values[:length].mean()), float(values[length + 1 :].mean())
 
 
-def _prove_surprisal(loaded: Loaded, trace: Trace, heads: Heads, values: np.ndarray) -> Proof:
-    logits = torch.tensor(logits_without(loaded, trace.ids, heads))[:-1]
-    other = torch.nn.functional.cross_entropy(logits, torch.tensor(trace.ids[1:]), reduction="none").numpy()
-    how = f" in which the output projection's part of {names(heads)} is zero" if heads else ""
+def _prove_surprisal(
+    loaded: Loaded, trace: Trace, heads: Heads, values: np.ndarray, ablated: np.ndarray
+) -> Proof:
+    ids, others = torch.tensor(trace.ids[1:]), []
+    for removed in ((), heads):
+        logits = torch.tensor(logits_without(loaded, trace.ids, removed))[:-1]
+        others.append(torch.nn.functional.cross_entropy(logits, ids, reduction="none").numpy())
+    how = f" without and with the output projection's part of {names(heads)} set to zero" if heads else ""
     return Proof(
         claim=f"Each surprisal against torch.nn.functional.cross_entropy on the logits of a private copy{how}.",
-        max_abs_diff=largest_difference(values, other),
+        max_abs_diff=largest_difference(np.stack([values, ablated]), np.stack(others)),
         tolerance=10 * tolerance(loaded),  # surprisals are of the order of ten nats
     )
 

@@ -5,20 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from engine.card import Proof
 from engine.loading import Loaded
+from engine.rounding import tolerance
 from engine.trace import Array, Trace
-
-_ROUNDING = {"fp32": 2.0**-23, "fp16": 2.0**-11}
-"""Relative size of one rounding step of what is added up; bfloat16's where nothing else is named."""
-
-
-def tolerance(loaded: Loaded, *shown: ArrayLike) -> float:
-    """A few roundings of the largest value, at least 1e-4."""
-    largest = max(float(np.abs(np.asarray(values, np.float64)).max(initial=0)) for values in shown)
-    return max(1e-4, 16 * _ROUNDING.get(loaded.precision, 2.0**-8) * largest)
 
 
 def close(loaded: Loaded, claim: str, ours: Array, theirs: Array) -> Proof:

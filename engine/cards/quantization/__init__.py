@@ -1,6 +1,6 @@
 """Cards of the chapter on quantization: two precisions of one checkpoint, and what rounding does to its weights."""
 
-from engine.cards.quantization.clock import Timings, measure, time
+from engine.cards.quantization.clock import Timings, measure, measured, time
 from engine.cards.quantization.compare import DRIFTS, drift, kl, next_token
 from engine.cards.quantization.cost import inventory, size
 from engine.cards.quantization.outlier import Matrix, block_sizes, outlier
@@ -33,6 +33,7 @@ __all__ = [
     "kl",
     "matrices",
     "measure",
+    "measured",
     "next_token",
     "outlier",
     "perplexity",

@@ -1,6 +1,7 @@
 """What a precision costs in time: milliseconds of a forward pass, measured now."""
 
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
 from dataclasses import dataclass
 from statistics import median
 
@@ -9,7 +10,7 @@ from torch.utils import benchmark
 
 from engine import timing
 from engine.card import Badge, Card, Proof
-from engine.cards.quantization.pair import Pair, code, head, returned_logits
+from engine.cards.quantization.pair import Pair, code, head, repacked, returned_logits
 from engine.figures.quantization import repeats
 from engine.loading import Loaded
 
@@ -22,12 +23,27 @@ class Timings:
     other: timing.Timing
 
 
-def measure(
-    pair: Pair,
-    rounds: int = 7,
-    seconds: float = 4.0,
-    progress: Callable[[float, str], None] = lambda share, what: None,
-) -> Timings:
+_KEPT = 64
+_latest: "OrderedDict[object, Timings]" = OrderedDict()
+_lock = threading.Lock()
+
+
+def measured(pair: Pair, rounds: int, again: bool = False) -> Timings:
+    """The last measurement of this pair on these tokens in this process, or a new one."""
+    sides = tuple((s.name, s.revision, s.precision, s.device) for s in (pair.reference, pair.other))
+    key = (sides, pair.ids, rounds)
+    with _lock:
+        found = None if again else _latest.get(key)
+    if found is None:
+        found = measure(pair, rounds)
+        with _lock:
+            _latest[key] = found
+            while len(_latest) > _KEPT:
+                _latest.popitem(last=False)
+    return found
+
+
+def measure(pair: Pair, rounds: int = 7, seconds: float = 3.0) -> Timings:
     """Forward passes over the prompt, the two precisions taking turns so that both meet the same disturbances.
 
     At least three rounds; after that no more once `seconds` are over.
@@ -37,7 +53,6 @@ def measure(
         returned_logits(side, pair.ids)
     found: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds):
-        progress(i / rounds, f"Round {i + 1} of {rounds}")
         for side, runs in zip(sides, found, strict=True):
             runs.append(timing.once(lambda side=side: returned_logits(side, pair.ids)))  # type: ignore[misc]
         if i >= 2 and sum(map(sum, found)) > 1000 * seconds:
@@ -52,7 +67,7 @@ def time(pair: Pair, timings: Timings) -> Card:
     ratio = timings.other.median / timings.reference.median
     said = f"takes {ratio:.2g} times as long as" if ratio >= 1 else f"is {1 / ratio:.2g} times as fast as"
     spread = "; ".join(
-        f"{name}: median {t.median:.3g} ms, half of the repeats between {t.low:.3g} and {t.high:.3g} ms"
+        f"{name}: median {_ms(t.median)}, half of the repeats between {_ms(t.low)} and {_ms(t.high)}"
         for name, t in both.items()
     )
     device = "CPU" if pair.other.device == "cpu" else pair.other.device.upper()
@@ -77,7 +92,21 @@ def time(pair: Pair, timings: Timings) -> Card:
         code=code(head(pair), _TIME),
         numbers={"tokens": len(pair.ids), "next": [int(trace.logits[-1].argmax()) for trace in pair.traces]},
         atol=0,
-        note=f"{spread}. Measured just now, one pass after another, on a machine that may be doing other work.",
+        note=f"{spread}. Measured just now, one pass after another, on a machine that may be doing other work."
+        + _layout(pair.other),
+    )
+
+
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f} ms" if milliseconds >= 100 else f"{milliseconds:.3g} ms"
+
+
+def _layout(loaded: Loaded) -> str:
+    if not repacked(loaded):
+        return ""
+    return (
+        f" At {loaded.precision} bitsandbytes has laid the weights out for this CPU's bfloat16 instructions, and "
+        "rounds what enters its layers to bfloat16."
     )
 
 

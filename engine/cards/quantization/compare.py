@@ -161,7 +161,7 @@ def drift(pair: Pair, measure: str) -> Card:
         if measure == "relative L2"
         else np.maximum(1 - ops.cosine(a.hidden, b.hidden), 0)
     )
-    depth = [f"into block {i}" for i in range(len(values) - 1)] + ["out of the last"]
+    depth = [f"into block {i}" for i in range(len(values) - 1)] + ["after last"]
     first, last = float(values[0].mean()), float(values[-1].mean())
     names = pair.names
     return Card(

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.cache import ByteLRU
 from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import Pair, code, head, returned_logits
 from engine.errors import ReaderError
@@ -34,6 +35,13 @@ class Reading:
         """exp of the mean surprisal."""
         return exp(float(self.reference.mean())), exp(float(self.other.mean()))
 
+    @property
+    def nbytes(self) -> int:
+        return 2 * self.reference.nbytes + 64 * sum(map(len, self.windows))
+
+
+_kept: ByteLRU[Reading] = ByteLRU(8 * 1024 * 1024)
+
 
 def windows(ids: Sequence[int], size: int) -> tuple[Window, ...]:
     """A text cut into windows that do not overlap; a last one of a single token predicts nothing and is left out."""
@@ -52,7 +60,15 @@ def cut(loaded: Loaded, text: str) -> tuple[Window, ...]:
 def read(
     pair: Pair, given: Sequence[Window], progress: Callable[[float, str], None] = lambda share, what: None
 ) -> Reading:
-    """Read every window at both precisions. `progress(share, what)` is told before each pass."""
+    """Read every window at both precisions; kept for the process. `progress(share, what)` is told before each pass.
+
+    Raises ReaderError where the logits are not finite.
+    """
+    sides = tuple((s.name, s.revision, s.precision, s.device) for s in (pair.reference, pair.other))
+    return _kept.get((sides, tuple(given)), lambda: _read(pair, given, progress))
+
+
+def _read(pair: Pair, given: Sequence[Window], progress: Callable[[float, str], None]) -> Reading:
     found: list[list[NDArray[np.float64]]] = [[], []]
     for i, window in enumerate(given):
         for side, (loaded, rows) in enumerate(zip((pair.reference, pair.other), found, strict=True)):
@@ -95,9 +111,13 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
         code=code(head(pair, reading.windows[0]), _CODE, windows=_listed(reading.windows)),
         numbers={"reference": before, "other": after},
         atol=1e-3 + 0.05 * abs(after - before),
-        note=f"{change.size:,} predicted tokens in {len(reading.windows)} windows without overlap. {worse:.0%} of "
+        note=f"{change.size:,} predicted tokens in {_windows(len(reading.windows))}. {worse:.0%} of "
         f"them became more surprising; exp of the mean change, {exp(lost):.4f}, is the ratio of the perplexities.",
     )
+
+
+def _windows(count: int) -> str:
+    return f"{count} windows without overlap" if count > 1 else "one window"
 
 
 def _span(change: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """What large models weigh at each precision, by a sum that is checked on the loaded checkpoint's real tensors."""
 
+from typing import Any
+
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -25,15 +27,19 @@ def counts(loaded: Loaded) -> ops.Counts:
         for name in ("embedding", "unembedding", "positions")
         if name in loaded.adapter.parts
     ]
-    embeddings = sum(t.numel() for t in {id(table.weight): table.weight for table in tables}.values())
-    stored = {id(module.weight) for module in layers} | {id(table.weight) for table in tables}
-    other = sum(p.numel() for p in loaded.model.parameters() if id(p) not in stored)
+    embeddings = {id(t._parameters["weight"]) for t in tables}
+    stored = {id(m._parameters["weight"]) for m in layers} | embeddings
+    entries = {id(p): p.numel() for p in loaded.model.parameters()}  # a tied table is there once
     return ops.Counts(
-        linear_weights(loaded), sum(_outputs(m) for m in layers), len(layers), embeddings, other
+        linear=linear_weights(loaded),
+        rows=sum(_outputs(m) for m in layers),
+        matrices=len(layers),
+        embeddings=sum(entries[i] for i in embeddings),
+        other=sum(count for i, count in entries.items() if i not in stored),
     )
 
 
-def _outputs(module: torch.nn.Module) -> int:
+def _outputs(module: Any) -> int:
     """Output rows of a linear layer; GPT-2's Conv1D calls them nf."""
     return int(getattr(module, "out_features", None) or module.nf)
 

@@ -59,7 +59,6 @@ def tile(where: Where) -> Card:
     old, new = before[where.view], packed.values[where.view]
     error = new - old
     lost = ops.relative_error(old, new)
-    labels = [str(where.row + i) for i in range(len(old))]
     return Card(
         key="tile",
         title=f"{where.name}: {where.kind} moves these weights by {lost:.1%} of their size",
@@ -68,9 +67,10 @@ def tile(where: Where) -> Card:
         badge=Badge.LIVE,
         figure=tiles(
             {"weights in the checkpoint": old, f"after {where.kind}": new, "difference": error},
-            x_name=f"input, from {where.column}",
+            first_row=where.row,
+            first_column=where.column,
+            x_name="input",
             y_name="output",
-            rows=labels,
         ),
         table=_table(where, packed, old, new),
         prove=lambda: _prove_tile(where, packed, new),

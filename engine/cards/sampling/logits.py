@@ -39,7 +39,10 @@ def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Ca
     names = [display(loaded, i) for i in ids]
     named = dict(zip(places.tolist(), names, strict=True))
     read = quoted(trace.tokens[position].display)
-    title = f"{row.size:,} logits after {read}: from {row.max():.2f} for {quoted(names[0])} down to {_signed(row.min())}"
+    title = (
+        f"{row.size:,} logits after {read}: from {_signed(row.max())} for {quoted(names[0])} "
+        f"down to {_signed(row.min())}"
+    )
     if found is not None:
         title += f"; {quoted(named[found])} is number {found:,}"
 
@@ -109,7 +112,10 @@ def probabilities(loaded: Loaded, trace: Trace, position: int, count: int = 12, 
 
     return Card(
         key="softmax",
-        title=f"{quoted(names[0])} gets {p[best[0]]:.1%}; the other {row.size - best.size:,} tokens share {others:.1%}",
+        title=(
+            f"{quoted(names[0])}, with a logit of {_signed(row[best[0]])}, gets {p[best[0]]:.1%}; "
+            f"the other {row.size - best.size:,} tokens share {others:.1%}"
+        ),
         alt=f"Bars of the {len(best)} most probable next tokens, the largest {p[best[0]]:.3f}, and one for all others.",
         badge=Badge.LIVE,
         figure=bars(

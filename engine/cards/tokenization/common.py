@@ -32,6 +32,20 @@ def in_bytes(token: Token) -> str:
     return token.bytes.hex(" ").upper()
 
 
+def is_text(token: Token) -> bool:
+    """Whether a token's bytes are whole characters of UTF-8."""
+    try:
+        token.bytes.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def printed(token: Token) -> str:
+    """A token's text for a narrow box; bytes that are no text as hexadecimal digits alone."""
+    return token.display if is_text(token) else token.bytes.hex().upper()
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
 

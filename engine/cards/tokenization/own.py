@@ -13,6 +13,7 @@ from engine.cards.tokenization.common import (
     in_bytes,
     mismatch,
     plural,
+    printed,
     tiktoken_lines,
     tokenizer_lines,
 )
@@ -152,7 +153,7 @@ def _ends(tokens: Sequence[Token]) -> list[int]:
 
 def _between(tokens: Sequence[Token], start: int, stop: int) -> tuple[Part, ...]:
     return tuple(
-        Part(token.display, len(token.bytes), f"{token.display}  id {token.id}  bytes {in_bytes(token)}")
+        Part(printed(token), len(token.bytes), f"{token.display}  id {token.id}  bytes {in_bytes(token)}")
         for token, end in zip(tokens, _ends(tokens), strict=True)
         if start < end <= stop and token.bytes
     )

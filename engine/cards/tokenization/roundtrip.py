@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from engine.capturing import tokenize
 from engine.card import Badge, Card, Proof
-from engine.cards.tokenization.common import checked, in_bytes, plural, tokenizer_lines
+from engine.cards.tokenization.common import checked, in_bytes, is_text, plural, printed, tokenizer_lines
 from engine.cards.tokenization.own import LINES, _between, _breaks
 from engine.figures.tokenization import Part, Strip, strips
 from engine.loading import Loaded
@@ -23,7 +23,7 @@ def roundtrip(loaded: Loaded, text: str) -> Card:
     back = b"".join(token.bytes for token in tokens)
     raw = text.encode("utf-8")
     whole = back == raw
-    torn = sum(not _is_text(token) for token in tokens)
+    torn = sum(not is_text(token) for token in tokens)
 
     def prove() -> Proof:
         ids = [token.id for token in tokens]
@@ -48,7 +48,7 @@ def roundtrip(loaded: Loaded, text: str) -> Card:
             "token": [token.display for token in tokens],
             "id": [token.id for token in tokens],
             "bytes": [in_bytes(token) for token in tokens],
-            "whole characters": ["yes" if _is_text(token) else "no" for token in tokens],
+            "whole characters": ["yes" if is_text(token) else "no" for token in tokens],
         },
         prove=prove,
         code=(
@@ -62,14 +62,6 @@ def roundtrip(loaded: Loaded, text: str) -> Card:
         note=f"{plural(torn, 'token')} of {len(tokens):,} hold only a part of a character (filled). "
         "The figure shows the beginning of the text, the table all.",
     )
-
-
-def _is_text(token: Token) -> bool:
-    try:
-        token.bytes.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _lines(text: str, tokens: tuple[Token, ...]) -> list[list[Strip]]:
@@ -105,9 +97,9 @@ def _character(char: Token) -> Part:
 
 
 def _torn(token: Token) -> Part:
-    whole = _is_text(token)
-    shown = token.display if whole else token.bytes.hex().upper()
-    return Part(shown, len(token.bytes), f"id {token.id}, bytes {in_bytes(token)}", not whole)
+    return Part(
+        printed(token), len(token.bytes), f"id {token.id}, bytes {in_bytes(token)}", not is_text(token)
+    )
 
 
 def _of_tokens(tokens: tuple[Token, ...]) -> Strip:

@@ -15,7 +15,7 @@ from engine.script import preamble
 from engine.text import clean_prompt
 from engine.trace import Trace
 
-SHOWN = 7
+SHOWN = 5
 """Candidates taken from the top of each distribution."""
 
 BARE, SPACED = "no space", "space at the end"

@@ -1,0 +1,127 @@
+"""One word in two sentences: the cosine of its two vectors after every block.
+
+Compared with different tokens of the same two sentences, because vectors of one layer may all point alike
+(Ethayarajh 2019, arXiv:1909.00512).
+"""
+
+import re
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from engine.card import Badge, Card, Proof
+from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.embeddings.table import quoted
+from engine.cards.sampling.common import script
+from engine.errors import ReaderError
+from engine.figures import lines
+from engine.loading import Loaded
+from engine.ops.embeddings import Float, cosine, unit
+from engine.text import clean_prompt, shorten
+from engine.trace import Trace
+
+OTHERS = "different tokens, mean"
+
+
+def find(trace: Trace, word: str) -> int:
+    """Position of the token that ends the last occurrence of a whole word. Raises ReaderError if there is none."""
+    wanted = clean_prompt(word, 60).strip().encode("utf-8")
+    if not wanted:
+        raise ReaderError("Please give a word that is in both sentences.")
+    starts = np.cumsum([0, *(len(token.bytes) for token in trace.tokens)])
+    text = b"".join(token.bytes for token in trace.tokens)
+    found = list(re.finditer(rb"(?<!\w)" + re.escape(wanted) + rb"(?!\w)", text))
+    if not found:
+        shown = shorten(word.strip(), 30)
+        raise ReaderError(f"“{shown}” is not in both sentences (their first {len(trace.tokens)} tokens are read).")
+    return int(np.searchsorted(starts, found[-1].end(), side="left")) - 1
+
+
+def drift(loaded: Loaded, one: Trace, other: Trace, word: str) -> Card:
+    """Cosine between the word's two vectors at the entrance of block 0 and after every block."""
+    i, j = find(one, word), find(other, word)
+    same = cosine(one.hidden[:, i], other.hidden[:, j])
+    apart = different(one, other)
+    token, again = one.tokens[i], other.tokens[j]
+    depths = np.arange(len(same))
+    label = f"{quoted(token.display, 12)} in both"
+    low = int(np.nanargmin(same)) if np.isfinite(same).any() else 0
+    return Card(
+        key="drift",
+        title=f"{quoted(token.display)}: cosine {same[0]:.2f} at the entrance, {same[-1]:.2f} after the last block, "
+        f"least {same[low]:.2f} after {low}",
+        alt="A line of the cosine between the two vectors of the word against the blocks passed, and one of the mean "
+        "cosine between different tokens of the two sentences.",
+        badge=Badge.LIVE,
+        figure=lines(
+            depths,
+            {label: same, OTHERS: apart},
+            colors={label: "residual", OTHERS: "token"},
+            x_name="blocks passed",
+            y_name="cosine",
+            zero=True,
+        ),
+        table={"blocks passed": depths.tolist(), "the word": same.tolist(), OTHERS: apart.tolist()},
+        prove=lambda: _prove(loaded, (one, other), (i, j), same),
+        code=_code(loaded, one, other, i, j),
+        numbers={"cosines": same.tolist(), "different": apart.tolist()},
+        atol=tolerance(loaded, 1.0),
+        note=_note(one, other, i, j, token.id == again.id),
+    )
+
+
+def different(one: Trace, other: Trace) -> Float:
+    """Mean cosine (layer+1) of all pairs of different tokens, one from each text; NaN where there is no pair."""
+    unlike = np.array(one.ids)[:, None] != np.array(other.ids)
+    if not unlike.any():
+        return np.full(len(one.hidden), np.nan)
+    return np.array([(a @ b.T)[unlike].mean() for a, b in zip(unit(one.hidden), unit(other.hidden), strict=True)])
+
+
+def _note(one: Trace, other: Trace, i: int, j: int, same: bool) -> str:
+    note = f"Compared: position {i} of the first sentence with position {j} of the second"
+    if not same:
+        return f"{note}; they are different tokens, {quoted(one.tokens[i].display)} and {quoted(other.tokens[j].display)}."
+    return f"{note}, both token {one.ids[i]}, {quoted(one.tokens[i].display)}."
+
+
+@torch.no_grad()
+def _prove(loaded: Loaded, traces: tuple[Trace, Trace], places: tuple[int, int], shown: Float) -> Proof:
+    streams = []
+    for trace, place in zip(traces, places, strict=True):
+        ids = torch.tensor([trace.ids], device=loaded.model.device)
+        returned = loaded.model(ids, output_hidden_states=True, use_cache=False).hidden_states[:-1]
+        stream = [layer[0, place].to("cpu", torch.float64) for layer in returned]
+        writes = torch.tensor(trace.attn_out[-1, place]) + torch.tensor(trace.mlp_out[-1, place])
+        streams.append(torch.stack([*stream, stream[-1] + writes]))
+    theirs = F.cosine_similarity(*streams, dim=-1)
+    return Proof(
+        "torch’s cosine_similarity of the hidden states that transformers returns; after the last block, which it "
+        "returns only normalized, of the sum of the stream before that block and the two writes captured in it.",
+        gap(shown, theirs),
+        tolerance(loaded, 1.0),
+    )
+
+
+def _code(loaded: Loaded, one: Trace, other: Trace, i: int, j: int) -> str:
+    blocks = loaded.adapter.parts["blocks"]
+    return script(
+        loaded,
+        one.ids,
+        f"""
+        other_ids = torch.tensor([{list(other.ids)}])
+        streams = []
+        model.{blocks}[0].register_forward_pre_hook(lambda m, args, kwargs: streams.append(
+            args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
+        for block in model.{blocks}:
+            block.register_forward_hook(lambda m, args, out: streams.append(out[0] if isinstance(out, tuple) else out))
+        with torch.no_grad():
+            model(ids), model(other_ids)
+        units = [torch.nn.functional.normalize(stream[0].double(), dim=-1) for stream in streams]
+        half = len(units) // 2
+        cosines = torch.stack([a @ b.T for a, b in zip(units[:half], units[half:])])  # layer+1, seq, seq
+        unlike = ids[0][:, None] != other_ids[0]
+        result = {{"cosines": cosines[:, {i}, {j}], "different": cosines[:, unlike].mean(-1)}}
+        """,
+    )

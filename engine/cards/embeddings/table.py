@@ -1,0 +1,107 @@
+"""The embedding matrix of a checkpoint, read where it lies: a copy of a large one would not fit twice."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from textwrap import dedent
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch.nn import functional as F
+
+from engine.capturing import token, tokens_of
+from engine.loading import Loaded
+from engine.ops.embeddings import Float, mean_cosine, norms
+from engine.script import preamble
+from engine.text import clean_prompt, shorten
+from engine.trace import Token
+
+_CHUNK = 4096
+"""Rows that are turned into float64 at a time."""
+
+CLOSE = 1e-6
+"""Tolerance between two computations in float32 or better from the same weights, for numbers of size 1."""
+
+
+class Table:
+    """The rows (vocab, d_model) that the tokenizer can ask for; rows of padding beyond them are left out.
+
+    norms     vocab             lengths of the rows
+    baseline  mean cosine of all pairs of different rows
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.weight = weight(loaded, "embedding")[: len(loaded.tokenizer)]
+        self.count, self.d_model = self.weight.shape
+        self.norms = np.concatenate([norms(chunk.numpy()) for chunk in self._chunks()])
+        scales = torch.tensor(np.divide(1, self.norms, out=np.zeros(self.count), where=self.norms != 0))
+        parts = zip(self._chunks(), scales.split(_CHUNK), strict=True)
+        self.baseline = mean_cosine(sum(scale @ chunk for chunk, scale in parts).numpy(), self.count)  # type: ignore[union-attr]
+
+    def rows(self, ids: Sequence[int]) -> Float:
+        """Rows (id, d_model) in float64."""
+        found: Float = self.weight[list(ids)].to("cpu", torch.float64).numpy()
+        return found
+
+    def cosines(self, vectors: ArrayLike) -> Float:
+        """Cosines (vector, vocab) of vectors (vector, d_model) with every row; 0 where either is all zeros."""
+        given = np.atleast_2d(np.asarray(vectors, np.float64))
+        columns = torch.tensor(given.T)
+        products = torch.cat([chunk @ columns for chunk in self._chunks()]).numpy().T
+        lengths = norms(given)[:, None] * self.norms
+        return np.divide(products, lengths, out=np.zeros_like(products), where=lengths != 0)
+
+    def _chunks(self) -> Iterator[torch.Tensor]:
+        for chunk in self.weight.split(_CHUNK):
+            yield chunk.to("cpu", torch.float64)
+
+
+_tables: "WeakKeyDictionary[Loaded, Table]" = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def table(loaded: Loaded) -> Table:
+    """The table of a checkpoint, with its statistics; made once for as long as the checkpoint is in memory."""
+    with _lock:
+        if loaded not in _tables:
+            _tables[loaded] = Table(loaded)
+        return _tables[loaded]
+
+
+def weight(loaded: Loaded, part: str) -> torch.Tensor:
+    """The weight of a part of the model, as it lies in memory."""
+    found = loaded.part(part).weight
+    assert isinstance(found, torch.Tensor)
+    return found.detach()
+
+
+def cosines_by_torch(loaded: Loaded, vectors: ArrayLike) -> torch.Tensor:
+    """Cosines (vector, vocab) by another path: torch normalizes the rows and the vectors, then multiplies."""
+    columns = F.normalize(torch.tensor(np.atleast_2d(vectors), dtype=torch.float64), dim=-1)
+    chunks = weight(loaded, "embedding")[: len(loaded.tokenizer)].split(1000)
+    parts = [F.linear(columns, F.normalize(c.to("cpu", torch.float64), dim=-1)) for c in chunks]
+    return torch.cat(parts, dim=-1)
+
+
+def pieces(loaded: Loaded, text: str) -> tuple[Token, ...]:
+    """The tokens of a text alone, with none that the tokenizer puts in front of a prompt."""
+    cleaned = clean_prompt(text)
+    ids = loaded.tokenizer(cleaned, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    return tokens_of(loaded, ids)
+
+
+def name(loaded: Loaded, id: int) -> str:
+    """A vocabulary entry as plain text."""
+    return token(loaded, int(id)).display
+
+
+def quoted(text: str, width: int = 18) -> str:
+    return f"“{shorten(text, width)}”"
+
+
+def code(loaded: Loaded, body: str, ids: Sequence[int] | None = None) -> str:
+    """A *Code* script: the model, the embedding matrix `W` (vocab, d_model) in float64, and the given lines."""
+    count = table(loaded).count
+    rows = f"W = model.get_input_embeddings().weight.detach().double()[:{count}]  # vocab, d_model\n"
+    return preamble(loaded, ids) + rows + dedent(body).strip("\n") + "\n"

@@ -1,0 +1,89 @@
+"""A second path to what the cards about neurons show: private copies of the model, and the lines of *Code* scripts."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine.cards.block.by_hand import path
+from engine.loading import Loaded
+from engine.script import preamble
+from engine.trace import Array
+
+_FLOATING = ("fp32", "bf16", "fp16")
+
+
+def private_copy(loaded: Loaded) -> Any:
+    """A copy of the model whose modules may be hooked and replaced; it shares every weight with the model."""
+    shared = {id(tensor): tensor for tensor in (*loaded.model.parameters(), *loaded.model.buffers())}
+    return copy.deepcopy(loaded.model, shared)
+
+
+@torch.no_grad()
+def logits_of(model: Any, ids: Sequence[int]) -> NDArray[np.float32]:
+    """Logits (seq, vocab) of a private copy."""
+    batch = torch.tensor([list(ids)], device=model.device)
+    logits: NDArray[np.float32] = model(batch, use_cache=False).logits[0].to("cpu", torch.float32).numpy()
+    return logits
+
+
+def hooked(loaded: Loaded, ids: Sequence[int], layer: int, *names: str) -> dict[str, Array]:
+    """What leaves the named modules of a block in a new run, (seq, width) each; "down_proj" gives what enters it.
+
+    The hooks are put on a private copy: the shared model's modules stay as they are.
+    """
+    model, seen = private_copy(loaded), {}
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
+            tensor = args[0] if name == "down_proj" else output
+            seen[name] = tensor[0].detach().to("cpu", torch.float32).numpy()
+
+        return hook
+
+    for name in names:
+        model.get_submodule(path(loaded, name, layer)).register_forward_hook(watch(name))
+    logits_of(model, ids)
+    return seen
+
+
+def watched(loaded: Loaded, ids: Sequence[int], layer: int, *names: str) -> str:
+    """The head of a script: the model runs once; `took` and `gave` hold what entered and left the named modules."""
+    places = {name: path(loaded, name, layer) for name in names}
+    return preamble(loaded, ids) + _WATCH.format(places=places)
+
+
+_WATCH = """
+took, gave = {{}}, {{}}  # what entered and what left each module, (seq, width)
+
+
+def watch(name, module):
+    def hook(module, args, output):
+        took[name], gave[name] = args[0][0].float(), output[0].float()
+
+    module.register_forward_hook(hook)
+
+
+places = {places}
+for name, place in places.items():
+    watch(name, model.get_submodule(place))
+with torch.no_grad():
+    logits = model(ids, use_cache=False).logits[0].float()
+"""
+
+
+def matrix_lines(loaded: Loaded, name: str, variable: str) -> str:
+    """Script lines that leave W (inputs, outputs) and its bias of a watched module: `variable` and `variable`_bias."""
+    module = f"model.get_submodule(places[{name!r}])"
+    bias = f"{variable}_bias = 0 if {module}.bias is None else {module}.bias.detach().float()\n"
+    if loaded.precision in _FLOATING:
+        turned = "" if loaded.spec.model_type == "gpt2" else ".T"
+        return f"{variable} = {module}.weight.detach().float(){turned}\n{bias}"
+    units = f"torch.eye({module}.in_features, dtype={loaded.half})"
+    return (
+        f"{bias}with torch.no_grad():  # quantized: the rows are what the layer answers to the unit vectors\n"
+        f"    {variable} = {module}({units}).float() - {variable}_bias\n"
+    )

@@ -1,0 +1,96 @@
+"""Figures of the chapter on embeddings: ranks on a log scale, and a curve whose points come in order."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from engine.figures.axes import floats
+from engine.figures.theme import NEUTRAL, canvas, color, rgba
+from engine.text import label
+
+
+def ranked(
+    labels: Sequence[str], below: Sequence[str], ranks: ArrayLike, *, worst: int, concept: str = "embedding"
+) -> go.Figure:
+    """One row for each label with a line of text below it; a point at the rank, 1 on the left, on a log scale.
+
+    worst  the largest rank there could be: the end of the axis
+    """
+    places = floats(ranks)
+    first = places == 1
+    figure = canvas(70 + 44 * len(labels), "rank of the expected word", "")
+    for row, place in enumerate(places):
+        figure.add_scatter(
+            x=[1, place], y=[row, row], mode="lines", line={"color": NEUTRAL, "width": 1.5}, hoverinfo="skip"
+        )
+    figure.add_scatter(
+        x=places,
+        y=np.arange(len(places)),
+        mode="markers+text",
+        text=[f"{place:,.0f}" for place in places],
+        textposition=["middle right" if place * place < worst else "middle left" for place in places],
+        cliponaxis=False,
+        marker={
+            "color": [color("value") if hit else color(concept) for hit in first],
+            "symbol": ["circle" if hit else "diamond" for hit in first],
+            "size": 11,
+        },
+        customdata=[[label(text), label(more)] for text, more in zip(labels, below, strict=True)],
+        hovertemplate="%{customdata[0]}<br>%{customdata[1]}<br>rank <b>%{x:,}</b><extra></extra>",
+    )
+    texts = [f"{label(text)}<br><i>{label(more)}</i>" for text, more in zip(labels, below, strict=True)]
+    figure.update_xaxes(type="log", range=[-0.08, float(np.log10(max(worst, 10)))], dtick=1)
+    figure.update_yaxes(
+        tickmode="array",
+        tickvals=list(range(len(texts))),
+        ticktext=texts,
+        range=[len(texts) - 0.5, -0.5],
+        showgrid=False,
+    )
+    return figure
+
+
+def ordered_curve(
+    points: ArrayLike,
+    *,
+    every: int,
+    chosen: int | None = None,
+    names: tuple[str, ...],
+    concept: str = "embedding",
+    height: int = 420,
+) -> go.Figure:
+    """Points (point, 2 or 3) in their order, pale at the start and full at the end; every nth has its number."""
+    places = floats(points)
+    count = len(places)
+    marks = [str(i) if i % every == 0 or i in (count - 1, chosen) else "" for i in range(count)]
+    paint = color(concept)
+    options = {
+        "mode": "lines+markers+text",
+        "text": marks,
+        "line": {"color": rgba(paint, 0.35), "width": 2},
+        "marker": {
+            "color": np.arange(count),
+            "colorscale": [[0.0, rgba(paint, 0.25)], [1.0, rgba(paint, 1.0)]],
+            "size": [9 if text else 4 for text in marks],
+            "line": {"width": 0},
+        },
+        "customdata": np.arange(count),
+        "hovertemplate": "position %{customdata}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+    }
+    figure = canvas(height, *names[:2])
+    if places.shape[1] == 2:
+        figure.add_scatter(x=places[:, 0], y=places[:, 1], textposition="top center", cliponaxis=False, **options)
+        figure.update_xaxes(nticks=6)
+        figure.update_yaxes(nticks=6)
+        return figure
+    figure.add_scatter3d(x=places[:, 0], y=places[:, 1], z=places[:, 2], **options)
+    plain = {"showbackground": False, "gridcolor": rgba(NEUTRAL, 0.35), "zeroline": False, "nticks": 5}
+    axes = zip(("xaxis", "yaxis", "zaxis"), names, strict=True)
+    figure.update_layout(
+        dragmode="turntable",
+        margin={"l": 0, "r": 0, "t": 10, "b": 0},
+        scene={axis: plain | {"title": {"text": name}} for axis, name in axes},
+    )
+    return figure

@@ -1,0 +1,249 @@
+"""3 · Neuron activation — one neuron from its input to its effect on the next token."""
+
+import math
+
+import numpy as np
+import streamlit as st
+
+from engine.card import Card
+from engine.cards import neurons as cards
+from engine.interventions import ClampNeuron
+from engine.ops.neurons import ACTIVATIONS, strongest
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+from pages._shared.choices import pick
+from pages._shared.slow import slow
+
+STRONGEST = "strongest"
+
+
+def pick_neuron(view: View) -> tuple[int, int]:
+    """The layer, and the neuron: by number, or the strongest one at the focus token. Chosen for the whole chapter."""
+    left, right = st.columns(2)
+    with left:
+        layer = view.pick_layer()
+    best = strongest(view.trace.mlp_act[layer, view.state.focus])
+    with right:
+        chosen = pick(
+            view,
+            "neuron",
+            f"Neuron (0–{view.loaded.spec.d_ff - 1})",
+            [STRONGEST, *map(str, range(view.loaded.spec.d_ff))],
+            STRONGEST,
+            format_func=lambda name: f"{best} (strongest here)" if name == STRONGEST else name,
+        )
+    return layer, best if chosen == STRONGEST else int(chosen)
+
+
+def toy(view: View) -> Card:
+    with view.controls:
+        activation = st.segmented_control(
+            "Activation", ACTIVATIONS, default="ReLU", required=True, key=view.key("act")
+        )
+        left, right = st.columns(2)
+        with left:
+            x = tuple(
+                st.slider(f"Input x{i + 1}", -2.0, 2.0, start, 0.1, key=view.key(f"x{i}"))
+                for i, start in enumerate((1.0, 0.5))
+            )
+        with right:
+            w = tuple(
+                st.slider(f"Weight w{i + 1}", -2.0, 2.0, start, 0.1, key=view.key(f"w{i}"))
+                for i, start in enumerate((1.5, -1.0))
+            )
+        bias = st.slider("Bias b", -3.0, 3.0, 0.5, 0.1, key=view.key("b"))
+    return cards.toy_neuron(x, w, bias, activation or "ReLU")
+
+
+def weighted_sum(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token()
+        layer, neuron = pick_neuron(view)
+        side = "up"
+        if view.loaded.spec.gated:
+            side = st.segmented_control(
+                "Matrix", ["gate", "up"], default="gate", required=True, key=view.key("side")
+            )
+    return cards.contributions(view.loaded, view.trace, layer, neuron, position, f"{side or 'gate'}_proj")
+
+
+def activation(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token()
+        layer, neuron = pick_neuron(view)
+    return cards.activation(view.loaded, view.trace, layer, neuron, position)
+
+
+def contexts(view: View) -> list[Card]:
+    loaded = view.loaded
+    with view.controls:
+        layer, neuron = pick_neuron(view)
+        end = st.segmented_control(
+            "Show the", ["highest", "lowest"], default="highest", required=True, key=view.key("end")
+        )
+    shown = [cards.over_prompt(loaded, view.trace, layer, neuron)]
+    found = slow(
+        view,
+        "Read the sample text",
+        (loaded.name, loaded.revision, loaded.precision, loaded.device),
+        lambda progress: cards.survey(loaded, progress),
+    )
+    if found is not None:
+        shown.insert(0, cards.top_tokens(loaded, view.trace, found, layer, neuron, end == "lowest"))
+    return shown
+
+
+def direction(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token()
+        layer, neuron = pick_neuron(view)
+    return cards.direction(view.loaded, view.trace, layer, neuron, position)
+
+
+def clamp(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token("Next token after")
+        layer, neuron = pick_neuron(view)
+        reach = reach_of(view, layer)
+        value = st.slider(
+            "Hold the activation at", -reach, reach, 0.0, reach / 40, key=view.key(f"value-{layer}-{reach:g}")
+        )
+    change = ClampNeuron(layer, neuron, float(value))
+    after = view.capture(interventions=(change,))
+    return cards.clamped(view.loaded, view.trace, after, change, position)
+
+
+def reach_of(view: View, layer: int) -> float:
+    """Four times the largest activation of the layer in the prompt, rounded up to 1, 2 or 5 times a power of ten."""
+    top = 4 * float(np.abs(np.nan_to_num(view.trace.mlp_act[layer], posinf=0, neginf=0)).max()) or 1.0
+    power = 10.0 ** math.floor(math.log10(top))
+    return next(step * power for step in (1, 2, 5, 10) if step * power >= top)
+
+
+def focus(view: View) -> str:
+    """The focus token as markdown."""
+    return f"**{markdown(view.tokens[view.state.focus].display)}**"
+
+
+def sum_prose(view: View) -> str:
+    spec = view.loaded.spec
+    inputs = (
+        "the input of the block" if spec.parallel else "the residual stream after attention has written to it"
+    )
+    sides = (
+        "This MLP is gated, so every neuron has **two** columns of weights and makes two sums from the same input: "
+        "its **gate** and its **up**."
+        if spec.gated
+        else "The sum is the neuron’s **pre-activation**."
+    )
+    return f"""
+        Each of the {spec.n_layer} blocks has an MLP with {spec.d_ff:,} neurons. A real neuron is the toy with more
+        inputs: {spec.d_model} numbers, which are {inputs} at one token, behind the block’s second {spec.norm}. It
+        multiplies each by a weight of its own and adds up. {sides} Below: the largest products at {focus(view)}, all
+        others together, and the sum.
+    """
+
+
+def activation_prose(view: View) -> str:
+    spec = view.loaded.spec
+    name = markdown(cards.activation_name(view.loaded))
+    if spec.gated:
+        return f"""
+            This model’s MLP is gated: {name} bends the **gate**, and the result is multiplied by **up**. The gate
+            decides how far the neuron opens, up decides what goes through, and its sign: so the activation can be
+            large in both directions. Dashed: {name} alone. Solid: the same, times this token’s up. (With SiLU this
+            is called SwiGLU: [Shazeer 2020](https://arxiv.org/abs/2002.05202).)
+        """
+    return f"""
+        This model bends the sum with **{name}** (its config says {markdown(spec.activation)}). Far to the right the
+        curve is nearly the identity, far to the left nearly zero. Without a bend the MLP’s two matrices could be
+        multiplied into one, and the neuron would say nothing that a linear map cannot say.
+    """
+
+
+def direction_prose(view: View) -> str:
+    norm = view.loaded.spec.norm
+    return f"""
+        A neuron has as many output weights as the stream has numbers: its row of W_down, the **direction** in which
+        it writes. The activation says how far. Sent straight through the final {norm} (gain included, its scale held
+        at {focus(view)}) and the unembedding, the direction is a vote on the next token. This is the **direct**
+        effect only: blocks after layer {view.state.layer} read the write too.
+    """
+
+
+def contexts_prose(view: View) -> str:
+    return f"""
+        What is a neuron looking for? One way to ask: read a text, and list the tokens at which it is most active. Here
+        are your prompt and, at the press of a button, a tale of a few pages. The same token again and again speaks
+        for a detector of that token; a mixture says that one neuron takes part in several things, or that the list
+        is too short. All {view.loaded.spec.d_ff:,} neurons of all layers are read at once.
+    """
+
+
+chapter(
+    number=3,
+    title="Neuron activation",
+    question="What does a single neuron do?",
+    lead=(
+        "A neuron multiplies, adds, bends, and writes. That is all of it, and here it is done with one real neuron of "
+        "the loaded model: from the numbers it reads at one token of your prompt to what changes in the prediction "
+        "when it is held still."
+    ),
+    beats=[
+        Beat(
+            "toy",
+            "A neuron is a weighted sum and a bend",
+            prose="""
+            Every input is multiplied by a weight, the products and a **bias** are added, and the sum goes through a
+            fixed curve, the **activation function**. The weights say which inputs count and in which direction; the
+            bias moves the point at which the neuron begins to respond; the curve makes it more than a linear map.
+            """,
+            draw=toy,
+            try_this="Move only the bias until ReLU gives 0. Then switch to GELU and SiLU: both still let a little "
+            "through, and a little of it is negative.",
+        ),
+        Beat(
+            "sum",
+            "A real neuron sums a product for every number of the stream",
+            prose=sum_prose,
+            draw=weighted_sum,
+            try_this="Choose another token and keep the neuron’s number: the weights stay, the inputs change. "
+            "Do the same dimensions matter?",
+        ),
+        Beat(
+            "activation",
+            "The bend decides how much of the sum gets through",
+            prose=activation_prose,
+            draw=activation,
+            try_this="Type the number of another neuron. Most are much quieter at this token than the strongest one.",
+        ),
+        Beat(
+            "contexts",
+            "Its most active tokens hint at what it looks for",
+            prose=contexts_prose,
+            draw=contexts,
+            try_this="Compare a neuron of the first layer with one of the last. Then look at the lowest activations: "
+            "in a gated MLP they can be as large as the highest.",
+        ),
+        Beat(
+            "direction",
+            "It writes in one direction, which votes on the next token",
+            prose=direction_prose,
+            draw=direction,
+            try_this="Go to the last layer, where nothing but the final norm stands between the write and the vote. "
+            "In early layers, expect less that can be read.",
+        ),
+        Beat(
+            "clamp",
+            "Hold it at a value, and the prediction moves",
+            prose="""
+            The direct vote is not the whole effect. So take the neuron’s activation away from the model: hold it at
+            one value at **every** token, run the rest as it is, and compare what comes out. At zero the neuron is
+            silenced. One neuron among thousands seldom changes much; far outside its usual range it can.
+            """,
+            draw=clamp,
+            try_this="Move the value from one end to the other, and watch which tokens rise. Are they those that its "
+            "direction promotes?",
+        ),
+    ],
+)

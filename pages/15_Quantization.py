@@ -1,0 +1,331 @@
+"""15 · Quantization — the same checkpoint with fewer bits."""
+
+import streamlit as st
+
+from engine.cards import quantization as cards
+from engine.checkpoints import PRECISIONS
+from engine.text import markdown
+from engine.texts import passage
+from pages._shared import Beat, View, chapter
+from pages._shared.choices import pick
+from pages._shared.slow import slow
+
+PROMPT_SHOWN = 160
+
+
+def reference(view: View):
+    return view.load(precision=pick(view, "reference", "Reference", PRECISIONS, "fp16"))
+
+
+def other(view: View, label: str = "Compared with it"):
+    """What is compared with the reference: the precision of the sidebar when bitsandbytes executes it, else nf4."""
+    named = view.state.precision
+    default = named if named in cards.BITSANDBYTES else "nf4"
+    return view.load(precision=pick(view, "other", label, PRECISIONS, default))
+
+
+def pair(view: View) -> cards.Pair:
+    """The two precisions of the chapter, picked in any of its beats."""
+    with view.controls:
+        left, right = st.columns(2)
+        with left:
+            first = reference(view)
+        with right:
+            second = other(view)
+    return cards.Pair(first, second, tuple(token.id for token in view.tokens))
+
+
+def written(view: View):
+    both = pair(view)
+    with view.controls:
+        count = st.slider("Tokens to write", 8, 48, 24, step=8, key=view.key("count"))
+        how = st.segmented_control(
+            "Choose each token",
+            ["greedily", "by drawing"],
+            default="greedily",
+            required=True,
+            key=view.key("how"),
+        )
+        choices = cards.Choices(count)
+        if how == "by drawing":
+            temperature = st.slider("Temperature", 0.1, 1.5, 0.8, step=0.1, key=view.key("temperature"))
+            choices = cards.Choices(count, temperature, view.pick_seed())
+    with view.stage:
+        places = [column.empty() for column in st.columns(2, gap="medium")]
+    writing = cards.written(both, choices)
+    if writing is None:
+        with view.job("Writing at two precisions"):
+            for writing in cards.write(both, choices):
+                show(both, writing, places)
+    assert writing is not None
+    show(both, writing, places)
+    return cards.text(both, writing, choices)
+
+
+def show(both: cards.Pair, writing: cards.Writing, places: list) -> None:
+    """Both texts so far: the prompt grey, what was written alike plain, the rest on a coloured ground."""
+    for name, place, parts in zip(both.names, places, cards.segments(both, writing), strict=True):
+        prompt, shared, rest = parts
+        short = prompt if len(prompt) <= PROMPT_SHOWN else "…" + prompt[-PROMPT_SHOWN:]
+        text = coloured("gray", short) + spaced(shared) + coloured("orange-background", rest, strong=True)
+        place.markdown(f"**{name}**\n\n{text}")
+
+
+def coloured(directive: str, text: str, strong: bool = False) -> str:
+    """Text in one of Streamlit's colours; white space stays outside, where markdown wants it."""
+    core = markdown(text.strip())
+    if not core:
+        return ""
+    return f"{' ' if text[:1].isspace() else ''}:{directive}[{f'**{core}**' if strong else core}]"
+
+
+def spaced(text: str) -> str:
+    return (" " if text[:1].isspace() else "") + markdown(text.strip())
+
+
+def following(view: View):
+    both = pair(view)
+    with view.controls:
+        focus = view.pick_token("After this token")
+    return cards.next_token(both, focus)
+
+
+def divergence(view: View):
+    return cards.kl(pair(view))
+
+
+def drift(view: View):
+    both = pair(view)
+    with view.controls:
+        measure = st.segmented_control(
+            "Measure", list(cards.DRIFTS), default="relative L2", required=True, key=view.key("measure")
+        )
+    return cards.drift(both, measure)
+
+
+def perplexity(view: View):
+    both = pair(view)
+    windows = cards.cut(both.reference, passage())
+    key = (both.reference.name, both.reference.revision, *both.names)
+    whole = slow(view, "Read the whole passage", key, lambda progress: cards.read(both, windows, progress))
+    if whole is None:
+        with view.stage, st.spinner("Reading the first window …"):
+            whole = cards.read(both, windows[:1])
+    return cards.perplexity(both, whole)
+
+
+def memory(view: View):
+    return cards.size(pair(view))
+
+
+def duration(view: View):
+    both = pair(view)
+    with view.controls:
+        more = st.slider("Rounds", 3, 21, 5, step=2, key=view.key("rounds"))
+        again = st.button("Measure again", key=view.key("again"))
+    with view.stage, st.spinner("Measuring …"):
+        return cards.time(both, cards.measured(both, more, again))
+
+
+def matrix(view: View) -> tuple:
+    """The 16-bit weights, and the layer, linear layer and code book chosen in this beat."""
+    loaded = view.load(precision=cards.half_name(view.loaded))
+    names = cards.matrices(loaded)
+    with view.controls:
+        layer = view.pick_layer()
+        part = pick(view, "matrix", "Linear layer", list(names), next(iter(names)), names.get)
+        kind = pick(view, "kind", "Code book", ["nf4", "fp4"], "nf4")
+    return loaded, part, layer, kind
+
+
+def tile(view: View):
+    loaded, part, layer, kind = matrix(view)
+    down, across = cards.steps(loaded, part, layer)
+    with view.controls:
+        row = position("Outputs, 16 at a time", down, view.key("row"))
+        column = position("Inputs, 64 at a time", across, view.key("column"))
+    where = cards.Where(loaded, part, layer, kind, 16 * row, 64 * column)
+    return [cards.tile(where), cards.code_book(where)]
+
+
+def position(label: str, count: int, key: str) -> int:
+    """A slider over `count` places; there is none where there is only one place."""
+    return st.slider(label, 0, count - 1, key=key) if count > 1 else 0
+
+
+def outlier(view: View):
+    loaded, part, layer, kind = matrix(view)
+    with view.controls:
+        size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
+    chosen = cards.Matrix(loaded, part, layer, kind)
+    return [cards.outlier(chosen, size), cards.block_sizes(chosen, size)]
+
+
+def simulation(view: View):
+    both = pair(view)
+    plain = view.load(precision="fp32")
+    with view.controls:
+        bits = st.slider("Bits", 2, 8, 3, key=view.key("bits"))
+        size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
+    with view.stage, st.spinner("Rounding every linear layer …"):
+        shown = [cards.simulated(plain, both.other, both.ids, bits, size)]
+    key = (plain.name, plain.revision, both.ids, size)
+    runs = slow(view, "Try 2 to 8 bits", key, lambda progress: cards.sweep(plain, both.ids, size, progress))
+    return shown if runs is None else [*shown, cards.curve(plain, both.other, both.ids, runs)]
+
+
+def scale(view: View):
+    with view.controls:
+        loaded = other(view, "Check the sum at")
+    return cards.scale(loaded)
+
+
+chapter(
+    number=15,
+    title="Quantization",
+    question="How many bits does a weight need?",
+    lead="A checkpoint is a list of numbers, and each number can be stored with fewer bits. Here the same checkpoint "
+    "runs twice on the same tokens: with the weights of the reference, and rounded. `int8`, `nf4` and `fp4` are "
+    "executed by bitsandbytes; nothing is imitated unless the figure says *simulation*.",
+    beats=[
+        Beat(
+            "text",
+            "Two precisions write alike until a close call goes the other way",
+            prose="""
+            Both precisions continue your prompt, one token each at a time. What they write alike is plain; from the
+            first different token on it is coloured. One different token is enough: from there on each model reads
+            another text.
+
+            The figure shows the step that decides: where the texts part or, if they never do, where the two best
+            candidates were closest.
+            """,
+            draw=written,
+            try_this="Compare `fp16` with `fp32`, then with `fp4`. Which pair parts sooner?",
+        ),
+        Beat(
+            "next",
+            "Rounding moves probability between tokens",
+            prose="""
+            The softmax of the logits after one token, at both precisions. *Total variation* is the share of
+            probability that changed hands: half the sum of all absolute differences, over the whole vocabulary and
+            not only over the tokens shown.
+            """,
+            draw=following,
+            try_this="Find a token of your prompt after which the first choice changes.",
+        ),
+        Beat(
+            "kl",
+            "KL measures the cost after every token, a flip shows where it is seen",
+            prose=r"""
+            $\mathrm{KL}(p\,\|\,q)=\sum_v p_v\,(\ln p_v-\ln q_v)$ compares the two next-token distributions, in nats:
+            the extra surprisal, on average, of reading with $q$ what was drawn from $p$. A *top-1 flip* is a position
+            where the most probable token is another one. Large KL and a flip need not coincide: a near tie flips for
+            very little.
+            """,
+            draw=divergence,
+            try_this="Compare `bf16` with `fp16`: the weights have the same number of bits, spent differently.",
+        ),
+        Beat(
+            "drift",
+            "Errors enter in every layer and travel on with the residual stream",
+            prose="""
+            The same token at the same depth, at both precisions: how far apart are the two vectors of the residual
+            stream? Relative L2 is the length of their difference over the length of the reference; 1 − cosine looks
+            at the direction alone. bitsandbytes leaves the embeddings at 16 bits.
+            """,
+            draw=drift,
+            try_this="With `nf4`, look for a token that drifts less than its neighbours at every depth.",
+        ),
+        Beat(
+            "perplexity",
+            "Over a passage, losses and gains are summed into perplexity",
+            prose="""
+            A passage that neither precision has seen, cut into windows of at most 128 tokens without overlap. For
+            every token the figure takes its surprisal at one precision minus its surprisal at the other. Perplexity
+            is exp of the mean surprisal, so the mean of this histogram is the logarithm of the ratio of the two
+            perplexities.
+
+            At first one window is read; the button reads them all.
+            """,
+            draw=perplexity,
+            try_this="How many tokens became *less* surprising through rounding?",
+        ),
+        Beat(
+            "bytes",
+            "4-bit shrinks the linear layers and little else",
+            prose="""
+            These are bytes summed from the tensors in memory, not a number of parameters times a number of bits. At
+            4 bits each linear layer also keeps one scale for every 64 weights and a code book of 16 levels; the
+            embeddings, the norms and the biases stay at 16 bits. In a small model the embeddings weigh a lot, so the
+            whole shrinks less than its linear layers do.
+            """,
+            draw=memory,
+            try_this="Compare `int8` with `nf4`. What part of the model no longer shrinks?",
+        ),
+        Beat(
+            "time",
+            "Fewer bits are not faster by themselves",
+            prose="""
+            A forward pass over your prompt, measured now; the two precisions take turns, so that both meet the same
+            disturbances. Weights with fewer bits have to be turned back into numbers that the processor can
+            multiply. Where reading weights from memory is what takes the time, fewer bytes win; where arithmetic is,
+            as for a small model on a CPU, they may lose. 16-bit floats can be slow on a CPU as well.
+            """,
+            draw=duration,
+            try_this="Compare `fp32` with `nf4`, then `fp32` with `bf16`.",
+        ),
+        Beat(
+            "tile",
+            "A 4-bit weight is an index into a code book, times the scale of its block",
+            prose="""
+            A piece of a real weight matrix, before and after. bitsandbytes divides each block of 64 weights by its
+            largest magnitude (*absmax*) and keeps for every weight the index of the nearest of 16 levels:
+            weight ≈ absmax · code[index].
+
+            The second figure lays the levels over the weights. The levels of NF4 are quantiles of a normal
+            distribution, close together where weights are dense
+            ([Dettmers et al. 2023](https://arxiv.org/abs/2305.14314)); those of FP4 are a tiny float with a sign, an
+            exponent and a mantissa.
+            """,
+            draw=tile,
+            try_this="Change the code book to FP4 and compare the bits that are used.",
+        ),
+        Beat(
+            "outlier",
+            "One outlier sets the scale of its whole block",
+            prose="""
+            All weights of a block share one scale, and its largest weight sets it. Here is the block of the chosen
+            matrix whose largest weight stands out most. With that weight in the block the steps are wide; with it
+            taken out, the same weights are rounded more finely.
+
+            Short blocks confine the damage and cost more scales: the second figure has the error of the whole matrix.
+            """,
+            draw=outlier,
+            try_this="Make the blocks longer. How do the error and the bits per weight change?",
+        ),
+        Beat(
+            "simulation",
+            "Any number of bits can be simulated",
+            prose="""
+            bitsandbytes has no 3-bit or 6-bit layers. What such weights would do can be computed all the same: round
+            every linear layer's real weights to the nearest of 2ᵇ − 1 evenly spaced levels, then run the model with
+            them at fp32. That says what rounding does to the predictions, and nothing about bytes or speed. The
+            other line is the precision chosen above, as it is executed.
+            """,
+            draw=simulation,
+            try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
+        ),
+        Beat(
+            "scale",
+            "What 8 and 70 billion parameters weigh",
+            prose="""
+            The same sum for large models, from their published dimensions: linear layers at the chosen bits with
+            their scales, embeddings and unembedding at 16 bits. The larger the model, the smaller the
+            share of its embeddings, and the closer all of it comes to the 4.5 bits that a weight and its part of a
+            32-bit scale take.
+            """,
+            draw=scale,
+            try_this="Which of these fits into the memory of your own machine?",
+        ),
+    ],
+)
