@@ -59,6 +59,14 @@ MODELS = (
 )  # fmt: skip
 
 
+def sources() -> str:
+    """Where all the sizes were published, in one line; models of one source together."""
+    named: dict[str, list[str]] = {}
+    for model in MODELS:
+        named.setdefault(model.source, []).append(model.name)
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in named.items())
+
+
 def parameters(model: Published) -> int:
     """Trained numbers of a model: embeddings + layers · (attention + MLP + norms) + final norm.
 

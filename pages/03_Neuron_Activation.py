@@ -8,31 +8,33 @@ import streamlit as st
 from engine.card import Card
 from engine.cards import neurons as cards
 from engine.interventions import ClampNeuron
-from engine.ops.neurons import ACTIVATIONS, strongest
+from engine.ops.neurons import ACTIVATIONS, standout, strongest
 from engine.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.slow import slow
 
-STRONGEST = "strongest"
+STANDOUT, STRONGEST = "standout", "strongest"
 
 
 def pick_neuron(view: View) -> tuple[int, int]:
-    """The layer, and the neuron: by number, or the strongest one at the focus token. Chosen for the whole chapter."""
-    left, right = st.columns(2)
-    with left:
-        layer = view.pick_layer()
-    best = strongest(view.trace.mlp_act[layer, view.state.focus])
-    with right:
-        chosen = pick(
-            view,
-            "neuron",
-            f"Neuron (0–{view.loaded.spec.d_ff - 1})",
-            [STRONGEST, *map(str, range(view.loaded.spec.d_ff))],
-            STRONGEST,
-            format_func=lambda name: f"{best} (strongest here)" if name == STRONGEST else name,
-        )
-    return layer, best if chosen == STRONGEST else int(chosen)
+    """The layer, and the neuron: by number, or chosen by the focus token. Both hold for the whole chapter."""
+    layer = view.pick_layer()
+    acts = view.trace.mlp_act[layer]
+    found = {STANDOUT: standout(acts, view.state.focus), STRONGEST: strongest(acts[view.state.focus])}
+    says = {
+        STANDOUT: f"{found[STANDOUT]}: most above its average here",
+        STRONGEST: f"{found[STRONGEST]}: the strongest here",
+    }
+    chosen = pick(
+        view,
+        "neuron",
+        f"Neuron (0–{view.loaded.spec.d_ff - 1}: type a number)",
+        [*found, *map(str, range(view.loaded.spec.d_ff))],
+        STANDOUT,
+        format_func=lambda name: says.get(name, name),
+    )
+    return layer, found[chosen] if chosen in found else int(chosen)
 
 
 def toy(view: View) -> Card:
@@ -215,7 +217,7 @@ chapter(
             "The bend decides how much of the sum gets through",
             prose=activation_prose,
             draw=activation,
-            try_this="Type the number of another neuron. Most are much quieter at this token than the strongest one.",
+            try_this="Type the number of another neuron. Is it as active at this token?",
         ),
         Beat(
             "contexts",

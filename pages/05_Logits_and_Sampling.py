@@ -45,8 +45,12 @@ def texts(view: View) -> Card | None:
         cards.Request(ids, length, seed, chosen),
         cards.Request(ids, length, seed + 1, chosen),
     )
-    pieces = _written(view, requests)
-    return cards.texts(view.loaded, requests, pieces)
+    begun = [
+        (request, piece) for request, piece in zip(requests, _written(view, requests), strict=True) if piece
+    ]
+    if not begun:
+        raise ReaderError("Stopped before there was a text; move a control to start again.")
+    return cards.texts(view.loaded, *zip(*begun, strict=True))
 
 
 def draws(view: View) -> Card:
@@ -69,7 +73,7 @@ def tree(view: View) -> Card | None:
         step = st.slider("Turn off at step (0: nowhere)", 0, length, 0, key=view.key(f"turn-{length}"))
     base = _written(view, (request,))[0]
     if not step or len(base) < step:
-        return cards.tree(view.loaded, request)
+        return cards.tree(view.loaded, request, stopped=base)
     with view.controls:
         roads = [shorten(cards.display(view.loaded, id), 20) for id, _ in base[step - 1].alternatives]
         road = st.selectbox(
@@ -80,7 +84,8 @@ def tree(view: View) -> Card | None:
             key=view.key("road"),
         )
     rest, kept = cards.turn(view.loaded, request, step - 1, road)
-    return cards.tree(view.loaded, request, rest, kept)
+    after = () if kept[-1].end or not rest.n else _written(view, (rest,), "rest")[0]
+    return cards.tree(view.loaded, request, rest, kept, after)
 
 
 def lens(view: View) -> Card:
@@ -99,7 +104,7 @@ def surprisal(view: View) -> Card:
 
 def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:
     """Sliders for the filters, in the order in which they run; with `more`, all five."""
-    places = iter([column for _ in range(3) for column in st.columns(2)])
+    places = iter([column for _ in range(3 if more else 2) for column in st.columns(2)])
     penalty, low = 1.0, 0.0
     if more:
         penalty = next(places).slider("Repetition penalty", 1.0, 2.0, 1.2, 0.05, key=view.key("penalty"))
@@ -113,17 +118,17 @@ def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: 
     return Filters(penalty, warmth, k or None, p, low)
 
 
-def _written(view: View, requests: tuple[cards.Request, ...]) -> tuple[tuple[cards.Choice, ...], ...]:
-    """The texts of some requests, shown while they are being written, with a button that stops it."""
+def _written(
+    view: View, requests: tuple[cards.Request, ...], part: str = "whole"
+) -> tuple[tuple[cards.Choice, ...], ...]:
+    """The texts of some requests, shown while they are being written; a button stops it and leaves beginnings."""
     if all(cards.complete(view.loaded, request) for request in requests):
         return tuple(cards.so_far(view.loaded, request) for request in requests)
     with view.stage:
         button, place = st.empty(), st.empty()
-    if button.button("Stop", key=view.key("stop"), icon=":material/stop:"):
-        pieces = tuple(cards.so_far(view.loaded, request) for request in requests)
-        if not all(pieces):
-            raise ReaderError("Stopped before there was a text; move a control to start again.")
-        return pieces
+    if button.button("Stop", key=view.key(f"stop-{part}"), icon=":material/stop:"):
+        button.button("Go on", key=view.key(f"go-on-{part}"), icon=":material/play_arrow:")
+        return tuple(cards.so_far(view.loaded, request) for request in requests)
     with view.job("Writing"):
         for request in requests:
             choices: list[cards.Choice] = []
@@ -187,7 +192,9 @@ chapter(
             The many tokens with a tiny probability each can add up to a considerable share: the grey bar.
             """,
             draw=softmax,
-            try_this="Add a constant to every logit. The logits in the title and in the table change; no probability does.",
+            try_this=(
+                "Add a constant to every logit. The logits in the title and in the table change; no probability does."
+            ),
         ),
         Beat(
             "filters",

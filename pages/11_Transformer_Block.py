@@ -216,8 +216,9 @@ chapter(
             "designs",
             "Two designs, the same plan",
             prose="""
-            Between GPT-2 (2019) and Llama (2023) almost every part was exchanged, and the plan stayed: embed, add
-            attention, add an MLP, repeat, unembed.
+            From GPT-2 ([Radford et al. 2019](https://github.com/openai/gpt-2)) to Llama
+            ([Touvron et al. 2023](https://arxiv.org/abs/2302.13971)) positions, norm, activation and MLP were
+            exchanged. The plan stayed: embed, add attention, add an MLP, repeat, unembed.
             """,
             draw=designs,
         ),

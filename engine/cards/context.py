@@ -10,7 +10,7 @@ from engine import figures
 from engine.card import Badge, Card, Proof
 from engine.loading import Loaded
 from engine.ops import kv_cache
-from engine.published import MODELS, cache_bytes
+from engine.published import MODELS, cache_bytes, sources
 from engine.rounding import tolerance
 from engine.script import preamble
 from engine.trace import Token, Trace
@@ -232,7 +232,7 @@ def large_models(loaded: Loaded, tokens: int, bytes_per_number: float) -> Card:
             ("one for all heads (MQA)", lambda h, kv: 1),
         )
     }
-    names, largest = [row[0] for row in rows], rows[-1][0]
+    names, largest = [row[0].replace("Llama-3.1-", "Llama ") for row in rows], rows[-1][0]
     ids = list(range(8))
     width = torch.finfo(loaded.model.dtype).bits // 8
     one = int(cache_bytes(spec.n_layer, spec.n_kv_head, spec.d_head, 1, width))

@@ -26,7 +26,7 @@ def diagram(boxes: Sequence[tuple[str, str, str]], chosen: str, blocks: int, par
     """
     height = 66 * (len(boxes) + 1)
     figure = canvas(height)
-    figure.update_xaxes(visible=False, range=[0, 10], fixedrange=True)
+    figure.update_xaxes(visible=False, range=[0, 10.4], fixedrange=True)
     figure.update_yaxes(visible=False, range=[-0.7, len(boxes) - 0.3], fixedrange=True)
     figure.update_layout(margin={"l": 4, "r": 4, "t": 4, "b": 4})
     _stream(figure, len(boxes))
@@ -46,7 +46,7 @@ def diagram(boxes: Sequence[tuple[str, str, str]], chosen: str, blocks: int, par
 
 def _stream(figure: go.Figure, count: int) -> None:
     figure.add_annotation(
-        x=1.2, y=count - 0.4, ax=1.2, ay=-0.55, xref="x", yref="y", axref="x", ayref="y",
+        x=1.2, y=count - 2.34, ax=1.2, ay=-0.55, xref="x", yref="y", axref="x", ayref="y",
         showarrow=True, arrowhead=2, arrowwidth=5, arrowcolor=color("residual"), text="",
     )  # fmt: skip
 
@@ -81,6 +81,13 @@ def _block_frame(figure: go.Figure, names: Sequence[str], blocks: int, parallel:
         type="rect", x0=2.35, x1=9.75, y0=first - 0.47, y1=last + 0.47, line={"color": NEUTRAL, "dash": "dot"}
     )
     kind = "parallel block" if parallel else "block"
+    text = f"× {blocks} {kind}s" if blocks > 1 else kind
     figure.add_annotation(
-        x=9.75, y=last + 0.47, text=f"× {blocks} {kind}s", showarrow=False, xanchor="right", yanchor="bottom"
+        x=9.78,
+        y=(first + last) / 2,
+        text=text,
+        showarrow=False,
+        textangle=90,
+        xanchor="left",
+        font={"size": 12},
     )

@@ -30,7 +30,7 @@ def ranked(
         y=np.arange(len(places)),
         mode="markers+text",
         text=[f"{place:,.0f}" for place in places],
-        textposition=["middle right" if place * place < worst else "middle left" for place in places],
+        textposition=["middle right" if place**1.25 < worst else "middle left" for place in places],
         cliponaxis=False,
         marker={
             "color": [color("value") if hit else color(concept) for hit in first],
@@ -50,6 +50,48 @@ def ranked(
         showgrid=False,
     )
     return figure
+
+
+def spread_labels(figure: go.Figure, width: int = 300) -> go.Figure:
+    """Move the texts of a 2-D scatter around their points, and drop those that would still cover another.
+
+    The first points come first. `width` is that of the plotted area in pixels on a phone; hover texts stay.
+    """
+    traces = [trace for trace in figure.data if trace.type == "scatter" and "text" in (trace.mode or "")]
+    places = np.concatenate([np.column_stack([trace.x, trace.y]) for trace in figure.data]).astype(float)
+    low, high = places.min(0), places.max(0)
+    room = np.where(high > low, high - low, 1.0) * (0.2, 0.1)
+    low, high = low - room, high + room
+    size = np.array([width, figure.layout.height - 90])
+    taken = [np.array([*point - 5, *point + 5]) for point in (places - low) / (high - low) * size]
+    for trace in traces:
+        points = (np.column_stack([trace.x, trace.y]) - low) / (high - low) * size
+        found = [_free(point, text, taken) for point, text in zip(points, trace.text, strict=True)]
+        trace.text = [text if place else "" for text, place in zip(trace.text, found, strict=True)]
+        trace.textposition = [place or "top center" for place in found]
+    figure.update_xaxes(range=[low[0], high[0]])
+    figure.update_yaxes(range=[low[1], high[1]])
+    return figure
+
+
+_AROUND = {
+    "top center": (0, 13),
+    "bottom center": (0, -13),
+    "middle right": (0.5, 0),
+    "middle left": (-0.5, 0),
+}
+
+
+def _free(point: np.ndarray, text: str, taken: list[np.ndarray]) -> str:
+    """Where a text of 7 pixels a character finds room beside its point; noted in `taken`. Empty if nowhere."""
+    half = np.array([3.5 * len(text), 7])
+    for place, (across, up) in _AROUND.items():
+        centre = point + np.array([across * (2 * half[0] + 14), up])
+        box = np.array([*centre - half, *centre + half])
+        if not any((box[:2] < other[2:]).all() and (other[:2] < box[2:]).all() for other in taken):
+            taken.append(box)
+            return place
+    return ""
 
 
 def ordered_curve(
@@ -81,7 +123,9 @@ def ordered_curve(
     }
     figure = canvas(height, *names[:2])
     if places.shape[1] == 2:
-        figure.add_scatter(x=places[:, 0], y=places[:, 1], textposition="top center", cliponaxis=False, **options)
+        figure.add_scatter(
+            x=places[:, 0], y=places[:, 1], textposition="top center", cliponaxis=False, **options
+        )
         figure.update_xaxes(nticks=6)
         figure.update_yaxes(nticks=6)
         return figure

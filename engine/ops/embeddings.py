@@ -68,7 +68,8 @@ def pca(points: ArrayLike, count: int) -> Components:
     The sign of a direction is free; here the sum of the cubes of its entries is positive. Where there are fewer
     than `count` components the rest are zeros. Pearson 1901; Jolliffe, Principal Component Analysis, section 3.5.
     """
-    centred = np.asarray(points, np.float64) - np.mean(points, axis=0, dtype=np.float64)
+    given = np.asarray(points, np.float64)
+    centred = given - given.mean(axis=0)
     _, spread, directions = np.linalg.svd(centred, full_matrices=False)
     directions = directions * np.where((directions**3).sum(-1) < 0, -1.0, 1.0)[:, None]
     variance = spread**2

@@ -100,6 +100,29 @@ def strongest(activations: ArrayLike) -> int:
     return int(np.argmax(np.abs(np.nan_to_num(np.asarray(activations, np.float64), posinf=0, neginf=0))))
 
 
+def standout(activations: ArrayLike, position: int) -> int:
+    """The neuron whose magnitude at a token exceeds its mean over the prompt most; (seq, d_ff) in.
+
+    For a prompt of one token, the strongest one.
+    """
+    size = np.abs(np.nan_to_num(np.asarray(activations, np.float64), posinf=0, neginf=0))
+    return int(np.argmax(size[position] - size.mean(axis=0))) if len(size) > 1 else int(np.argmax(size[0]))
+
+
+def two_layers(
+    x: ArrayLike,
+    first: ArrayLike,
+    first_bias: ArrayLike,
+    second: ArrayLike,
+    second_bias: ArrayLike,
+    name: str,
+) -> tuple[Floats, Floats, Floats]:
+    """act(x·W₁ + b₁)·W₂ + b₂ as (sums, hidden activations, outputs); `name` is a key of FUNCTIONS."""
+    sums = weighted_sum(x, first, first_bias)
+    hidden = FUNCTIONS[name](sums)
+    return sums, hidden, weighted_sum(hidden, second, second_bias)
+
+
 def near_zero(activations: ArrayLike, threshold: float) -> Floats:
     """Share of the neurons whose magnitude is under `threshold` times the largest one; (…, d_ff) in, (…) out."""
     size = np.abs(np.asarray(activations, np.float64))

@@ -38,4 +38,4 @@ def _copy(view: View, name: str, key: str) -> None:
     value = st.session_state.get(key)
     if value is not None:
         st.session_state[_CHOSEN] = st.session_state.get(_CHOSEN, {}) | {(view.page, name): value}
-        fragments.rerun(view.beat)
+        fragments.rerun(view.fragment)

@@ -19,8 +19,8 @@ LAST = -1
 """A focus of -1 follows the last token, whatever the prompt."""
 
 BOUNDS = {"focus": (LAST, 127), "layer": (0, 999), "head": (0, 999), "seed": (0, 2**31 - 1)}
-_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES = (
-    f"anatomy.{name}" for name in ("state", "written", "page", "touched", "notices")
+_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES, _MIRRORED = (
+    f"anatomy.{name}" for name in ("state", "written", "page", "touched", "notices", "mirrored")
 )
 
 
@@ -113,6 +113,8 @@ def begin(page: str) -> None:
         for sentence in refused:
             notify(sentence)
         _presentation_from(page, query)
+    if page != session.get(_PAGE):
+        _forget_mirrored()
     session[_PAGE] = page
 
 
@@ -152,8 +154,16 @@ def take_notices() -> list[str]:
 
 def mirror(key: str, value: Any) -> None:
     """Make a widget that is about to be drawn show `value`, without disturbing one that does already."""
+    st.session_state[_MIRRORED] = st.session_state.get(_MIRRORED, frozenset()) | {key}
     if st.session_state.get(key) != value:
         st.session_state[key] = value
+
+
+def _forget_mirrored() -> None:
+    """On another page a key names another widget, which would ignore the value left under it by the old one."""
+    for key in st.session_state.pop(_MIRRORED, ()):
+        if key in st.session_state:
+            del st.session_state[key]
 
 
 # Presentation: whether the page is on a projector, and which beat is on it.

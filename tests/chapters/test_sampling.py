@@ -300,6 +300,14 @@ def test_a_text_is_remembered_and_a_stopped_one_keeps_its_beginning(loaded, trac
     assert cards.written(loaded, cards.Request(trace.ids, 3, 99)) == whole[:3]
 
 
+def test_a_stopped_tree_shows_its_beginning_and_writes_nothing_more(loaded, trace, monkeypatch):
+    request = cards.Request(trace.ids, 5)
+    begun = cards.written(loaded, request)[:2]
+    monkeypatch.setattr("engine.cards.sampling.writing.generate", None)
+    card = cards.tree(loaded, cards.Request(trace.ids, 9, 123), stopped=begun)
+    assert card.numbers["text"] == [choice.id for choice in begun]
+
+
 def test_the_lens_on_the_last_layer_gives_the_logits(loaded, trace):
     np.testing.assert_allclose(lens.read_off(loaded, trace.hidden[-1]), trace.logits, atol=1e-4)
 

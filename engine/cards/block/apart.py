@@ -9,6 +9,7 @@ from engine import figures
 from engine.capturing import token
 from engine.card import Badge, Card, Proof
 from engine.cards.block.by_hand import apply_by_hand, script_lines
+from engine.figures.sampling import texts as drawn_texts
 from engine.generation import generate
 from engine.interventions import Intervention
 from engine.loading import Loaded
@@ -83,24 +84,30 @@ def told(
     loaded: Loaded, trace: Trace, removed: str, interventions: Sequence[Intervention], length: int = 24
 ) -> Card:
     """A short greedy continuation by the intact and by the changed model."""
-    plain = [step.id for step in generate(loaded, trace.ids, length)]
-    changed = [step.id for step in generate(loaded, trace.ids, length, interventions=interventions)]
-    texts = [loaded.tokenizer.decode(ids) for ids in (plain, changed)]
-    same = next(
-        (i for i, (a, b) in enumerate(zip(plain, changed, strict=False)) if a != b),
-        min(len(plain), len(changed)),
-    )
+    plain = list(generate(loaded, trace.ids, length))
+    changed = list(generate(loaded, trace.ids, length, interventions=interventions))
+    shorter = min(len(plain), len(changed))
+    same = next((i for i in range(shorter) if plain[i].id != changed[i].id), shorter)
+    rows = {"intact": plain, f"without {removed}" if interventions else "intact again": changed}
+    words = {name: [token(loaded, step.id).display for step in steps] for name, steps in rows.items()}
     return Card(
         key="told",
         title=f"What both write from here: the same for {same} tokens",
-        alt="The continuation of the intact and of the changed model.",
+        alt="; ".join(f"{name}: {''.join(tokens)}" for name, tokens in words.items()),
         badge=Badge.LIVE,
-        figure=None,
+        figure=drawn_texts(
+            [
+                (name, [(text, step.probability) for text, step in zip(words[name], steps, strict=True)])
+                for name, steps in rows.items()
+            ]
+        ),
         table={
-            "model": ["intact", f"without {removed}" if interventions else "intact again"],
-            "continues": texts,
+            "model": [name for name, steps in rows.items() for _ in steps],
+            "token": [text for tokens in words.values() for text in tokens],
+            "id": [step.id for steps in rows.values() for step in steps],
+            "probability": [step.probability for steps in rows.values() for step in steps],
         },
-        prove=lambda: _told_proof(loaded, trace, interventions, changed),
+        prove=lambda: _told_proof(loaded, trace, interventions, [step.id for step in changed]),
         code=preamble(loaded, trace.ids)
         + f"""
 with torch.no_grad():
@@ -108,9 +115,10 @@ with torch.no_grad():
                          pad_token_id=tokenizer.eos_token_id)
 result = {{"intact": out[0, ids.shape[1]:]}}
 """,
-        numbers={"intact": plain},
+        numbers={"intact": [step.id for step in plain]},
         atol=0,
-        note="Greedy: the most probable token at every step. The script writes the intact model's text.",
+        note="Greedy: the most probable token at every step, on a colour as strong as its probability. The script "
+        "writes the intact model's text.",
     )
 
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from engine import figures
 from engine.card import Badge, Card, Proof
 from engine.figures.block import diagram as drawn_diagram
 from engine.loading import Loaded
 from engine.ops.parts import Part, block_parts, model_parts, total
-from engine.published import MODELS
+from engine.published import MODELS, sources
 from engine.published import parts as published_parts
 from engine.script import preamble
 
@@ -58,11 +60,11 @@ def parameters(loaded: Loaded) -> Card:
     largest = max(rows, key=lambda name: rows[name])
     return Card(
         key="parameters",
-        title=f"{whole:,} trained numbers, {rows[largest] / whole:.0%} of them in: {largest.lower()}",
+        title=f"{whole:,} trained numbers, {rows[largest] / whole:.0%} of them in: {largest}",
         alt="Trained numbers by part of the model.",
         badge=Badge.LIVE,
         figure=figures.bars(
-            names, counts, concept="embedding", colors=_colors(names), value_name="trained numbers"
+            names, [n / 1e6 for n in counts], colors=_colors(names), value_name="millions of trained numbers"
         ),
         table={"part": names, "trained numbers": counts, "share": [count / whole for count in counts]},
         prove=lambda: Proof(
@@ -130,19 +132,20 @@ def scale(loaded: Loaded) -> Card:
     kinds = ("embedding", "positions", "attention", "mlp", "norms", "unembedding")
     rows = {model.name: published_parts(model) for model in MODELS}
     rows = {loaded.name: _by_kind(loaded)} | rows
-    sources = ["loaded now", *(model.source for model in MODELS)]
+    origins = ["loaded now", *(model.source for model in MODELS)]
     totals = {name: sum(parts.values()) for name, parts in rows.items()}
     shares = {kind: [parts[kind] / totals[name] for name, parts in rows.items()] for kind in kinds}
     last = MODELS[-1].name
+    vocabulary = np.add(shares["embedding"], shares["unembedding"])
     return Card(
         key="scale",
-        title=f"From {totals[loaded.name] / 1e6:,.1f} million to {totals[last] / 1e9:,.0f} billion: "
-        "the larger the model, the more of it is MLP",
+        title=f"The vocabulary is {vocabulary[0]:.0%} of {loaded.name}'s {totals[loaded.name] / 1e6:,.1f} million "
+        f"trained numbers and {vocabulary[-1]:.0%} of {last}'s {totals[last] / 1e9:,.0f} billion",
         alt="Share of trained numbers by kind for the loaded model and six published ones.",
         badge=Badge.LIVE,
         figure=figures.heatmap(
             [[shares[kind][i] for kind in kinds] for i in range(len(rows))],
-            list(rows),
+            [name.replace("Llama-3.1-", "Llama ") for name in rows],
             list(kinds),
             concept="mlp",
             zero_one=True,
@@ -155,7 +158,7 @@ def scale(loaded: Loaded) -> Card:
             "model": list(rows),
             "trained numbers": list(totals.values()),
             **{kind: [parts[kind] for parts in rows.values()] for kind in kinds},
-            "sizes from": sources,
+            "sizes from": origins,
         },
         prove=lambda: Proof(
             f"The kinds of {loaded.name} summed, against transformers' num_parameters().",

@@ -61,22 +61,31 @@ def word_ids(loaded: Loaded, words: Sequence[str]) -> list[int]:
         word = clean_prompt(given, 60).strip()
         id = word_id(loaded, word) if word else None
         if id is None:
-            raise ReaderError(
-                f"“{shorten(word, 30)}” is {len(pieces(loaded, ' ' + word))} tokens to this tokenizer; please use words that are one."
-                if word
-                else "Please give all four words."
-            )
+            raise ReaderError(_refused(loaded, word))
         found.append(id)
     return found
 
 
+def _refused(loaded: Loaded, word: str) -> str:
+    if not word:
+        return "Please give all four words."
+    count = len(pieces(loaded, f" {word}"))
+    return f"“{shorten(word, 30)}” is {count} tokens to this tokenizer; please use words that are one token."
+
+
 def usable(loaded: Loaded) -> tuple[list[Analogy], list[Analogy]]:
     """The analogies of the list whose four words are one token each, and the others."""
-    kept, skipped = [], []
+    kept: list[Analogy] = []
+    skipped: list[Analogy] = []
     for analogy in fixed_list():
         whole = all(word_id(loaded, word) is not None for word in analogy.words)
         (kept if whole else skipped).append(analogy)
     return kept, skipped
+
+
+def categories(loaded: Loaded) -> list[str]:
+    """The categories of the list in which something can be asked."""
+    return list(dict.fromkeys(analogy.category for analogy in usable(loaded)[0]))
 
 
 def one(loaded: Loaded, words: Sequence[str], count: int = 10) -> Card:
@@ -89,7 +98,9 @@ def one(loaded: Loaded, words: Sequence[str], count: int = 10) -> Card:
     places = [rank(scores, ids[3], without=ids[:3] if drop else ()) for drop in (True, False)]
     first = name(loaded, int(nearest(scores, 1, without=ids[:3])[0]))
     a, b, c, d = (word.strip() for word in words)
-    verdict = f"{quoted(d)} comes first" if places[0] == 1 else f"{quoted(first)} comes first, {quoted(d)} {ordinal(places[0])}"
+    verdict = f"{quoted(first)} comes first, {quoted(d)} {ordinal(places[0])}"
+    if places[0] == 1:
+        verdict = f"{quoted(d)} comes first"
     return Card(
         key="analogy",
         title=f"{quoted(a)} − {quoted(b)} + {quoted(c)}: {verdict}, not counting the three words put in",
@@ -193,6 +204,16 @@ def score(loaded: Loaded) -> Card:
     limits = np.array(_steps(own.count))
     shares = {way: (row[None] <= limits[:, None]).mean(1) for way, row in zip(WAYS, found.ranks, strict=True)}
     hits, total = (found.ranks == 1).sum(1), len(found.analogies)
+    figure = lines(
+        limits,
+        {way: shares[way] for way in WAYS},
+        colors=dict(zip(WAYS, ("embedding", "token", "query", "key"), strict=True)),
+        x_name="k nearest rows",
+        y_name="share with the expected word among them",
+        log_x=True,
+        zero=True,
+    )
+    figure.update_xaxes(dtick=1)
     return Card(
         key="score",
         title=f"{hits[0]} of {total} come first by arithmetic; {hits[1]} if the words put in count as answers, "
@@ -200,15 +221,7 @@ def score(loaded: Loaded) -> Card:
         alt=f"Rising lines: the share of {total} analogies whose expected word is among the k nearest rows, "
         "for four ways to look for it.",
         badge=Badge.LIVE,
-        figure=lines(
-            limits,
-            {way: shares[way] for way in WAYS},
-            colors=dict(zip(WAYS, ("embedding", "token", "query", "key"), strict=True)),
-            x_name="k nearest rows",
-            y_name="share with the expected word among them",
-            log_x=True,
-            zero=True,
-        ),
+        figure=figure,
         table={
             "analogy": [analogy.question for analogy in found.analogies],
             "expected": [analogy.words[3] for analogy in found.analogies],
@@ -222,7 +235,9 @@ def score(loaded: Loaded) -> Card:
 
 
 def _steps(count: int) -> list[int]:
-    return [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000) if k < count] + [count]
+    return [
+        k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 50_000) if k < count
+    ] + [count]
 
 
 def _said(found: Scored) -> str:
@@ -250,7 +265,11 @@ def failures(loaded: Loaded, category: str) -> Card:
     return Card(
         key="failures",
         title=f"{category.capitalize()}: {misses} of {len(chosen)} fail"
-        + (f"; {quoted(worst.words[3])} for {worst.question} is {ordinal(int(ranks.max()))}" if misses else ""),
+        + (
+            f"; {quoted(worst.words[3])} for {worst.question} is {ordinal(int(ranks.max()))}"
+            if misses
+            else ""
+        ),
         alt="For each analogy the rank of the expected word: "
         + ", ".join(f"{a.question} {place}" for a, place in zip(asked, ranks, strict=True)),
         badge=Badge.LIVE,

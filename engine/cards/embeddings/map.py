@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from plotly.graph_objects import Figure
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
-from engine.cards.embeddings.table import CLOSE, code, name, quoted, table
+from engine.cards.embeddings.table import CLOSE, code, name, table
 from engine.figures import scatter2d, scatter3d
+from engine.figures.embeddings import spread_labels
 from engine.loading import Loaded
 from engine.ops.embeddings import Components, Float, nearest, nearest_kept, pca
 from engine.trace import Token
@@ -44,8 +46,7 @@ def token_map(loaded: Loaded, tokens: Sequence[Token], focus: int, near: int, di
     groups = [PROMPT if i < prompt else NEIGHBOUR for i in range(len(ids))]
     return Card(
         key="map",
-        title=f"{dimensions} of {min(len(ids) - 1, rows.shape[1])} components show {shares[:dimensions].sum():.0%} of "
-        f"the variance between {len(ids)} rows",
+        title=f"{share_shown(rows, shares, dimensions)} of the variance between {len(ids)} rows",
         alt=f"A map of {prompt} tokens of the prompt and {len(ids) - prompt} neighbours, in {dimensions} dimensions.",
         badge=Badge.LIVE,
         figure=_figure(shown, names, groups, shares),
@@ -58,7 +59,7 @@ def token_map(loaded: Loaded, tokens: Sequence[Token], focus: int, near: int, di
         prove=lambda: prove_components(found, rows, "these rows"),
         code=code(loaded, f"ids = torch.tensor({ids})\n" + components_code("W[ids]")),
         numbers={"scores": found.scores.tolist(), "shares": shares.tolist()},
-        note=_note(rows, shown, shares, prompt, len(set(t.id for t in tokens))),
+        note=_note(rows, shown, shares, prompt, len({t.id for t in tokens})),
     )
 
 
@@ -66,9 +67,22 @@ def _note(rows: Float, shown: Float, shares: Float, prompt: int, distinct: int) 
     kept = nearest_kept(rows, shown, range(prompt))
     cut = f" The {prompt} tokens around the chosen one are shown." if prompt < distinct else ""
     return (
-        f"Explained variance: {', '.join(f'PC {i + 1} {share:.1%}' for i, share in enumerate(shares))}. For {kept:.0%} "
-        f"of the prompt’s tokens the nearest point on the map is the nearest row in truth.{cut}"
+        f"Explained variance: {printed(shares)}. For {kept:.0%} of the prompt’s tokens the nearest point on the map is "
+        f"the nearest row in truth.{cut} Texts that would cover others show on hover."
     )
+
+
+def printed(shares: Float) -> str:
+    """The explained variance of each component, in words."""
+    return ", ".join(f"PC {i + 1} {share:.1%}" for i, share in enumerate(shares))
+
+
+def share_shown(rows: Float, shares: Float, dimensions: int) -> str:
+    """How many of the components that there are a figure shows, and their share, as the beginning of a sentence."""
+    there = min(len(rows) - 1, rows.shape[1])
+    shown = min(dimensions, there)
+    nouns, verb = "component" if there == 1 else "components", "shows" if shown == 1 else "show"
+    return f"{shown} of {there} {nouns} {verb} {shares[:shown].sum():.0%}"
 
 
 def axis_names(shares: Float) -> tuple[str, str, str]:
@@ -76,16 +90,18 @@ def axis_names(shares: Float) -> tuple[str, str, str]:
     return first, second, third
 
 
-def _figure(shown: Float, names: list[str], groups: list[str], shares: Float):  # type: ignore[no-untyped-def]
+def _figure(shown: Float, names: list[str], groups: list[str], shares: Float) -> Figure:
     colors = {PROMPT: "token", NEIGHBOUR: "embedding"}
     axes = axis_names(shares)
     if shown.shape[1] == 3:
         figure = scatter3d(shown, names, groups=groups, colors=colors, names=axes, height=460)
     else:
-        figure = scatter2d(shown, names, groups=groups, colors=colors, x_name=axes[0], y_name=axes[1], height=430)
+        figure = scatter2d(
+            shown, names, groups=groups, colors=colors, x_name=axes[0], y_name=axes[1], height=430
+        )
     if len(names) > _LABELLED:
         figure.update_traces(mode="markers", selector={"name": NEIGHBOUR})
-    return figure
+    return spread_labels(figure) if shown.shape[1] == 2 else figure
 
 
 def prove_components(found: Components, rows: Float, what: str) -> Proof:

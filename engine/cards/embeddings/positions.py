@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, largest, tolerance
-from engine.cards.embeddings.map import axis_names, components_code, prove_components
-from engine.cards.embeddings.table import CLOSE, code, table, weight
+from engine.cards.embeddings.map import axis_names, components_code, printed, prove_components, share_shown
+from engine.cards.embeddings.table import CLOSE, code, signed, table, weight
 from engine.errors import ReaderError
 from engine.figures import grouped_bars, lines
 from engine.figures.embeddings import ordered_curve
@@ -69,7 +69,7 @@ def added(loaded: Loaded, trace: Trace) -> Card:
             trace.ids,
         ),
         numbers={"rows": own.tolist(), "added": extra.tolist()},
-        atol=tolerance(loaded, own, extra, steps=64),
+        atol=tolerance(loaded, own, extra),
         note=_added_note(learned, len(trace.tokens)),
     )
 
@@ -87,14 +87,16 @@ def _prove_added(loaded: Loaded, trace: Trace, own: Float, extra: Float) -> Proo
     rows = F.embedding(torch.tensor(trace.ids), weight(loaded, "embedding").to("cpu", torch.float64))
     if loaded.spec.positions == "learned":
         theirs = weight(loaded, "positions")[: len(trace.ids)].to("cpu", torch.float64).norm(dim=-1)
-        claim = "What was added, by the captured stream, against the norms of the rows of the table of positions"
+        claim = (
+            "What was added, by the captured stream, against the norms of the rows of the table of positions"
+        )
     else:
         theirs = torch.zeros(len(trace.ids))
         claim = "The captured stream at the entrance of block 0 less the tokens’ rows, against nothing at all"
     return Proof(
         f"{claim}; and the tokens’ rows against torch.nn.functional.embedding.",
         max(gap(own, rows.norm(dim=-1)), gap(extra, theirs)),
-        tolerance(loaded, own, extra, steps=64),
+        tolerance(loaded, own, extra),
     )
 
 
@@ -106,20 +108,25 @@ def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
     every = 2 ** max(0, int(np.ceil(np.log2(max(len(rows), 1) / 8))))
     return Card(
         key="curve",
-        title=f"{len(rows)} positions on {dimensions} of {min(len(rows) - 1, rows.shape[1])} components, which show "
-        f"{shares[:dimensions].sum():.0%} of their variance",
+        title=f"{share_shown(rows, shares, dimensions)} of the variance between {len(rows)} position vectors",
         alt="A curve through the projected position vectors in order, pale at position 0 and full at the last one.",
         badge=Badge.LIVE,
         figure=ordered_curve(
-            found.scores[:, :dimensions], every=every, chosen=chosen, names=axis_names(shares), concept="embedding"
+            found.scores[:, :dimensions],
+            every=every,
+            chosen=chosen,
+            names=axis_names(shares),
+            concept="embedding",
         ),
-        table={"position": list(range(len(rows))), **{f"PC {i + 1}": found.scores[:, i].tolist() for i in range(3)}},
+        table={
+            "position": list(range(len(rows))),
+            **{f"PC {i + 1}": found.scores[:, i].tolist() for i in range(3)},
+        },
         prove=lambda: prove_components(found, rows, "the position vectors"),
         code=code(loaded, components_code(_script_rows(loaded))),
         numbers={"scores": found.scores.tolist(), "shares": shares.tolist()},
-        note="Explained variance: "
-        + ", ".join(f"PC {i + 1} {share:.1%}" for i, share in enumerate(shares))
-        + f". Numbers on the curve are positions; {chosen} is the chosen token’s.",
+        note=f"Explained variance: {printed(shares)}. Numbers on the curve are positions; {chosen} is the chosen "
+        "token’s.",
     )
 
 
@@ -140,8 +147,8 @@ def similarity(loaded: Loaded, centred: bool, chosen: int) -> Card:
     distances = np.arange(most + 1)
     return Card(
         key="similarity",
-        title=f"Mean cosine {found[min(1, most), 0]:.2f} at distance 1, {found[min(16, most), 0]:.2f} at "
-        f"{min(16, most)}, {found[-1, 0]:.2f} at {most}",
+        title=f"Mean cosine {signed(found[min(1, most), 0])} at distance 1, {signed(found[min(16, most), 0])} at "
+        f"{min(16, most)}, {signed(found[-1, 0])} at {most}",
         alt="The mean cosine between position vectors against their distance, with the 10 and 90 % quantiles, and "
         "the cosines of one position with those after it.",
         badge=Badge.LIVE,

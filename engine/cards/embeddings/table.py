@@ -100,6 +100,11 @@ def quoted(text: str, width: int = 18) -> str:
     return f"“{shorten(text, width)}”"
 
 
+def signed(value: float) -> str:
+    """Two decimals with a true minus sign, for a title."""
+    return f"{value:.2f}".replace("-", "−")
+
+
 def code(loaded: Loaded, body: str, ids: Sequence[int] | None = None) -> str:
     """A *Code* script: the model, the embedding matrix `W` (vocab, d_model) in float64, and the given lines."""
     count = table(loaded).count

@@ -148,11 +148,9 @@ class _Changed(nn.Module):
             out: torch.Tensor = self.plain(acts)
             return (out.float() + more).to(out.dtype)
         wide = acts.float()
-        if self.change.k == 0:
-            return self.bias.to(acts).expand(*acts.shape[:-1], -1)
         kept = wide.abs().topk(min(self.change.k, wide.shape[-1]), dim=-1).indices
-        parts = rows[kept] * wide.gather(-1, kept)[..., None]  # …, k, d_model
-        return (parts.sum(-2) + self.bias.to(acts.device)).to(acts.dtype)
+        alone = wide * torch.zeros_like(wide).scatter(-1, kept, 1.0)
+        return (alone @ rows + self.bias.to(acts.device)).to(acts.dtype)
 
 
 def change_lines(loaded: Loaded, change: Change, k: str = "") -> str:

@@ -1,14 +1,14 @@
 """Cards of the chapter on quantization: two precisions of one checkpoint, and what rounding does to its weights."""
 
+from engine.cards.quantization.blocks import Matrix, block_sizes, outlier
 from engine.cards.quantization.clock import Timings, measure, measured, time
 from engine.cards.quantization.compare import DRIFTS, drift, kl, next_token
 from engine.cards.quantization.cost import inventory, size
-from engine.cards.quantization.outlier import Matrix, block_sizes, outlier
+from engine.cards.quantization.large import scale
 from engine.cards.quantization.pair import BITSANDBYTES, Pair, repacked
 from engine.cards.quantization.passage import Reading, cut, perplexity, read
-from engine.cards.quantization.scale import scale
 from engine.cards.quantization.simulate import curve, simulated, sweep
-from engine.cards.quantization.tile import Where, code_book, steps, tile
+from engine.cards.quantization.tiles import Where, code_book, steps, tile
 from engine.cards.quantization.weights import SIZES, half_name, matrices
 from engine.cards.quantization.writing import Choices, Writing, segments, text, write, written
 

@@ -121,7 +121,7 @@ def simulated(loaded: Loaded, other: Loaded, ids: tuple[int, ...], bits: int, si
         ),
         numbers={"error": found.error, "kl": found.kl},
         atol=fraction(found.kl),
-        note=f"A simulation: the checkpoint's real weights rounded to the nearest of {2**bits - 1} even levels, then run "
+        note=f"A simulation: the checkpoint's real weights rounded to the nearest of {2**bits - 1} even levels, run "
         f"by torch in fp32. The other line, {other.precision}, is really executed. Both against fp32.",
     )
 

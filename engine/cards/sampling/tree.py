@@ -42,10 +42,18 @@ def turn(loaded: Loaded, request: Request, step: int, road: int) -> tuple[Reques
 
 
 def tree(
-    loaded: Loaded, request: Request, rest: Request | None = None, kept: tuple[Choice, ...] = ()
+    loaded: Loaded,
+    request: Request,
+    rest: Request | None = None,
+    kept: tuple[Choice, ...] = (),
+    stopped: tuple[Choice, ...] = (),
 ) -> Card:
-    """The candidates of every step and the one taken. With a turn, `kept` goes before the text of `rest`."""
-    path = (*kept, *_after(loaded, kept, rest)) if rest is not None else written(loaded, request)
+    """The candidates of every step and the one taken. With a turn, `kept` goes before the text of `rest`.
+
+    stopped  the beginning of the text of `request`, or of `rest`, where the reader did not wait for the whole
+    """
+    after = stopped or (written(loaded, request) if rest is None else _after(loaded, kept, rest))
+    path = (*kept, *after)
     if not path:
         raise ReaderError("The model's context is full, so no token can follow.")
     roads = [_roads(choice) for choice in path]

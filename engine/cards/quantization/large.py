@@ -44,7 +44,7 @@ def _outputs(module: Any) -> int:
     return int(getattr(module, "out_features", None) or module.nf)
 
 
-def large(model: Published) -> ops.Counts:
+def published_counts(model: Published) -> ops.Counts:
     """The same from published dimensions."""
     return ops.llama_counts(
         d_model=model.d_model,
@@ -59,7 +59,7 @@ def large(model: Published) -> ops.Counts:
 
 def scale(loaded: Loaded) -> Card:
     """Gigabytes of weights at four precisions for the loaded checkpoint and for two published models."""
-    found = {loaded.name: counts(loaded)} | {model.name: large(model) for model in LARGE}
+    found = {loaded.name: counts(loaded)} | {model.name: published_counts(model) for model in LARGE}
     sums = {name: [ops.weight_bytes(c, precision) for precision in ROWS] for name, c in found.items()}
     gigabytes = {name: [b / 1e9 for b in row] for name, row in sums.items()}
     biggest = LARGE[-1].name
@@ -95,7 +95,7 @@ def predicted(loaded: Loaded) -> int:
 
 def _prove(loaded: Loaded) -> Proof:
     gaps = [abs(predicted(loaded) - loaded.nbytes)]
-    gaps += [abs(large(model).total - _built(model)) for model in LARGE]
+    gaps += [abs(published_counts(model).total - _built(model)) for model in LARGE]
     return Proof(
         f"The sum for {loaded.name} at {loaded.precision} against the bytes of its real tensors, and both large "
         "models' parameters against the modules that transformers builds from the same dimensions, without memory.",

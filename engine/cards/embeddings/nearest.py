@@ -97,14 +97,16 @@ def forms(loaded: Loaded, token: Token) -> Card:
     scores = own.cosines(own.rows([token.id]))[0]
     ranks = [0, *(rank(scores, i, without=[token.id]) for i in ids[1:])]
     shown = scores[ids]
-    labels = [t.display if i == 0 else f"{t.display} ({ranks[i]:,}.)" for i, t in enumerate(found)]
+    labels = [t.display if i == 0 else f"{t.display} #{ranks[i]:,}" for i, t in enumerate(found)]
     return Card(
         key="forms",
         title=_found(token, ranks[1:]),
         alt="Bars of the cosine with the token itself, which is 1, and with its other spellings: "
         + ", ".join(f"{text} {value:.2f}" for text, value in zip(labels, shown, strict=True)),
         badge=Badge.LIVE,
-        figure=bars(labels, shown, concept="token", limit=1.0, value_name="cosine", label_name="token (rank)"),
+        figure=bars(
+            labels, shown, concept="token", limit=1.0, value_name="cosine", label_name="token # rank"
+        ),
         table={"token": [t.display for t in found], "id": ids, "cosine": shown.tolist(), "rank": ranks},
         prove=lambda: _prove_forms(loaded, token, ids, shown, ranks),
         code=code(
@@ -120,7 +122,7 @@ def forms(loaded: Loaded, token: Token) -> Card:
             ids,
         ),
         numbers={"cosines": shown.tolist(), "ranks": ranks},
-        note="In brackets: the place among all tokens, the nearest neighbour being 1.",
+        note="After #: the place among all tokens, the nearest neighbour being 1.",
     )
 
 
@@ -130,7 +132,8 @@ def _found(token: Token, ranks: list[int]) -> str:
         return f"No other spelling of {word} is a single token here"
     if len(ranks) == 1:
         return f"One other spelling of {word} is a token too, and neighbour no. {ranks[0]:,} of its row"
-    return f"{len(ranks)} other spellings of {word} are tokens too; as neighbours they rank {min(ranks):,} to {max(ranks):,}"
+    span = f"{min(ranks):,} to {max(ranks):,}"
+    return f"{len(ranks)} other spellings of {word} are tokens too; as neighbours they rank {span}"
 
 
 def _prove_forms(loaded: Loaded, token: Token, ids: list[int], shown: np.ndarray, ranks: list[int]) -> Proof:

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, tolerance
-from engine.cards.embeddings.table import CLOSE, code, quoted, table, weight
-from engine.figures import histogram, matrix_strip
+from engine.cards.embeddings.table import CLOSE, code, quoted, signed, table, weight
+from engine.figures import heatmap, histogram
 from engine.loading import Loaded
 from engine.ops.embeddings import Float, norms
 from engine.trace import Trace
@@ -17,27 +17,36 @@ def row(loaded: Loaded, trace: Trace, position: int) -> Card:
     """The row of the token at a position; where positions are learned also the position's row and their sum."""
     token = trace.tokens[position]
     own = table(loaded)
-    vectors: dict[str, Float] = {"token’s row": own.rows([token.id])[0]}
+    vectors: dict[str, Float] = {"token row": own.rows([token.id])[0]}
     if loaded.spec.positions == "learned":
-        vectors["position’s row"] = weight(loaded, "positions")[position].to("cpu", torch.float64).numpy()
-    vectors["enters block 0"] = trace.hidden[0, position].astype(np.float64)
+        vectors["position row"] = weight(loaded, "positions")[position].to("cpu", torch.float64).numpy()
+    vectors["into block 0"] = trace.hidden[0, position].astype(np.float64)
     shown = np.stack(list(vectors.values()))
     lengths = norms(shown)
     first = shown[0]
     return Card(
         key="row",
         title=f"{quoted(token.display)} is row {token.id:,} of {len(weight(loaded, 'embedding')):,}: {own.d_model} "
-        f"numbers from {first.min():.2f} to {first.max():.2f}, norm {lengths[0]:.3f}",
+        f"numbers from {signed(first.min())} to {signed(first.max())}, norm {lengths[0]:.3f}",
         alt=f"Coloured strips with one cell for each of {own.d_model} dimensions: {', '.join(vectors)}. Blue is "
         "negative, orange is positive.",
         badge=Badge.LIVE,
-        figure=matrix_strip(shown, name=list(vectors), column_name="dimension (d_model)", value_name="value"),
+        figure=heatmap(
+            shown,
+            list(vectors),
+            kind="diverging",
+            column_name="dimension (d_model)",
+            value_name="value",
+            height=130 + 30 * len(shown),
+        ),
         table={"dimension": list(range(own.d_model)), **{name: v.tolist() for name, v in vectors.items()}},
         prove=lambda: _prove(loaded, trace, position, shown),
         code=_code(loaded, trace, position),
         numbers={"vectors": shown.tolist(), "norms": lengths.tolist()},
         atol=tolerance(loaded, shown),
-        note="Norms: " + ", ".join(f"{n} {length:.3f}" for n, length in zip(vectors, lengths, strict=True)) + ".",
+        note="Norms: "
+        + ", ".join(f"{n} {length:.3f}" for n, length in zip(vectors, lengths, strict=True))
+        + ".",
     )
 
 
@@ -94,7 +103,7 @@ def lengths(loaded: Loaded, trace: Trace, position: int) -> Card:
             "id": list(trace.ids),
             "norm": own.norms[list(trace.ids)].tolist(),
         },
-        prove=lambda: _prove_lengths(loaded, length, (low, middle, high)),
+        prove=lambda: _prove_lengths(loaded, token.id, length, (low, middle, high)),
         code=code(
             loaded,
             f"""
@@ -109,13 +118,12 @@ def lengths(loaded: Loaded, trace: Trace, position: int) -> Card:
     )
 
 
-def _prove_lengths(loaded: Loaded, length: float, quartiles: tuple[float, float, float]) -> Proof:
+def _prove_lengths(loaded: Loaded, id: int, length: float, quartiles: tuple[float, float, float]) -> Proof:
     rows = weight(loaded, "embedding")[: len(loaded.tokenizer)]
     theirs = torch.cat([torch.linalg.vector_norm(part.float(), dim=-1) for part in rows.split(1000)]).cpu()
     found = theirs.double().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).numpy()
-    nearest = float((theirs.double() - length).abs().min())
     return Proof(
         "Quartiles and norm against torch.linalg.vector_norm of every row in float32.",
-        max(gap(quartiles, found), nearest),
+        max(gap(quartiles, found), gap(length, theirs[id])),
         CLOSE * max(1.0, float(theirs.max())),
     )

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, tolerance
-from engine.cards.embeddings.table import quoted
+from engine.cards.embeddings.table import quoted, signed
 from engine.cards.sampling.common import script
 from engine.errors import ReaderError
 from engine.figures import lines
@@ -34,7 +34,9 @@ def find(trace: Trace, word: str) -> int:
     found = list(re.finditer(rb"(?<!\w)" + re.escape(wanted) + rb"(?!\w)", text))
     if not found:
         shown = shorten(word.strip(), 30)
-        raise ReaderError(f"“{shown}” is not in both sentences (their first {len(trace.tokens)} tokens are read).")
+        raise ReaderError(
+            f"“{shown}” is not in both sentences (their first {len(trace.tokens)} tokens are read)."
+        )
     return int(np.searchsorted(starts, found[-1].end(), side="left")) - 1
 
 
@@ -46,11 +48,10 @@ def drift(loaded: Loaded, one: Trace, other: Trace, word: str) -> Card:
     token, again = one.tokens[i], other.tokens[j]
     depths = np.arange(len(same))
     label = f"{quoted(token.display, 12)} in both"
-    low = int(np.nanargmin(same)) if np.isfinite(same).any() else 0
     return Card(
         key="drift",
-        title=f"{quoted(token.display)}: cosine {same[0]:.2f} at the entrance, {same[-1]:.2f} after the last block, "
-        f"least {same[low]:.2f} after {low}",
+        title=f"{quoted(token.display)}: cosine {signed(same[0])} at the entrance, {signed(same[-1])} after "
+        f"{depths[-1]} blocks; different tokens {signed(apart[0])} and {signed(apart[-1])}",
         alt="A line of the cosine between the two vectors of the word against the blocks passed, and one of the mean "
         "cosine between different tokens of the two sentences.",
         badge=Badge.LIVE,
@@ -66,7 +67,7 @@ def drift(loaded: Loaded, one: Trace, other: Trace, word: str) -> Card:
         prove=lambda: _prove(loaded, (one, other), (i, j), same),
         code=_code(loaded, one, other, i, j),
         numbers={"cosines": same.tolist(), "different": apart.tolist()},
-        atol=tolerance(loaded, 1.0),
+        atol=tolerance(loaded, 1.0, steps=2),
         note=_note(one, other, i, j, token.id == again.id),
     )
 
@@ -76,14 +77,17 @@ def different(one: Trace, other: Trace) -> Float:
     unlike = np.array(one.ids)[:, None] != np.array(other.ids)
     if not unlike.any():
         return np.full(len(one.hidden), np.nan)
-    return np.array([(a @ b.T)[unlike].mean() for a, b in zip(unit(one.hidden), unit(other.hidden), strict=True)])
+    return np.array(
+        [(a @ b.T)[unlike].mean() for a, b in zip(unit(one.hidden), unit(other.hidden), strict=True)]
+    )
 
 
 def _note(one: Trace, other: Trace, i: int, j: int, same: bool) -> str:
     note = f"Compared: position {i} of the first sentence with position {j} of the second"
+    first, second = (quoted(token.display) for token in (one.tokens[i], other.tokens[j]))
     if not same:
-        return f"{note}; they are different tokens, {quoted(one.tokens[i].display)} and {quoted(other.tokens[j].display)}."
-    return f"{note}, both token {one.ids[i]}, {quoted(one.tokens[i].display)}."
+        return f"{note}; they are different tokens, {first} and {second}."
+    return f"{note}, both token {one.ids[i]}, {first}."
 
 
 @torch.no_grad()
@@ -95,12 +99,12 @@ def _prove(loaded: Loaded, traces: tuple[Trace, Trace], places: tuple[int, int],
         stream = [layer[0, place].to("cpu", torch.float64) for layer in returned]
         writes = torch.tensor(trace.attn_out[-1, place]) + torch.tensor(trace.mlp_out[-1, place])
         streams.append(torch.stack([*stream, stream[-1] + writes]))
-    theirs = F.cosine_similarity(*streams, dim=-1)
+    theirs = F.cosine_similarity(streams[0], streams[1], dim=-1)
     return Proof(
         "torch’s cosine_similarity of the hidden states that transformers returns; after the last block, which it "
         "returns only normalized, of the sum of the stream before that block and the two writes captured in it.",
         gap(shown, theirs),
-        tolerance(loaded, 1.0),
+        tolerance(loaded, 1.0, steps=2),
     )
 
 

@@ -1,0 +1,162 @@
+"""Keep the k strongest neurons of each MLP and silence the others: what is left of the prediction."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from engine.capturing import forward
+from engine.card import Badge, Card, Proof
+from engine.cards.attention.evidence import gap
+from engine.cards.neurons.changed import by_hand, change_lines, compared
+from engine.cards.neurons.evidence import logits_of
+from engine.cards.neurons.sparse import steps
+from engine.cards.sampling.common import inside, probability_tolerance
+from engine.figures import lines
+from engine.figures.axes import short
+from engine.interventions import KeepTopNeurons
+from engine.loading import Loaded
+from engine.ops.heads import kl_divergence
+from engine.script import preamble
+from engine.trace import Trace
+
+
+ENOUGH = 0.1
+"""Nats of mean KL that the title of the sweep calls little."""
+
+
+def kept(loaded: Loaded, before: Trace, after: Trace, change: KeepTopNeurons, position: int) -> Card:
+    """The next-token distribution with all neurons, and with the k strongest at each token alone."""
+    share = change.k / loaded.spec.d_ff
+    return compared(
+        loaded,
+        before,
+        after,
+        change,
+        position,
+        key="kept",
+        names=("all neurons", f"{change.k:,} strongest"),
+        title=f"{change.k:,} of {loaded.spec.d_ff:,} neurons ({share:.1%}) in {where(change)}",
+    )
+
+
+def where(change: KeepTopNeurons) -> str:
+    """The layers of a change in words."""
+    if change.layers is None:
+        return "every layer"
+    return f"layer{'s' * (len(change.layers) > 1)} {', '.join(map(str, change.layers))}"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """KL (k, seq) in nats between the whole model and the one that keeps the k strongest neurons, for each of `ks`."""
+
+    ks: tuple[int, ...]
+    layers: tuple[int, ...] | None
+    kl: NDArray[np.float64]
+
+
+def sweep(
+    loaded: Loaded,
+    before: Trace,
+    layers: tuple[int, ...] | None,
+    progress: Callable[[float, str], None] = lambda share, what: None,
+) -> Sweep:
+    """Measure 1, 2, 4, … and all neurons, at every token of a prompt. `progress(share, what)` is told before each k."""
+    ks = steps(loaded.spec.d_ff)
+    rows = []
+    for i, k in enumerate(ks):
+        progress(i / len(ks), f"Keeping {k:,} neurons")
+        recorded = forward(loaded, before.ids, (KeepTopNeurons(k, layers),))
+        rows.append(kl_divergence(before.logits, recorded["logits", 0][0].float().cpu().numpy()))
+    return Sweep(tuple(ks), layers, np.stack(rows))
+
+
+def enough_of(found: Sweep) -> int:
+    """The first k from which on the mean KL stays under ENOUGH; all neurons where it never does."""
+    over = np.flatnonzero(~(found.kl.mean(axis=1) < ENOUGH))
+    return found.ks[min(int(over[-1]) + 1, len(found.ks) - 1) if over.size else 0]
+
+
+def swept(loaded: Loaded, before: Trace, found: Sweep, position: int, k: int) -> Card:
+    """KL over k: the mean over the prompt's tokens, and at one of them. `k` is marked."""
+    inside(before, position)
+    mean, here = found.kl.mean(axis=1), found.kl[:, position]
+    change = KeepTopNeurons(k, found.layers)
+    enough = enough_of(found)
+    token = before.tokens[position].display
+    atol = float(max(probability_tolerance(loaded), 1e-3 * float(np.nan_to_num(found.kl).max())))
+    return Card(
+        key="sweep",
+        title=f"From {enough:,} neurons on ({enough / loaded.spec.d_ff:.0%}) in {where(change)}, the mean KL is under "
+        f"{ENOUGH} nats",
+        alt="KL divergence over the number of neurons kept, on a logarithmic axis, for the mean over the prompt's "
+        f"tokens and for “{token}”.",
+        badge=Badge.LIVE,
+        figure=lines(
+            found.ks,
+            {"mean over the prompt": mean, f"after “{token}”": here},
+            colors={"mean over the prompt": "mlp", f"after “{token}”": "token"},
+            x_name="neurons kept (log scale)",
+            y_name="KL, nats",
+            log_x=True,
+            zero=True,
+            mark_x=float(k) if k else None,
+        ),
+        table={
+            "neurons kept": list(found.ks),
+            "share": [k / loaded.spec.d_ff for k in found.ks],
+            "mean KL (nats)": mean.tolist(),
+            "KL at the focus token (nats)": here.tolist(),
+        },
+        prove=lambda: _prove(loaded, before, found, atol),
+        code=preamble(loaded, before.ids) + _code(loaded, found, position),
+        numbers={"mean": mean, "here": here},
+        atol=atol,
+        note=f"KL from the whole model's next-token distribution; {short(float(mean[0]))} nats with one neuron in "
+        f"each MLP of {where(change)}. Dotted: the k of the slider.",
+    )
+
+
+def _prove(loaded: Loaded, before: Trace, found: Sweep, atol: float) -> Proof:
+    """The first, the middle and the last k again, on private copies, with torch.nn.functional.kl_div."""
+    p = torch.tensor(before.logits).double().log_softmax(-1)
+    chosen = sorted({0, len(found.ks) // 2, len(found.ks) - 1})
+    worst = 0.0
+    for i in chosen:
+        model = by_hand(loaded, KeepTopNeurons(found.ks[i], found.layers))
+        q = torch.tensor(logits_of(model, before.ids)).double().log_softmax(-1)
+        again = F.kl_div(q, p, log_target=True, reduction="none").sum(-1).numpy()
+        worst = float(np.max([worst, gap(found.kl[i], again)]))
+    return Proof(
+        f"KL for {', '.join(str(found.ks[i]) for i in chosen)} neurons at every token by torch.nn.functional.kl_div, "
+        "on private copies of the model whose MLPs sum the kept neurons' rows of W_down alone.",
+        worst,
+        atol,
+    )
+
+
+def _code(loaded: Loaded, found: Sweep, position: int) -> str:
+    return (
+        "k = 1\n"
+        + change_lines(loaded, KeepTopNeurons(1, found.layers), "k")
+        + f"""
+
+def log_p():
+    with torch.no_grad():
+        return model(ids, use_cache=False).logits[0].double().log_softmax(-1)
+
+
+p = log_p()
+changed()
+kl = []
+for k in {list(found.ks)}:
+    q = log_p()
+    kl.append((p.exp() * (p - q)).sum(-1))
+kl = torch.stack(kl)  # k, seq
+result = {{"mean": kl.mean(1), "here": kl[:, {position}]}}
+"""
+    )

@@ -1,0 +1,146 @@
+"""Figures of learning: a graph of computed values with gradients, and paths down a surface."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike
+
+from engine.figures.axes import floats
+from engine.figures.theme import NEUTRAL, canvas, color, rgba
+from engine.text import label
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A value at a place; NaN for what is not known yet. `strong` outlines it."""
+
+    name: str
+    place: tuple[float, float]
+    value: float
+    gradient: float
+    hover: str
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class GraphEdge:
+    """An arrow between two nodes with a local derivative beside it; `strong` when a gradient passes it now."""
+
+    start: str
+    end: str
+    local: float
+    strong: bool = False
+
+
+def computation_graph(
+    nodes: Sequence[GraphNode], edges: Sequence[GraphEdge], *, height: int = 400
+) -> go.Figure:
+    """Circles with the value and the gradient below each, arrows with their local derivatives."""
+    figure = canvas(height)
+    places = {node.name: node.place for node in nodes}
+    for edge in edges:
+        _arrow(figure, places[edge.start], places[edge.end], edge)
+    x, y = (np.array([node.place[i] for node in nodes]) for i in (0, 1))
+    figure.add_scatter(
+        x=x,
+        y=y,
+        mode="markers+text",
+        text=[f"<b>{label(node.name)}</b>" for node in nodes],
+        marker={
+            "size": 32,
+            "color": [rgba(color("residual"), 0.55 if node.strong else 0.2) for node in nodes],
+            "line": {"color": color("residual"), "width": [3 if node.strong else 1.5 for node in nodes]},
+        },
+        customdata=[label(node.hover) for node in nodes],
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+        cliponaxis=False,
+    )
+    _below(figure, "value", x, y, [node.value for node in nodes], 23, None)
+    _below(figure, "∂L/∂ that value", x, y, [node.gradient for node in nodes], 38, "gradient")
+    middles = [np.mean([places[e.start], places[e.end]], axis=0) for e in edges]
+    known = [(m, e.local) for m, e in zip(middles, edges, strict=True) if np.isfinite(e.local)]
+    _below(figure, "local derivative", [m[0] for m, _ in known], [m[1] for m, _ in known],
+           [value for _, value in known], -9, "key")  # fmt: skip
+    figure.update_xaxes(visible=False, range=[min(x) - 0.35, max(x) + 0.4])
+    figure.update_yaxes(visible=False, range=[min(y) - 0.75, max(y) + 0.45])
+    figure.update_layout(showlegend=True)
+    return figure
+
+
+def _arrow(figure: go.Figure, start: tuple[float, float], end: tuple[float, float], edge: GraphEdge) -> None:
+    """Forwards in grey; towards the inputs in the gradient's colour while a gradient is handed on."""
+    (x0, y0), (x1, y1) = (end, start) if edge.strong else (start, end)
+    figure.add_annotation(
+        x=x1, y=y1, ax=x0, ay=y0, xref="x", yref="y", axref="x", ayref="y", text="", showarrow=True,
+        arrowhead=2, arrowwidth=3 if edge.strong else 1.4, standoff=19, startstandoff=17,
+        arrowcolor=color("gradient") if edge.strong else NEUTRAL,
+    )  # fmt: skip
+
+
+def _below(
+    figure: go.Figure,
+    name: str,
+    x: ArrayLike,
+    y: ArrayLike,
+    values: Sequence[float],
+    pixels: int,
+    concept: str | None,
+) -> None:
+    """Numbers some pixels below their places, and a legend entry that names their kind."""
+    paint = {"color": color(concept)} if concept else {}
+    for px, py, value in zip(floats(x), floats(y), values, strict=True):
+        if np.isfinite(value):
+            figure.add_annotation(
+                x=px, y=py, yshift=-pixels, text=brief(value), showarrow=False, font={"size": 12, **paint}
+            )
+    figure.add_scatter(
+        x=[None], y=[None], mode="markers", name=label(name),
+        marker={"color": color(concept) if concept else NEUTRAL, "symbol": "square", "size": 9},
+    )  # fmt: skip
+
+
+def brief(value: float) -> str:
+    """A number for a crowded place, with a real minus sign."""
+    return f"{value:.2f}".replace("-", "−") if abs(value) < 100 else f"{value:.3g}".replace("-", "−")
+
+
+def tangent(
+    x: ArrayLike,
+    y: ArrayLike,
+    slope: float,
+    point: tuple[float, float],
+    chord: tuple[ArrayLike, ArrayLike],
+    *,
+    x_name: str,
+    y_name: str,
+    height: int = 360,
+) -> go.Figure:
+    """A curve, the straight line of a slope through one of its points, and the points of a central difference."""
+    places = floats(x)
+    straight = point[1] + slope * (places - point[0])
+    figure = canvas(height, x_name, y_name)
+    for name, line, concept, dash in (
+        ("loss", floats(y), "logits", "solid"),
+        ("slope from autograd", straight, "gradient", "dash"),
+    ):
+        figure.add_scatter(
+            x=places, y=line, name=name, mode="lines",
+            line={"color": color(concept), "width": 2.4, "dash": dash},
+            hovertemplate="%{x:.6g}: <b>%{y:.8g}</b>",
+        )  # fmt: skip
+    for name, (px, py), concept, symbol in (
+        ("central difference", chord, "value", "diamond"),
+        ("as trained", ([point[0]], [point[1]]), "key", "circle"),
+    ):
+        figure.add_scatter(
+            x=floats(px), y=floats(py), name=name, mode="markers",
+            marker={"color": color(concept), "size": 10, "symbol": symbol},
+            hovertemplate="%{x:.6g}: <b>%{y:.8g}</b>",
+        )  # fmt: skip
+    figure.update_xaxes(nticks=6)
+    figure.update_yaxes(nticks=6)
+    figure.update_layout(showlegend=True)
+    return figure

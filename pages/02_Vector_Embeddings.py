@@ -1,0 +1,318 @@
+"""2 · Vector embeddings — what a model knows of a token before it reads."""
+
+import streamlit as st
+
+from engine import Token
+from engine.cards import embeddings as cards
+from engine.text import markdown, shorten
+from pages._shared import Beat, View, chapter, sidebar
+from pages._shared.chapters import chapter_number
+
+MIKOLOV = "[Mikolov et al. 2013](https://aclanthology.org/N13-1090/)"
+LINZEN = "[Linzen 2016](https://arxiv.org/abs/1606.07736)"
+ETHAYARAJH = "[Ethayarajh 2019](https://arxiv.org/abs/1909.00512)"
+RIVER = "Beside the river they sat down upon the bank"
+MONEY = "He kept all of his money in the bank"
+OWN = "words of my own"
+
+
+def row_prose(view: View) -> str:
+    spec, table = view.loaded.spec, cards.table(view.loaded)
+    tied = (
+        "The same matrix is used once more at the end of this model, as the unembedding that turns a vector into "
+        "logits."
+        if spec.tied
+        else "The unembedding at the end of this model is another matrix of the same shape."
+    )
+    where = (
+        "Then the row of its position, from a second table, is added to it (the last beat of this chapter)."
+        if spec.positions == "learned"
+        else "Nothing is added to it for its position (the last beat of this chapter)."
+    )
+    return rf"""
+    A tokenizer hands over ids, and an id is only a number in a list. So the first thing in
+    {markdown(view.loaded.name)} is a matrix $W_E$ with a row for each of {spec.vocab:,} ids and {table.d_model}
+    columns, all learned in training. The token's row is read out, which is the same as multiplying a one-hot vector
+    with $W_E$. {where} {tied}
+    """
+
+
+def draw_row(view: View):
+    with view.controls:
+        position = view.pick_token()
+    return cards.row(view.loaded, view.trace, position)
+
+
+def draw_norms(view: View):
+    with view.controls:
+        position = view.pick_token()
+    return cards.lengths(view.loaded, view.trace, position)
+
+
+def look_up(view: View) -> Token:
+    """A token of the prompt, or of any other text that the reader types."""
+    with view.controls:
+        position = view.pick_token()
+        typed = st.text_input("Or any other text", max_chars=60, key=view.key("typed"))
+        space = st.toggle("With a space in front", value=True, key=view.key("space"))
+        if not typed:
+            return view.tokens[position]
+        found = cards.pieces(view.loaded, f" {typed}" if space else typed)[:40]
+        if len(found) == 1:
+            return found[0]
+        chosen = st.selectbox(
+            "It is several tokens; look up",
+            range(len(found)),
+            format_func=lambda i: f"{i}  {shorten(found[i].display, 24)}",
+            key=view.key(f"piece-{len(found)}"),
+        )
+    return found[chosen]
+
+
+def draw_neighbours(view: View):
+    return cards.neighbours(view.loaded, look_up(view))
+
+
+def draw_forms(view: View):
+    return cards.forms(view.loaded, look_up(view))
+
+
+def draw_map(view: View):
+    with view.controls:
+        near = st.slider("Neighbours of each token", 1, 8, 3, key=view.key("near"))
+        dimensions = st.segmented_control(
+            "Dimensions",
+            [2, 3],
+            default=2,
+            required=True,
+            format_func=lambda n: f"{n}-D",
+            key=view.key("dim"),
+        )
+        position = view.pick_token() if len({token.id for token in view.tokens}) > 24 else view.state.focus
+    return cards.token_map(view.loaded, view.tokens, position, near, dimensions)
+
+
+def draw_analogy(view: View):
+    listed = {f"{' '.join(one.words)}": one for one in cards.usable(view.loaded)[0]}
+    with view.controls:
+        which = st.selectbox(
+            "a − b + c",
+            [*listed, OWN],
+            format_func=lambda name: listed[name].question if name in listed else name,
+            key=view.key("which"),
+        )
+        words = listed[which].words if which in listed else own_words(view)
+    return cards.one(view.loaded, words)
+
+
+def own_words(view: View) -> list[str]:
+    left, right = st.columns(2)
+    names = (("a", "king", left), ("b", "man", right), ("c", "girl", left), ("expected", "princess", right))
+    return [
+        column.text_input(name, default, max_chars=40, key=view.key(f"word-{name}"))
+        for name, default, column in names
+    ]
+
+
+def draw_score(view: View):
+    return cards.score(view.loaded)
+
+
+def draw_failures(view: View):
+    kinds = cards.categories(view.loaded) or ["male and female"]
+    with view.controls:
+        kind = st.selectbox("Analogies about", kinds, key=view.key(f"kind-{len(kinds)}"))
+    return cards.failures(view.loaded, kind)
+
+
+def drift_prose(view: View) -> str:
+    start = (
+        "At the entrance the two vectors already differ by their positions' rows, unless the word stands at the same "
+        "place in both."
+        if view.loaded.spec.positions == "learned"
+        else "At the entrance both vectors are the same row, so the cosine there is 1 if the word is the same token "
+        "in both."
+    )
+    return f"""
+    The embedding matrix has one row for a token, whatever it means in its sentence. What the token means *here* has to
+    come from the words before it, and attention brings it in, block by block. Follow one word through two sentences of
+    yours. {start} The second line is a yardstick: vectors of one layer may all point somewhat alike
+    ({ETHAYARAJH}), so the word's cosine says little without that of different tokens.
+    """
+
+
+def draw_drift(view: View):
+    with view.controls:
+        word = st.text_input("A word", "bank", max_chars=60, key=view.key("word"))
+        one = st.text_input("in one sentence", RIVER, max_chars=400, key=view.key("one"))
+        other = st.text_input("and in another", MONEY, max_chars=400, key=view.key("other"))
+    return cards.drift(view.loaded, view.capture(one), view.capture(other), word)
+
+
+def position_prose(view: View) -> str:
+    name, spec = markdown(view.loaded.name), view.loaded.spec
+    if spec.positions == "learned":
+        return f"""
+        Attention by itself does not see order. {name} therefore has a second table, of {spec.context:,} rows, one for
+        each position it can read; the row is added to the token's before the first block. Nobody wrote these rows:
+        they were learned like all other weights. If neighbouring positions were alike and distant ones not, it would
+        show as a smooth curve and as a cosine that falls with distance.
+        """
+    return f"""
+    Attention by itself does not see order. GPT-2 adds a learned vector for each position to the token's row. {name}
+    has no position vectors: it turns queries and keys by an angle that grows with the position (RoPE), inside every
+    attention layer. That is the subject of chapter 10. Here it means that a token enters block 0 as its bare row,
+    wherever it stands.
+    """
+
+
+CURVE_2D, CURVE_3D, SIMILARITY, LENGTH = "Curve, 2-D", "Curve, 3-D", "Similarity by distance", "Length"
+
+
+def draw_positions(view: View):
+    if view.loaded.spec.positions != "learned":
+        with view.controls:
+            sidebar.link(chapter_number(10))
+        return cards.added(view.loaded, view.trace)
+    with view.controls:
+        which = st.segmented_control(
+            "Show",
+            [CURVE_2D, CURVE_3D, SIMILARITY, LENGTH],
+            default=CURVE_2D,
+            required=True,
+            key=view.key("which"),
+        )
+        centred = which == SIMILARITY and st.toggle("Take away the mean row first", key=view.key("centred"))
+        position = view.pick_token() if which != LENGTH else 0
+    if which == LENGTH:
+        return cards.added(view.loaded, view.trace)
+    if which == SIMILARITY:
+        return cards.similarity(view.loaded, bool(centred), position)
+    return cards.curve(view.loaded, 3 if which == CURVE_3D else 2, position)
+
+
+def position_try(view: View) -> str:
+    if view.loaded.spec.positions == "learned":
+        return (
+            "Look at the similarity by distance, and take away the mean row: what all positions share hides how they "
+            "differ. Then switch to a checkpoint with RoPE in the sidebar."
+        )
+    return "Switch to a GPT-2 in the sidebar: there this beat shows the curve of its position vectors."
+
+
+chapter(
+    number=2,
+    title="Vector embeddings",
+    question="What does a model know of a token before it has read any text?",
+    lead="Every token enters the network as a list of numbers, one row of a learned table. What two rows have in "
+    "common can be measured, mapped and calculated with, and each of these says less than it seems to. Then the "
+    "sentence takes over: the same row becomes different vectors in different contexts.",
+    beats=[
+        Beat(
+            "row",
+            "A token enters as a row of numbers",
+            row_prose,
+            draw_row,
+            "Choose two tokens of the prompt one after the other and look for a dimension that means something by "
+            "itself. Single numbers seldom do; the rest of the chapter compares whole rows.",
+        ),
+        Beat(
+            "norms",
+            "A row has a length and a direction, and cosine compares directions",
+            r"""
+            The length of a row is its norm, $\lVert u\rVert = \sqrt{\sum_i u_i^2}$. Two rows are compared by the angle
+            between them, so that length does not count:
+
+            $$\cos(u, v) = \frac{u \cdot v}{\lVert u\rVert\,\lVert v\rVert}$$
+
+            It is 1 for the same direction, 0 at a right angle and −1 for opposite ones. The histogram shows what the
+            division takes away.
+            """,
+            draw_norms,
+            "Go through the tokens of the prompt: are the words with a meaning of their own on another side than "
+            "“the”, “a” and the punctuation?",
+        ),
+        Beat(
+            "neighbours",
+            "The nearest rows tell how a token is used",
+            "The row of one token against every other row of the vocabulary, the largest cosines shown. A row learns "
+            "from the texts around its token, so what comes near is what could stand in the same place: words of like "
+            "meaning, but just as well opposites and other spellings. The neighbours of a token "
+            "that training seldom met mean little. And a cosine is large or small only beside that of two rows taken "
+            "at random, which the title gives.",
+            draw_neighbours,
+            "Type a number, a colour, a name, a verb. Then a rare word that is several tokens: what are the neighbours "
+            "of its pieces?",
+        ),
+        Beat(
+            "forms",
+            "Another spelling is another row",
+            "A capital or a space in front makes another token (chapter 1), and a new model begins with random "
+            "numbers in every row. Nothing tells it that two of them are the same word. Where the rows of two "
+            "spellings are neighbours, training has brought them together; where they are not, the model knows the "
+            "word twice.",
+            draw_forms,
+            "Type a name, then a common word such as “the”, each with and without the space.",
+        ),
+        Beat(
+            "map",
+            "A map keeps only part of the distances",
+            r"""
+            To draw rows on paper they are projected on the directions in which they differ most, their principal
+            components: the singular vectors of the centred matrix of rows. The share of the variance that a component
+            holds, its *explained variance*, is printed on its axis. The rest is lost, and with it the truth about
+            who is near whom. (The sign of a component is free; here the sum of the cubes of its entries is positive.)
+            """,
+            draw_map,
+            "Turn the map in 3-D. Then read below the figure for how many tokens the nearest point is the nearest row.",
+        ),
+        Beat(
+            "analogy",
+            "A step from one row to another can be tried elsewhere",
+            rf"""
+            If the step from one word to another is the same for many pairs, then $a - b + c$ should end near the word
+            that is to $c$ what $a$ is to $b$ ({MIKOLOV}). The rows nearest to that sum are shown, and nothing is left
+            out: the words put in are often nearer than any answer, because the sum has not gone far from them.
+            """,
+            draw_analogy,
+            "Choose words of your own, say where the sum should end, and look at the rank.",
+        ),
+        Beat(
+            "score",
+            "An example proves little; a list gives a score",
+            rf"""
+            A fixed list of analogies, the same for every checkpoint; those with a word of several tokens are
+            skipped and named. It is usual to leave the three words put in out of the answers, and this can make
+            the result look better than it is ({LINZEN}): so it is scored with them too. And it is scored without any
+            arithmetic, by what is nearest to $a$ or to $c$ alone.
+            """,
+            draw_score,
+            "Compare the lines at the left end, where only the first answer counts. How much is due to the "
+            "arithmetic, and how much to words that were near anyway?",
+        ),
+        Beat(
+            "failures",
+            "Where it fails, look how far off it is",
+            "For every analogy the rank of the expected word among all tokens, on a logarithmic axis; below the "
+            "question the answer that came first. The answer may be a fair one that the list did not foresee, or it "
+            "may have nothing to do with the question.",
+            draw_failures,
+            "Go through the categories: is there one in which all are right? Which one is worst?",
+        ),
+        Beat(
+            "drift",
+            "Context makes one row into different vectors",
+            drift_prose,
+            draw_drift,
+            "Write the same sentence twice and then change only what comes after the word: the cosine stays 1, because "
+            "no token looks ahead. Change one word before it and see in which block it starts to matter.",
+        ),
+        Beat(
+            "positions",
+            "Does a place in the text have a vector of its own?",
+            position_prose,
+            draw_positions,
+            position_try,
+        ),
+    ],
+)

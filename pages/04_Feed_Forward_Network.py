@@ -1,0 +1,202 @@
+"""4 · Feed-forward network — thousands of neurons side by side, and how few of them are needed at once."""
+
+import streamlit as st
+
+from engine.card import Card
+from engine.cards import neurons as cards
+from engine.checkpoints import BUNDLED
+from engine.interventions import KeepTopNeurons
+from engine.ops.neurons import ACTIVATIONS
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+from pages._shared.slow import slow
+
+
+def toy(view: View) -> Card:
+    with view.controls:
+        edge = st.selectbox("Connection", list(cards.EDGES), index=4, key=view.key("edge")) or "x1 → h1"
+        weight = st.slider(
+            "Its weight", -2.0, 2.0, cards.default_weight(edge), 0.1, key=view.key(f"weight-{edge}")
+        )
+        left, right = st.columns(2)
+        with left:
+            first = st.slider("Input x1", -2.0, 2.0, 1.0, 0.1, key=view.key("x1"))
+        with right:
+            second = st.slider("Input x2", -2.0, 2.0, 0.5, 0.1, key=view.key("x2"))
+        activation = st.segmented_control(
+            "Activation", ACTIVATIONS, default="ReLU", required=True, key=view.key("act")
+        )
+    return cards.toy_network((first, second), edge, weight, activation or "ReLU")
+
+
+def real(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token()
+        layer = view.pick_layer()
+    return cards.mlp_pass(view.loaded, view.trace, layer, position)
+
+
+def sparsity(view: View) -> Card:
+    with view.controls:
+        threshold = st.select_slider(
+            "Near zero: below this share of the token’s largest",
+            (0.001, 0.003, 0.01, 0.03, 0.1),
+            0.1,
+            format_func=lambda share: f"{share:.1%}",
+            key=view.key("threshold"),
+        )
+    return cards.sparsity(view.loaded, view.trace, threshold)
+
+
+def mass(view: View) -> Card:
+    with view.controls:
+        position = view.pick_token()
+        layer = view.pick_layer()
+    return cards.mass(view.loaded, view.trace, layer, position)
+
+
+def keep(view: View) -> list[Card]:
+    d_ff, loaded = view.loaded.spec.d_ff, view.loaded
+    with view.controls:
+        position = view.pick_token("Next token after")
+        ks = (0, *(2**i for i in range(d_ff.bit_length()) if 2**i < d_ff), d_ff)
+        k = st.select_slider(
+            "Neurons kept in each MLP",
+            ks,
+            ks[len(ks) // 2],
+            format_func=lambda k: f"{k:,}",
+            key=view.key(f"k-{d_ff}"),
+        )
+        layers = None
+        if st.toggle("In one layer only", key=view.key("one")):
+            layers = (view.pick_layer(),)
+    change = KeepTopNeurons(k, layers)
+    shown = [
+        cards.kept(loaded, view.trace, view.capture(interventions=(change,)), change, position),
+    ]
+    trace = view.trace
+    found = slow(
+        view,
+        "Measure every k",
+        (loaded.name, loaded.revision, loaded.precision, loaded.device, trace.ids, layers),
+        lambda progress: cards.sweep(loaded, trace, layers, progress),
+    )
+    if found is not None:
+        shown.append(cards.swept(loaded, trace, found, position, k))
+    return shown
+
+
+def designs(view: View) -> list[Card]:
+    models = [view.load(checkpoint=checkpoint.name, precision="fp32") for checkpoint in BUNDLED]
+    last = min(model.spec.n_layer for model in models) - 1
+    with view.controls:
+        layer = st.slider("Layer of both", 0, last, min(view.state.layer, last), key=view.key("layer"))
+    return cards.two_mlps([(model, view.capture(loaded=model)) for model in models], layer)
+
+
+def focus(view: View) -> str:
+    """The focus token as markdown."""
+    return f"**{markdown(view.tokens[view.state.focus].display)}**"
+
+
+def real_prose(view: View) -> str:
+    spec = view.loaded.spec
+    name = markdown(cards.activation_name(view.loaded))
+    middle = (
+        f"two matrices make **gate** and **up** of it, {spec.d_ff:,} numbers each; {name}(gate) · up is what the "
+        f"{spec.d_ff:,} neurons pass on"
+        if spec.gated
+        else f"W_up makes {spec.d_ff:,} sums of it, one for each neuron; {name} bends them"
+    )
+    return f"""
+        The same in the model, for one token: x, the {spec.d_model} numbers of {focus(view)} behind the norm, comes
+        in; {middle}; W_down adds up their output directions. The result is added to the residual stream. No other
+        token is involved: the MLP does the same to every token, each by itself.
+    """
+
+
+def sparsity_prose(view: View) -> str:
+    return f"""
+        All {view.loaded.spec.d_ff:,} neurons are computed at every token, but their activations are of very different
+        size. Two ways to say so: how many are **near zero**, measured against the token’s largest one; and how many of
+        the strongest it takes to carry 90 % of the **mass**, the sum of all magnitudes.
+    """
+
+
+def designs_prose(view: View) -> str:
+    return """
+        Two checkpoints of this book, your prompt through both. A plain MLP bends one sum, and GELU never goes below
+        −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its neurons have
+        a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
+    """
+
+
+chapter(
+    number=4,
+    title="Feed-forward network",
+    question="What do thousands of neurons do together?",
+    lead=(
+        "Between two rounds of attention every token is alone with a feed-forward network, the MLP: two layers of "
+        "weights with a bend in between. In every model offered here it holds more trained numbers than attention "
+        "does, and at any one token its neurons are far from equally active."
+    ),
+    beats=[
+        Beat(
+            "toy",
+            "A layer of neurons is a matrix",
+            prose="""
+            Two inputs, three hidden neurons, two outputs. Every line is one weight, and every weight is one cell of a
+            matrix: the row says where it comes from, the column where it goes. So the whole picture is two matrix
+            products with a bend between them.
+            """,
+            draw=toy,
+            try_this="Follow one connection from the picture to its cell. With ReLU, make a hidden sum negative: "
+            "nothing you do to that neuron’s outgoing weights matters any more.",
+        ),
+        Beat(
+            "pass",
+            "One token goes wide, is bent, and comes back",
+            prose=real_prose,
+            draw=real,
+            try_this="Open the table for the shapes and sizes of the matrices. Then move the token: the matrices stay, "
+            "everything else changes.",
+        ),
+        Beat(
+            "sparsity",
+            "At any one token, neurons are far from equally active",
+            prose=sparsity_prose,
+            draw=sparsity,
+            try_this="Make the threshold larger and smaller. In which layer is the work spread over the most neurons?",
+        ),
+        Beat(
+            "mass",
+            "The strongest neurons carry more than their share",
+            prose="""
+            The neurons of one layer at one token, from the strongest to the weakest, and the share of the mass that
+            they carry together. A line that rises early belongs to a layer in which few neurons do most of the work; if
+            all were equally strong, half of the mass would need half of the neurons.
+            """,
+            draw=mass,
+            try_this="Compare the first token of the prompt with a later one.",
+        ),
+        Beat(
+            "keep",
+            "Keep the strongest, silence the rest, and read the difference",
+            prose="""
+            A small activation is not proof of a small effect. So test it: at every token only the k strongest neurons
+            of each MLP may write, all others are set to zero. KL says in nats how far the next-token distribution is
+            from that of the whole model; zero means that nothing was lost.
+            """,
+            draw=keep,
+            try_this="Find the smallest k that keeps the favourite. Then switch to one layer only: which layer misses "
+            "its weak neurons least?",
+        ),
+        Beat(
+            "designs",
+            "A gate lets a neuron multiply",
+            prose=designs_prose,
+            draw=designs,
+            try_this="Move the layer. Where are the activations of the gated model largest?",
+        ),
+    ],
+)

@@ -1,0 +1,203 @@
+"""6 · Backpropagation — how a loss reaches every weight of the model, and what one step changes."""
+
+import streamlit as st
+
+from engine.cards import backprop as cards
+from engine.cards.backprop import blame as blames
+from engine.cards.backprop import norms as lengths
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+
+
+def graph(view: View):
+    with view.controls:
+        left, right = st.columns(2)
+        x = left.slider("x", -2.0, 2.0, 0.5, 0.1, key=view.key("x"))
+        w = right.slider("w", -2.0, 2.0, 1.2, 0.1, key=view.key("w"))
+        b = left.slider("b", -2.0, 2.0, 0.3, 0.1, key=view.key("b"))
+        t = right.slider("t, the target", -2.0, 2.0, 0.4, 0.1, key=view.key("t"))
+        step = st.slider("Step", 0, cards.STEPS, cards.STEPS, key=view.key("step"))
+    return cards.toy(x, w, b, t, step)
+
+
+def loss(view: View):
+    exact, asked = _asked(view)
+    context = view.capture(loaded=exact)
+    if asked.ids != context.ids:
+        from engine.cache import traced
+
+        context = traced(exact, asked.ids)
+    return cards.loss(exact, context, asked)
+
+
+def norms(view: View):
+    exact, asked = _asked(view)
+    with view.controls:
+        measure = st.segmented_control(
+            "Measure", list(lengths.MEASURES), default="length", required=True, key=view.key("measure")
+        )
+    return cards.norms(exact, asked, measure)
+
+
+def weight(view: View):
+    exact, asked = _asked(view)
+    titles = cards.matrices(exact)
+    with view.controls:
+        layer = view.pick_layer("Block")
+        matrix = st.selectbox(
+            "Matrix", list(titles), format_func=lambda name: titles[name], key=view.key("matrix")
+        )
+        rows, columns = cards.shape(exact, layer, matrix)
+        left, right = st.columns(2)
+        row = left.number_input("Row", 0, rows - 1, 0, key=view.key(f"row-{rows}"))
+        column = right.number_input("Column", 0, columns - 1, 0, key=view.key(f"column-{columns}"))
+        power = st.slider("Step of the central difference: 10 to the", -12, 0, -4, key=view.key("power"))
+        reach = st.select_slider(
+            "Curve drawn to ± this many typical weights", (1, 10, 100), 10, key=view.key("reach")
+        )
+    return cards.weight(exact, asked, layer, matrix, (int(row), int(column)), 10.0**power, float(reach))
+
+
+def blame(view: View):
+    exact, asked = _asked(view)
+    with view.controls:
+        order = st.segmented_control(
+            "Order", blames.ORDERS, default=blames.ORDERS[0], required=True, key=view.key("order")
+        )
+    return cards.blame(exact, asked, order)
+
+
+def step(view: View):
+    exact, asked = _asked(view)
+    with view.controls:
+        rate = st.select_slider(
+            "Learning rate", cards.RATES, 1e-3, format_func=lambda rate: f"{rate:g}", key=view.key("rate")
+        )
+    return cards.step(exact, asked, rate)
+
+
+def _asked(view: View):
+    """The checkpoint at fp32, and whose loss is taken: with a field for a target of the reader's own."""
+    exact = view.loaded if view.state.precision == "fp32" else view.load(precision="fp32")
+    with view.controls:
+        word = st.text_input(
+            "Target (empty: the prompt's own last token)",
+            max_chars=40,
+            placeholder=" castle",
+            key=view.key("word"),
+        )
+    return exact, cards.example(exact, view.tokens, word)
+
+
+def _about_loss(view: View) -> str:
+    used = view.state.precision
+    weights = (
+        ""
+        if used == "fp32"
+        else f"\n\nYou read at {markdown(used)}. Gradients need finer numbers, so from here on this chapter uses the "
+        f"fp32 weights."
+    )
+    return f"""
+    Cut off the last token of your prompt and ask the model for it. The **loss** is its surprisal, $-\\ln p$. With a
+    target of your own, the whole prompt is read and your token is asked for.
+
+    The backward pass begins with a difference: the derivative of the loss with respect to each logit is that token's
+    probability, minus 1 at the target.{weights}
+    """
+
+
+def _about_norms(view: View) -> str:
+    return f"""
+    From the logits, the same rule that the toy showed runs back through all {view.loaded.spec.n_layer} blocks. One
+    backward pass gives the derivative of the loss with respect to every one of the model's weights. As a
+    vector, the gradient of a part points where its weights would raise the loss fastest, and its length says how fast.
+
+    Each residual connection is an addition, so the gradient passes it unchanged: no block has to wait
+    for what the blocks above let through.
+    """
+
+
+chapter(
+    number=6,
+    title="Backpropagation",
+    question="How does a model find out which of its weights to change?",
+    lead=(
+        "Training asks one question of every weight: if you were a little larger, would the loss rise or fall? "
+        "Backpropagation answers it for all weights at once, by the chain rule, in one pass from the end to the start."
+    ),
+    beats=[
+        Beat(
+            "graph",
+            "Each operation needs to know only its own derivative",
+            prose="""
+            A neuron beside a residual path: $y = x + \\tanh(w x + b)$, and the loss $L = (y - t)^2$. Forwards, every
+            node computes its value and its **local derivatives**: how much its output would move with each input.
+
+            Backwards, every node multiplies the gradient that arrives by each local derivative and hands the product
+            on. That is the **chain rule**. Where a value was used twice, as x is, what arrives adds up.
+            """,
+            draw=graph,
+            try_this=(
+                "Set the step to 0 and go through the pass one operation at a time. Then give b the value 2: tanh "
+                "saturates, its local derivative shrinks, and w learns little."
+            ),
+        ),
+        Beat(
+            "loss",
+            "The backward pass begins with probability minus truth",
+            prose=_about_loss,
+            draw=loss,
+            try_this="Name a target that the model would never expect: its derivative comes close to −1.",
+        ),
+        Beat(
+            "norms",
+            "One pass gives the gradient of every part",
+            prose=_about_norms,
+            draw=norms,
+            try_this="Ask for a target that fits and one that does not: the worse the guess, the longer the gradients.",
+        ),
+        Beat(
+            "weight",
+            "A derivative can be checked by nudging the weight",
+            prose="""
+            Nothing has to be believed. Take one weight, make it a little smaller and a little larger, and run the
+            model both times: the **central difference** $\\frac{L(w + h) - L(w - h)}{2h}$ needs no chain rule at
+            all. It costs two passes for one weight; backpropagation costs about as much for all of them.
+
+            The straight line has the slope that autograd found. It touches the curve and then leaves it: a
+            derivative is a promise about small steps only.
+            """,
+            draw=weight,
+            try_this=(
+                "Make the step 1, then 10⁻¹²: the central difference fails at both ends, by the curve's bend and by "
+                "the rounding of float64."
+            ),
+        ),
+        Beat(
+            "blame",
+            "The gradient also reaches the words you typed",
+            prose="""
+            The backward pass does not stop at the weights: it gives a derivative for the embedding of every token of
+            the prompt. Its dot product with the embedding says how fast the loss would change if that token spoke a
+            little louder. It is a first-order answer and no more: what a token would do if it were taken out
+            altogether may differ.
+            """,
+            draw=blame,
+            try_this="Change one word of the prompt, above, and see whether the ranking moves.",
+        ),
+        Beat(
+            "step",
+            "One step helps the target and disturbs the rest",
+            prose="""
+            Gradient descent subtracts the gradient times a **learning rate** from every weight. Here one such step is
+            taken on a private copy, for your prompt's target alone. The same weights also serve every other text, so
+            three control prompts are read before and after. The shared model stays as it was.
+            """,
+            draw=step,
+            try_this=(
+                "Raise the learning rate one notch at a time. First the target rises, then the controls break, and in "
+                "the end the step overshoots even for the target."
+            ),
+        ),
+    ],
+)

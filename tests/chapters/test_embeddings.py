@@ -1,0 +1,341 @@
+"""Chapter 2: neighbours, components, analogies, drift and positions against torch, transformers and sums on paper."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch.nn import functional as F
+
+from engine import ReaderError, capture
+from engine.cards import embeddings as cards
+from engine.cards.embeddings import analogies, map, nearest, sentences
+from engine.cards.embeddings.table import Table, cosines_by_torch
+from engine.checkpoints import ASSETS
+from engine.figures import scatter2d
+from engine.figures.embeddings import ranked, spread_labels
+from engine.ops import embeddings as ops
+from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+
+RIVER, MONEY = "Beside the river they sat down upon the bank", "He kept all of his money in the bank"
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_rows(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64).numpy()
+
+
+def rows_of(loaded):
+    return loaded.model.get_input_embeddings().weight.detach().double()
+
+
+def test_cosine_on_paper():
+    assert ops.cosine([3, 4], [[4, 3], [-3, -4], [-4, 3], [0, 0]]).tolist() == [0.96, -1, 0, 0]
+
+
+def test_mean_cosine_is_the_mean_over_pairs():
+    rows = random_rows(9, 4) + 0.5
+    pairs = [float(ops.cosine(a, b)) for i, a in enumerate(rows) for b in rows[:i]]
+    assert ops.mean_cosine(ops.unit(rows).sum(0), 9) == pytest.approx(np.mean(pairs))
+    assert np.isnan(ops.mean_cosine(ops.unit(rows[0]), 1))
+
+
+def test_ranks_and_neighbours_leave_out_what_they_are_told():
+    scores = np.array([0.2, 0.9, 0.5, 0.9, 0.1])
+    assert ops.nearest(scores, 3).tolist() == [1, 3, 2]
+    assert ops.nearest(scores, 3, without=[1]).tolist() == [3, 2, 0]
+    assert (ops.rank(scores, 1), ops.rank(scores, 2), ops.rank(scores, 2, without=[3])) == (1, 3, 2)
+
+
+def test_components_are_the_eigenvectors_of_the_covariance():
+    rows = random_rows(40, 7) @ np.diag([5, 3, 2, 1, 1, 0.5, 0.1])
+    found = ops.pca(rows, 3)
+    values, vectors = np.linalg.eigh(np.cov(rows.T))
+    np.testing.assert_allclose(found.shares, values[::-1][:3] / values.sum(), atol=1e-12)
+    for i in range(3):
+        assert abs(found.directions[i] @ vectors[:, -1 - i]) == pytest.approx(1)
+    np.testing.assert_allclose(found.scores, (rows - rows.mean(0)) @ found.directions.T, atol=1e-12)
+    assert ((found.directions**3).sum(1) > 0).all()
+
+
+def test_components_of_points_on_a_line():
+    found = ops.pca([[0, 0, 1], [3, 4, 1]], 3)
+    np.testing.assert_allclose(found.shares, [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(found.scores, [[-2.5, 0, 0], [2.5, 0, 0]], atol=1e-12)
+    assert ops.pca([[1, 2]], 3).scores.tolist() == [[0, 0, 0]]
+
+
+def test_a_map_that_loses_an_axis_loses_the_neighbour_that_lay_on_it():
+    points = np.array([[0, 0, 0], [3, 0, 0], [0.1, 0, 9], [3, 1, 0]], float)
+    assert ops.nearest_kept(points, points, range(4)) == 1
+    assert ops.nearest_kept(points, points[:, :2], [0, 1, 3]) == pytest.approx(2 / 3)
+
+
+def test_similarity_by_distance_on_paper():
+    angles = np.arange(5) * np.pi / 6
+    found = ops.by_distance(np.stack([np.cos(angles), np.sin(angles)], 1), 3)
+    np.testing.assert_allclose(found, np.cos(np.arange(4) * np.pi / 6)[:, None].repeat(3, 1), atol=1e-12)
+
+
+def test_the_table_is_the_models_input_embedding(loaded):
+    found, rows = cards.table(loaded), rows_of(loaded)
+    np.testing.assert_allclose(found.rows([5, 77, 8191]), rows[[5, 77, 8191]])
+    np.testing.assert_allclose(found.norms, rows.norm(dim=-1), atol=1e-12)
+    expected = F.cosine_similarity(rows, rows[1470][None])
+    np.testing.assert_allclose(found.cosines(rows[1470])[0], expected, atol=1e-12)
+    np.testing.assert_allclose(cosines_by_torch(loaded, rows[1470])[0], expected, atol=1e-12)
+    some = torch.randint(8192, (100_000, 2), generator=generator())
+    sampled = F.cosine_similarity(rows[some[:, 0]], rows[some[:, 1]]).mean()
+    assert found.baseline == pytest.approx(float(sampled), abs=4e-3)
+    assert cards.table(loaded) is found
+
+
+def test_rows_that_no_token_has_are_left_out(loaded):
+    class Short:
+        def __len__(self):
+            return 5000
+
+    found = Table(dataclasses.replace(loaded, tokenizer=Short()))
+    assert found.count == 5000
+    assert found.cosines(np.ones(found.d_model)).shape == (1, 5000)
+
+
+def test_neighbours_are_the_largest_cosines_of_the_whole_vocabulary(loaded):
+    token = cards.pieces(loaded, " king")[0]
+    card = cards.neighbours(loaded, token, 12)
+    rows = rows_of(loaded)
+    values, ids = F.cosine_similarity(rows, rows[token.id][None]).topk(13)
+    assert ids[0] == token.id
+    assert card.table["id"] == ids[1:].tolist()
+    np.testing.assert_allclose(card.table["cosine"], values[1:], atol=1e-12)
+    assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["·queen"] is False
+
+
+def test_spellings_differ_in_case_and_space_only(loaded):
+    token = cards.pieces(loaded, " the")[0]
+    found = {t.display for t in nearest.spellings(loaded, token)}
+    assert {"·the", "the", "·The", "The"} <= found
+    assert {text.strip("·").lower() for text in found} == {"the"}
+    assert nearest.plain("·King") == nearest.plain("king") != nearest.plain("kings")
+    assert nearest.plain("·") == "·"
+
+
+def test_the_proof_of_neighbours_fails_for_others(loaded):
+    token = cards.pieces(loaded, " king")[0]
+    own = cards.table(loaded)
+    scores = own.cosines(own.rows([token.id]))[0]
+    later = ops.nearest(scores, 13, [token.id])[1:]
+    assert not nearest._prove(loaded, token, later, scores[later]).passed
+
+
+def test_a_map_begins_with_the_prompts_tokens_around_the_focus(loaded):
+    tokens = capture(loaded, " ".join(f"{n} {w}" for n, w in enumerate("abcdefghijklmnopqrstuvwxyz"))).tokens
+    ids, prompt = map.points(loaded, tokens, 40, 2)
+    assert prompt == map.MOST_TOKENS
+    assert tokens[40].id in ids[:prompt]
+    assert set(ids[:prompt]) <= {t.id for t in tokens}
+    assert len(set(ids)) == len(ids) > prompt
+
+
+def test_labels_of_a_map_do_not_cover_each_other():
+    figure = spread_labels(
+        scatter2d([[0, 0], [0.01, 0.01], [0.02, 0], [0, 0.02], [1, 1]] * 2, ["a longer word"] * 10)
+    )
+    shown = [text for text in figure.data[0].text if text]
+    assert 1 < len(shown) < 10
+
+
+def test_the_list_has_seven_categories_of_six():
+    groups = json.loads((ASSETS / "texts" / "analogies.json").read_text("utf-8"))
+    assert len(groups) == 7
+    for group in groups:
+        assert len(group["words"]) == 6
+        for a, b, c, d in group["words"]:
+            assert d not in (a, b, c)
+
+
+def test_analogies_with_a_word_of_several_tokens_are_skipped_and_named(loaded):
+    kept, skipped = cards.usable(loaded)
+    assert len(kept) + len(skipped) == 42
+    for analogy in (*kept, *skipped):
+        lengths = [len(loaded.tokenizer(f" {word}")["input_ids"]) for word in analogy.words]
+        assert (max(lengths) == 1) == (analogy in kept)
+    note = cards.score(loaded).note
+    assert all(f"{analogy.question} = {analogy.words[3]}" in note for analogy in skipped)
+
+
+def test_ranks_of_analogies_by_a_sorted_list(loaded):
+    found, rows = analogies.scored(loaded), rows_of(loaded)
+    for i in (0, 3, len(found.analogies) - 1):
+        a, b, c, d = found.ids[i].tolist()
+        for way, vector in enumerate((rows[a] - rows[b] + rows[c], None, rows[a], rows[c])):
+            target = rows[a] - rows[b] + rows[c] if vector is None else vector
+            order = F.cosine_similarity(rows, target[None]).argsort(descending=True).tolist()
+            if way != 1:
+                order = [id for id in order if id not in (a, b, c)]
+            assert found.ranks[way, i] == order.index(d) + 1
+            if way == 0:
+                assert found.answers[i] == order[0]
+
+
+def test_failures_are_shown_with_the_rank(loaded):
+    card = cards.failures(loaded, "male and female")
+    ranks = card.table["rank of the expected word"]
+    assert max(ranks) > 1
+    points = next(trace for trace in card.figure.data if trace.mode == "markers+text")
+    assert list(points.x) == ranks
+    assert f"{sum(rank > 1 for rank in ranks)} of {len(ranks)} fail" in card.title
+
+
+def test_a_wrong_rank_fails_its_proof(loaded):
+    found = analogies.scored(loaded)
+    wrong = found.ranks.copy()
+    wrong[0, 0] += 1
+    assert not analogies.prove_ranks(loaded, dataclasses.replace(found, ranks=wrong)).passed
+
+
+@pytest.mark.parametrize("words", [("king", "", "woman", "queen"), ("king", "zxqvjk", "woman", "queen")])
+def test_own_words_have_to_be_one_token_each(loaded, words):
+    with pytest.raises(ReaderError, match=r"one token|all four"):
+        cards.one(loaded, words)
+
+
+def test_ordinals():
+    ends = {1: "1st", 2: "2nd", 3: "3rd", 4: "4th", 11: "11th", 12: "12th", 112: "112th", 1021: "1,021st"}
+    assert {number: analogies.ordinal(number) for number in ends} == ends
+
+
+def test_ranked_points_are_escaped():
+    figure = ranked(["<b>a</b>"], ["<i>x</i>"], [3], worst=100)
+    assert "<b>" not in figure.layout.yaxis.ticktext[0]
+    assert figure.layout.yaxis.ticktext[0].count("<i>") == 1
+
+
+def test_a_word_is_found_whole_and_last(loaded):
+    trace = capture(loaded, "The bank, the banker and the other bank stood")
+    position = sentences.find(trace, "bank")
+    text = "".join(token.bytes.decode() for token in trace.tokens[: position + 1])
+    assert text.endswith("other bank")
+    with pytest.raises(ReaderError, match="not in both"):
+        sentences.find(trace, "ban")
+    with pytest.raises(ReaderError, match="give a word"):
+        sentences.find(trace, " ")
+
+
+def test_a_word_drifts_as_the_hidden_states_say(loaded):
+    one, other = capture(loaded, RIVER), capture(loaded, MONEY)
+    card = cards.drift(loaded, one, other, "bank")
+    states = [
+        loaded.model(torch.tensor([trace.ids]), output_hidden_states=True).hidden_states[:-1]
+        for trace in (one, other)
+    ]
+    expected = [float(F.cosine_similarity(a[0, -1], b[0, -1], dim=-1)) for a, b in zip(*states, strict=True)]
+    np.testing.assert_allclose(card.table["the word"][:-1], expected, atol=1e-5)
+    assert card.table["the word"][-1] < 0.95
+
+
+def test_what_comes_after_a_word_leaves_it_alone(loaded):
+    one, other = capture(loaded, f"{RIVER} and sang"), capture(loaded, f"{RIVER} because of rain")
+    np.testing.assert_allclose(cards.drift(loaded, one, other, "bank").table["the word"], 1, atol=1e-5)
+
+
+def test_without_two_different_tokens_there_is_no_yardstick(loaded):
+    trace = capture(loaded, "bank")
+    card = cards.drift(loaded, trace, trace, "bank")
+    if len(trace.tokens) == 1:
+        assert np.isnan(card.table[sentences.OTHERS]).all()
+
+
+def test_gpt2_adds_its_position_rows_and_llama_adds_nothing(loaded):
+    trace = capture(loaded, PROMPT)
+    card = cards.added(loaded, trace)
+    extra = np.array(card.table["added for the position"])
+    if loaded.spec.positions == "learned":
+        expected = loaded.model.transformer.wpe.weight[: len(trace.ids)].norm(dim=-1)
+        np.testing.assert_allclose(extra, expected, atol=1e-4)
+    else:
+        assert (extra == 0).all()
+        assert "no position vectors" in card.title
+        assert "chapter 10" in card.note
+
+
+def test_position_vectors_are_not_invented_for_rope():
+    for make in (lambda m: cards.curve(m, 2, 0), lambda m: cards.similarity(m, False, 0)):
+        with pytest.raises(ReaderError, match="chapter 10"):
+            make(loaded_checkpoint("pocket-llama"))
+
+
+def test_mean_similarity_by_distance_is_torchs():
+    model = loaded_checkpoint("pocket-gpt2")
+    rows = model.model.transformer.wpe.weight.double()
+    card = cards.similarity(model, True, 7)
+    rows = rows - rows.mean(0)
+    assert card.table["mean"][16] == pytest.approx(float(F.cosine_similarity(rows[:-16], rows[16:]).mean()))
+    mine = card.table["position 7 with those after it"]
+    assert mine[3] == pytest.approx(float(F.cosine_similarity(rows[7], rows[10], dim=0)))
+
+
+def every_card(model, prompt=PROMPT):
+    trace = capture(model, prompt)
+    last = len(trace.tokens) - 1
+    made = [
+        cards.row(model, trace, last),
+        cards.lengths(model, trace, 0),
+        cards.neighbours(model, trace.tokens[last]),
+        cards.forms(model, trace.tokens[0]),
+        cards.token_map(model, trace.tokens, last, 1, 3),
+        cards.token_map(model, trace.tokens, 0, 8, 2),
+        cards.one(model, ("king", "man", "woman", "queen")),
+        cards.score(model),
+        *(cards.failures(model, kind) for kind in cards.categories(model)[:2]),
+        cards.drift(model, capture(model, RIVER), capture(model, MONEY), "bank"),
+        cards.added(model, trace),
+    ]
+    if model.spec.positions == "learned":
+        made += [cards.curve(model, 2, last), cards.curve(model, 3, 0)]
+        made += [cards.similarity(model, False, last), cards.similarity(model, True, 0)]
+    return made
+
+
+def check(made, execute):
+    for card in made:
+        proof = card.prove()
+        assert proof.passed, (card.key, proof)
+        if not execute:
+            continue
+        names = {}
+        exec(compile(card.code, card.key, "exec"), names)
+        assert set(names["result"]) == set(card.numbers)
+        for key, value in names["result"].items():
+            ours, theirs = np.asarray(card.numbers[key], float), np.asarray(torch.as_tensor(value), float)
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=card.atol, err_msg=f"{card.key} {key}")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("prompt", [PROMPT, "a", "😀 café"])
+def test_every_card_proves_itself_and_its_script_agrees(name, prompt, monkeypatch):
+    model = loaded_checkpoint(name)
+    plain = transformers.AutoModelForCausalLM.from_pretrained
+    once = {}
+
+    def load(source, **options):
+        return once.setdefault(source, plain(source, **options)) if source not in once else once[source]
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    check(every_card(model, prompt), execute=prompt != "a")
+
+
+@pytest.mark.parametrize("name", ["gpt2-relu-wide", "llama-head-dim", "qwen3", "neox-parallel"])
+def test_every_card_on_other_architectures(name, tiny_model):
+    assert name in TINY
+    check(every_card(tiny_model(name)), execute=False)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_every_card_at_lower_precision(precision):
+    check(every_card(loaded_checkpoint("pocket-gpt2", precision)), execute=False)

@@ -1,0 +1,386 @@
+"""Quantization: arithmetic against torch and paper, weights against what bitsandbytes executes."""
+
+import contextlib
+import copy
+import io
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from engine import tokenize
+from engine.cards import quantization as cards
+from engine.cards.quantization import large, passage, simulate, weights, writing
+from engine.cards.quantization.pair import Pair
+from engine.checkpoints import PRECISIONS
+from engine.errors import ReaderError
+from engine.ops import quantization as ops
+from engine.texts import control_prompts
+from tests.conftest import BUNDLED, loaded_checkpoint
+
+PROMPT = "The king and the queen lived in a castle. The king"
+bundled = pytest.mark.parametrize("name", BUNDLED)
+
+
+def ids(loaded, text=PROMPT):
+    return tuple(token.id for token in tokenize(loaded, text))
+
+
+def pair_of(name, reference="fp16", other="nf4", text=PROMPT):
+    first, second = loaded_checkpoint(name, reference), loaded_checkpoint(name, other)
+    return Pair(first, second, ids(first, text))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# Distributions
+
+
+def test_kl_is_torchs_and_not_symmetric():
+    p, q = normal(5, 40), normal(5, 40, seed=1)
+    log_p, log_q = (torch.tensor(x).double().log_softmax(-1) for x in (p, q))
+    expected = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+    np.testing.assert_allclose(ops.kl(p, q), expected, atol=1e-12)
+    assert np.abs(ops.kl(p, q) - ops.kl(q, p)).min() > 1e-3
+    assert (ops.kl(p, p + 3.0) < 1e-9).all()  # a constant added to all logits changes nothing
+
+
+def test_kl_of_broken_logits_is_nan_at_that_position_only():
+    p = normal(3, 8)
+    q = p.copy()
+    q[1, 4] = np.nan
+    assert np.isnan(ops.kl(p, q)).tolist() == [False, True, False]
+
+
+def test_flips_total_variation_and_parting_on_paper():
+    assert ops.flips([[1, 2], [3, 0]], [[2, 1], [9, 8]]).tolist() == [True, False]
+    assert ops.total_variation([0.5, 0.5, 0.0], [0.2, 0.5, 0.3]) == pytest.approx(0.3)
+    assert ops.parting([1, 2, 3], [1, 5, 3]) == 1
+    assert ops.parting([1, 2], [1, 2]) is None
+    assert ops.parting([1, 2], [1, 2, 3]) == 2
+
+
+def test_drift_is_torchs_norm_and_cosine():
+    a, b = normal(2, 3, 16), normal(2, 3, 16, seed=1)
+    x, y = torch.tensor(a).double(), torch.tensor(b).double()
+    np.testing.assert_allclose(ops.relative_l2(a, b), (y - x).norm(dim=-1) / x.norm(dim=-1), atol=1e-12)
+    np.testing.assert_allclose(ops.cosine(a, b), F.cosine_similarity(x, y, dim=-1), atol=1e-12)
+
+
+# Blocks of weights
+
+
+def test_each_byte_holds_two_indices_the_high_half_first():
+    assert ops.unpack([0x1F, 0xA0]).tolist() == [1, 15, 10, 0]
+
+
+def test_dequantizing_is_absmax_times_level():
+    values = ops.dequantize([0, 1, 2, 1, 0], [-1.0, 0.25, 1.0], [2.0, 8.0], 3)
+    assert values.tolist() == [-2.0, 0.5, 2.0, 2.0, -8.0]
+
+
+def test_nearest_level_is_found_in_an_unsorted_code_book():
+    code = np.array([0.0, 0.7, -1.0, 0.3, 1.0])
+    values = normal(200)
+    assert ops.nearest(values, code).tolist() == np.abs(values[:, None] - code).argmin(1).tolist()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("size", [32, 64])
+def test_round_to_nearest_is_torchs_fake_quantize(bits, size):
+    w = normal(8, 64)
+    most = 2 ** (bits - 1) - 1
+    rows = torch.tensor(w).view(-1, size)
+    step = rows.abs().amax(1) / most
+    zero = torch.zeros(len(rows), dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(rows, step, zero, 0, -most, most).view(8, 64)
+    rounded = ops.round_to_nearest(w, bits, size)
+    np.testing.assert_allclose(rounded.values, expected, atol=1e-6)
+    assert len(set(rounded.index.tolist())) == 2 * most + 1 if bits < 8 else rounded.index.max() == most
+
+
+def test_rounding_keeps_shape_a_short_last_block_and_a_block_of_zeros():
+    w = np.concatenate([np.zeros(32), [1.0, -0.5, 0.1]]).reshape(5, 7)
+    rounded = ops.round_to_nearest(w, 3, 32)
+    assert rounded.values.shape == (5, 7)
+    assert rounded.values.ravel()[:32].tolist() == [0.0] * 32
+    np.testing.assert_allclose(
+        rounded.values.ravel()[32:], [1.0, -2 / 3, 0.0]
+    )  # −1.5 steps: half to even is −2
+
+
+@pytest.mark.parametrize("bits", [1, 9])
+def test_rounding_refuses_other_numbers_of_bits(bits):
+    with pytest.raises(ValueError, match="bits"):
+        ops.round_to_nearest([1.0], bits, 32)
+
+
+def test_peakiness_and_relative_error_on_paper():
+    assert ops.peakiness([3.0, 4.0, 0.0, 0.0, 1.0, 1.0], 2).tolist() == pytest.approx(
+        [4 / 12.5**0.5, 0.0, 1.0]
+    )
+    assert ops.relative_error([3.0, 4.0], [3.0, 5.0]) == pytest.approx(0.2)
+    assert ops.relative_error([0.0], [0.0]) == 0
+
+
+# What bitsandbytes makes of real weights
+
+
+@bundled
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_a_tile_is_what_the_executed_model_holds(name, kind):
+    """The executed layers' bytes, taken back from the layout of this CPU where they have been laid out anew."""
+    plain, executed = loaded_checkpoint(name, "fp16"), loaded_checkpoint(name, kind)
+    for part in cards.matrices(plain):
+        module = executed.part(part, 2)
+        packed = weights.quantize(weights.weight(plain, part, 2), kind, 64)
+        assert ops.unpack(stored_bytes(module)).tolist() == packed.index.tolist(), part
+        np.testing.assert_array_equal(module.weight.quant_state.code.numpy(), packed.code)
+
+
+def stored_bytes(module):
+    from bitsandbytes import functional
+
+    state = module.weight.quant_state
+    if not getattr(state, "packing_format_for_cpu", False):
+        return module.weight.data.numpy()
+    return functional._convert_weight_packed_for_cpu_inverse(module.weight.data.clone(), copy.copy(state))[
+        0
+    ].numpy()
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+@pytest.mark.parametrize("size", weights.SIZES)
+def test_bitsandbytes_is_the_nearest_level_times_absmax_at_every_block_size(kind, size):
+    """320 inputs are no whole number of blocks of 128: blocks run on into the next row."""
+    w = normal(30, 320)
+    packed = weights.quantize(w, kind, size)
+    hand = weights.by_hand(w, packed.code, size)
+    np.testing.assert_allclose(packed.values, hand, atol=2e-6 if kind == "nf4" else 2e-3)  # fp4 has near ties
+    assert ops.relative_error(w, packed.values) < 0.25
+
+
+@bundled
+def test_weights_are_read_with_a_row_for_each_output(name):
+    loaded = loaded_checkpoint(name)
+    x = torch.tensor(normal(3, loaded.spec.d_ff))
+    module = loaded.part("down_proj", 1)
+    ours = x @ torch.tensor(weights.weight(loaded, "down_proj", 1)).T
+    ours = ours if module.bias is None else ours + module.bias
+    torch.testing.assert_close(ours, module(x), atol=1e-4, rtol=0)
+
+
+def test_quantized_weights_are_not_taken_for_plain_ones():
+    for precision in ("int8", "nf4"):
+        with pytest.raises(ReaderError, match="quantized already"):
+            weights.weight(loaded_checkpoint("pocket-gpt2", precision), "o_proj", 0)
+
+
+@bundled
+@pytest.mark.parametrize("size", [32, 256])
+def test_the_outlier_is_the_block_that_stands_out_most(name, size):
+    chosen = cards.Matrix(loaded_checkpoint(name, "fp16"), "down_proj", 0, "nf4")
+    found = cards.outlier(chosen, size)
+    rows = chosen.values.reshape(-1, size)
+    stands = np.abs(rows).max(1) / np.sqrt((rows.astype(np.float64) ** 2).mean(1))
+    assert found.numbers["block"] == stands.argmax()
+    assert found.numbers["with"] > found.numbers["without"]
+    assert found.prove().passed
+
+
+# Bytes
+
+
+def test_published_dimensions_give_the_published_numbers_of_parameters():
+    totals = {model.name: large.published_counts(model).total for model in large.LARGE}
+    assert totals == {"Llama-3.1-8B": 8_030_261_248, "Llama-3.1-70B": 70_553_706_496}
+
+
+def test_weight_bytes_on_paper():
+    counts = ops.Counts(linear=640, rows=10, matrices=2, embeddings=100, other=20)
+    found = {precision: ops.weight_bytes(counts, precision) for precision in PRECISIONS}
+    four = 320 + 40 + 128 + 240
+    assert found == {"fp32": 3040, "bf16": 1520, "fp16": 1520, "int8": 920, "nf4": four, "fp4": four}
+
+
+@bundled
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bytes_by_kind_sum_to_the_bytes_in_memory_and_to_the_formula(name, precision):
+    loaded = loaded_checkpoint(name, precision)
+    kinds = cards.inventory(loaded)
+    assert sum(kinds.values()) == loaded.nbytes == large.predicted(loaded)
+    assert kinds["linear layers"] == large.counts(loaded).linear * ops.BYTES[precision]
+    assert (kinds["their scales and code books"] > 0) == (precision in cards.BITSANDBYTES)
+
+
+# Two precisions side by side
+
+
+@bundled
+@pytest.mark.parametrize(("reference", "other"), [("fp32", "int8"), ("bf16", "fp4"), ("nf4", "nf4")])
+def test_comparisons_prove_themselves_at_other_precisions(name, reference, other):
+    both = pair_of(name, reference, other)
+    shown = [
+        cards.next_token(both, 3),
+        cards.kl(both),
+        *(cards.drift(both, m) for m in cards.DRIFTS),
+        cards.size(both),
+    ]
+    for card in shown:
+        assert card.prove().passed, card.key
+    if reference == other:
+        assert (
+            max(shown[1].numbers["kl"]) == shown[0].numbers["moved"] == np.max(shown[2].numbers["drift"]) == 0
+        )
+
+
+@bundled
+def test_kl_between_precisions_is_in_the_known_order(name):
+    def mean(other):
+        return float(np.mean(cards.kl(pair_of(name, "fp32", other)).numbers["kl"]))
+
+    assert mean("fp16") < mean("bf16") < mean("nf4") < mean("fp4")
+
+
+@pytest.mark.parametrize("text", ["a", "😀", "word " * 127])
+def test_short_odd_and_long_prompts(text):
+    both = pair_of("pocket-llama", "fp32", "nf4", text)
+    both = replace(both, ids=both.ids[:128])
+    for card in (cards.next_token(both, 0), cards.kl(both), cards.drift(both, "cosine")):
+        assert card.figure is not None
+
+
+def test_logits_that_are_not_numbers(monkeypatch):
+    both = pair_of("pocket-gpt2")
+    a, b = both.traces
+    broken = b.logits.copy()
+    broken[4] = np.nan
+    monkeypatch.setattr(Pair, "traces", (a, replace(b, logits=broken)))
+    with pytest.raises(ReaderError, match="not finite"):
+        cards.next_token(both, 4)
+    card = cards.kl(both)
+    assert np.isnan(card.numbers["kl"]).tolist() == [i == 4 for i in range(len(both.ids))]
+
+
+# Text
+
+
+def finish(both, choices):
+    return list(cards.write(both, choices))[-1]
+
+
+@bundled
+@pytest.mark.parametrize("choices", [cards.Choices(8), cards.Choices(8, 0.9, seed=3)])
+def test_both_texts_are_those_that_transformers_writes(name, choices):
+    both = pair_of(name, "fp32", "fp4")
+    done = finish(both, choices)
+    card = cards.text(both, done, choices)
+    assert card.prove().passed
+    result = executed(card.code)
+    assert result == {"reference": list(done.first), "other": list(done.second)}
+    assert cards.written(both, choices) is done
+
+
+def executed(code):
+    names = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code, names)
+    return names["result"]
+
+
+def test_one_precision_never_parts_from_itself():
+    choices = cards.Choices(6, 1.2, seed=1)
+    assert finish(pair_of("pocket-gpt2", "fp32", "fp32"), choices).parted is None
+
+
+def test_the_deciding_step_is_the_one_at_which_the_texts_part():
+    done = parted()[1]
+    assert done.step == done.parted
+    assert done.logits.argmax(-1).tolist() == [done.first[done.step], done.second[done.step]]
+
+
+def parted():
+    """A pair, and two greedy texts of it that part after some tokens alike."""
+    for prompt in control_prompts():
+        both = pair_of("pocket-gpt2", "fp32", "fp4", prompt)
+        done = finish(both, cards.Choices(24))
+        if done.parted:
+            return both, done
+    raise AssertionError("fp4 wrote what fp32 wrote, whatever the prompt")
+
+
+def test_segments_join_to_the_texts():
+    both, done = parted()
+    assert cards.segments(both, done)[0][1]
+    first, second = cards.segments(both, done)
+    assert first[:2] == second[:2]
+    decode = both.reference.tokenizer.decode
+    assert "".join(first) == decode([*both.ids, *done.first])
+    assert "".join(second) == decode([*both.ids, *done.second])
+
+
+# Passage
+
+
+def test_windows_do_not_overlap_and_leave_out_a_lonely_token():
+    assert passage.windows(range(7), 3) == ((0, 1, 2), (3, 4, 5))
+    assert passage.windows(range(8), 3) == ((0, 1, 2), (3, 4, 5), (6, 7))
+
+
+def test_perplexity_is_exp_of_transformers_loss():
+    both = pair_of("pocket-gpt2", "fp32", "nf4", "Once upon a time there was a king who had a daughter. " * 4)
+    reading = cards.read(both, passage.windows(both.ids, 16))
+    for side, ours in zip((both.reference, both.other), reading.perplexities, strict=True):
+        losses, counts = [], []
+        for window in reading.windows:
+            given = torch.tensor([window])
+            losses.append(float(side.model(input_ids=given, labels=given).loss) * (len(window) - 1))
+            counts.append(len(window) - 1)
+        assert ours == pytest.approx(np.exp(sum(losses) / sum(counts)), rel=1e-5)
+    assert reading.reference.size == sum(counts)
+
+
+# Simulation
+
+
+@bundled
+def test_a_simulation_leaves_the_shared_model_alone(name):
+    loaded = loaded_checkpoint(name)
+    before = {key: tensor.clone() for key, tensor in loaded.model.state_dict().items()}
+    coarse, fine = (simulate.simulate(loaded, ids(loaded), bits, 64) for bits in (2, 8))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in loaded.model.state_dict().items())
+    assert coarse.error > 0.2 > 0.01 > fine.error
+    assert coarse.kl.mean() > 100 * fine.kl.mean() > 0
+
+
+@bundled
+def test_more_bits_lose_less(name):
+    loaded = loaded_checkpoint(name)
+    runs = cards.sweep(loaded, ids(loaded), 128, lambda share, what: None)
+    assert all(a.error > b.error for a, b in pairwise(runs))
+    card = cards.curve(loaded, loaded_checkpoint(name, "nf4"), ids(loaded), runs)
+    assert card.prove().passed
+    np.testing.assert_allclose(executed(card.code)["mean_kl"], card.numbers["mean_kl"], atol=card.atol)
+
+
+# Time
+
+
+def test_the_two_precisions_take_turns(monkeypatch):
+    order = []
+    monkeypatch.setattr(
+        "engine.cards.quantization.clock.returned_logits", lambda loaded, ids: order.append(loaded)
+    )
+    both = pair_of("pocket-gpt2")
+    timings = cards.measure(both, rounds=3)
+    assert order == [both.reference, both.other] * 4  # the first turn warms up
+    assert len(timings.reference.milliseconds) == len(timings.other.milliseconds) == 3
+
+
+def test_what_was_written_is_bounded_by_bytes():
+    assert writing._kept.nbytes <= writing._kept.limit

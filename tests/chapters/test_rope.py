@@ -1,0 +1,217 @@
+"""Chapter 10: rotation against transformers and complex numbers, shifts against whole passes, θ against the formula."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine import capture
+from engine.cards import rope as cards
+from engine.cards.attention.head import Head
+from engine.cards.rope.rotation import before, rotation, with_theta
+from engine.errors import ReaderError
+from engine.ops import rope
+from tests.conftest import PROMPT, TINY, loaded_checkpoint
+
+ROTARY = ["pocket-llama", *(name for name in TINY if not name.startswith("gpt2"))]
+LEARNED = ["pocket-gpt2", *(name for name in TINY if name.startswith("gpt2"))]
+SCALED = {"llama-linear", "llama-dynamic", "llama-llama3", "llama-yarn"}
+
+
+def subject(name, tiny_model):
+    return loaded_checkpoint(name) if name.startswith("pocket") else tiny_model(name)
+
+
+@pytest.fixture(params=ROTARY)
+def rotary(request, tiny_model):
+    loaded = subject(request.param, tiny_model)
+    return loaded, capture(loaded, PROMPT)
+
+
+@pytest.fixture(params=LEARNED)
+def learned(request, tiny_model):
+    loaded = subject(request.param, tiny_model)
+    return loaded, capture(loaded, PROMPT)
+
+
+def drawn(loaded, trace):
+    """A card of every kind, with a choice that is not the default where there is one."""
+    context, last = loaded.spec.context, len(trace.tokens) - 1
+    pairs = cards.rotation(loaded).pairs
+    return [
+        cards.pair(loaded, trace, 1, 1, 5, "query", pairs - 1, 5),
+        cards.pair(loaded, trace, 1, 1, 5, "key", 0, context - 1),
+        cards.ladder(loaded),
+        cards.ladder(loaded, "cosines"),
+        cards.turned(loaded, trace, 1, 1, last, "query"),
+        cards.turned(loaded, trace, 0, 0, 0, "key"),
+        cards.rotated(loaded, trace, 1, 1, 6, 30),
+        cards.distance(loaded, trace, 1, 1, 6, 2, 0),
+        cards.distance(loaded, trace, 1, 1, 2, 6, pairs - 1),
+        cards.theta_ladder(loaded, 5e5),
+        cards.theta_decay(loaded, trace, 1, 1, 6, 5e5, 4),
+    ]
+
+
+def test_a_quarter_turn_on_paper():
+    """(1, 0) by 90° is (0, 1); (3, 4) by 180° is (-3, -4); the fifth number belongs to no pair."""
+    vector = [1.0, 3.0, 0.0, 4.0, 7.0]
+    turned = rope.complex_rotation(vector, [math.pi / 2, math.pi], factor=2.0)
+    assert turned == pytest.approx([0, -6, 2, -8, 7], abs=1e-12)
+
+
+def test_a_score_by_distance_on_paper():
+    """Equal unit vectors in one pair: cos(distance·frequency) / √2; three tokens of a sixth of a turn are opposite."""
+    parts, rest = rope.by_distance([1.0, 0.0], [1.0, 0.0], [math.pi / 3], [0, 3])
+    assert parts[:, 0] * math.sqrt(2) == pytest.approx([1, -1])
+    assert rest == 0
+
+
+def test_the_sign_of_the_distance_is_the_querys_position_minus_the_keys():
+    """A query a quarter turn ahead of its key meets it after three more quarters, not after one."""
+    parts, _ = rope.by_distance([0.0, 1.0], [1.0, 0.0], [math.pi / 2], [1, 3])
+    assert parts[:, 0] * math.sqrt(2) == pytest.approx([-1, 1])
+
+
+def test_turns_are_counted_past_the_first():
+    angles = np.linspace(0, 2 * math.pi * 7.25, 100)[:, None]
+    assert rope.measured_turns(np.cos(angles), np.sin(angles)) == pytest.approx([7.25])
+
+
+def test_every_card_proves_itself(rotary):
+    for card in drawn(*rotary):
+        proof = card.prove()
+        assert proof.passed, (card.key, proof)
+
+
+def test_the_rotation_is_the_one_of_the_models_pass(rotary):
+    """Captured q before RoPE, turned at the prompt's positions, is captured q after RoPE: scaled variants included."""
+    loaded, trace = rotary
+    one = Head(loaded, trace, 2, 1)
+    q, k = before(one)
+    turned = rotation(loaded).turn(q, k, range(one.seq))
+    assert turned[0] == pytest.approx(one.q, abs=1e-5)
+    assert turned[1] == pytest.approx(one.k, abs=1e-5)
+    assert np.abs(turned[0] - q).max() > 1e-2  # and something turned
+
+
+def test_scores_do_not_change_when_both_move(rotary):
+    loaded, trace = rotary
+    card = cards.rotated(loaded, trace, 1, 1, 8, 40)
+    home, moved = (np.asarray(card.numbers[key]) for key in ("as_it_is", "moved"))
+    assert home == pytest.approx(Head(loaded, trace, 1, 1).scores[8, :9], abs=1e-4)
+    assert moved == pytest.approx(home, abs=1e-4)
+
+
+def test_scores_do_change_when_the_query_moves_alone(rotary):
+    """Else the test above would pass for a rotation that does nothing."""
+    loaded, trace = rotary
+    own, (q, k) = rotation(loaded), before(Head(loaded, trace, 1, 1))
+    apart = own.row(q[:9], k[:9], [*range(8), 48])
+    assert np.abs(apart - own.row(q[:9], k[:9], range(9))).max() > 1e-2
+
+
+def test_learned_positions_change_the_scores_as_transformers_does(learned):
+    loaded, trace = learned
+    card = cards.learned(loaded, trace, 1, 8, 40)
+    home, moved = (np.asarray(card.numbers[key]) for key in ("as_it_is", "moved"))
+    assert home == pytest.approx(Head(loaded, trace, 0, 1).scores[8, :9], abs=1e-4)
+    assert np.abs(moved - home).max() > 1e-3
+    assert card.prove().passed
+    ids, places = torch.tensor([trace.ids[:9]]), torch.arange(9)[None] + 40
+    with torch.no_grad():
+        out = loaded.model(ids, position_ids=places, output_attentions=True)
+    assert torch.tensor(moved).softmax(0).numpy() == pytest.approx(
+        out.attentions[0][0, 1, 8].numpy(), abs=1e-5
+    )
+
+
+def test_a_shift_proof_fails_for_other_scores(learned):
+    loaded, trace = learned
+    wrong = cards.learned(loaded, trace, 1, 8, 0)
+    right = cards.learned(loaded, trace, 1, 8, 40)
+    assert np.abs(np.asarray(wrong.numbers["moved"]) - np.asarray(right.numbers["moved"])).max() > right.atol
+
+
+def test_the_default_ladder_is_the_papers_formula():
+    loaded = loaded_checkpoint("pocket-llama")
+    d = loaded.spec.d_head
+    theta = loaded.model.config.rope_parameters["rope_theta"]
+    expected = [2 * math.pi * theta ** (2 * i / d) for i in range(d // 2)]
+    assert cards.ladder(loaded).numbers["wavelength"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_another_theta_is_the_papers_formula_and_leaves_the_checkpoint_alone():
+    loaded = loaded_checkpoint("pocket-llama")
+    own = rotation(loaded).inv_freq
+    d = loaded.spec.d_head
+    expected = [5e5 ** (-2 * i / d) for i in range(d // 2)]
+    assert with_theta(loaded, 5e5).inv_freq == pytest.approx(expected, rel=1e-5)
+    assert (rotation(loaded).inv_freq == own).all()
+    assert loaded.model.config.rope_parameters["rope_theta"] == 10000
+
+
+@pytest.mark.parametrize("name", sorted(SCALED))
+def test_scaled_variants_are_not_the_plain_formula(name, tiny_model):
+    """Each rule changes some frequency within the context or the length of all pairs; dynamic only beyond it."""
+    loaded = tiny_model(name)
+    own, config = rotation(loaded), loaded.model.config
+    plain = [config.rope_parameters["rope_theta"] ** (-i / own.pairs) for i in range(own.pairs)]
+    assert own.kind == name.removeprefix("llama-")
+    assert (own.inv_freq == pytest.approx(plain, rel=1e-5)) is (name == "llama-dynamic")
+    assert (own.factor != 1) is (name == "llama-yarn")
+
+
+def test_looking_beyond_the_context_leaves_a_dynamic_checkpoint_alone(tiny_model):
+    loaded = tiny_model("llama-dynamic")
+    trace, kept = capture(loaded, PROMPT), loaded.part("rotary").inv_freq.clone()
+    cards.theta_decay(loaded, trace, 0, 0, 5, 1e6, 8)
+    assert torch.equal(loaded.part("rotary").inv_freq, kept)
+
+
+def test_partial_rotary_leaves_the_rest_of_the_head_alone(tiny_model):
+    loaded = tiny_model("neox-parallel")
+    trace = capture(loaded, PROMPT)
+    own, one = rotation(loaded), Head(loaded, trace, 1, 1)
+    assert 2 * own.pairs < loaded.spec.d_head
+    assert (one.q[:, 2 * own.pairs :] == before(one)[0][:, 2 * own.pairs :]).all()
+    assert "not rotated" in cards.turned(loaded, trace, 1, 1, 5, "query").note
+
+
+def test_a_prompt_of_one_token(rotary):
+    loaded, _ = rotary
+    trace = capture(loaded, [5])
+    assert cards.rotated(loaded, trace, 0, 0, 0, 3).prove().passed
+    assert cards.turned(loaded, trace, 0, 0, 0, "query").prove().passed
+    assert cards.distance(loaded, trace, 0, 0, 0, 0, 0).prove().passed
+
+
+def test_a_prompt_that_fills_the_context(tiny_model):
+    for name in ("llama-gqa", "gpt2"):
+        loaded = tiny_model(name)
+        trace = capture(loaded, list(range(1, loaded.spec.context + 1)))
+        last = loaded.spec.context - 1
+        assert cards.room(loaded, last) == 0
+        card = (
+            cards.rotated(loaded, trace, 0, 0, last, 0)
+            if name.startswith("llama")
+            else cards.learned(loaded, trace, 0, last, 0)
+        )
+        assert card.prove().passed
+        with pytest.raises(ReaderError, match="room for 0 more"):
+            cards.rotated(loaded, trace, 0, 0, last, 1)
+
+
+def test_what_is_not_there_is_refused_in_a_sentence():
+    loaded = loaded_checkpoint("pocket-llama")
+    trace = capture(loaded, PROMPT)
+    for draw in (
+        lambda: cards.pair(loaded, trace, 0, 0, 0, "value", 0, 0),
+        lambda: cards.pair(loaded, trace, 0, 0, 0, "query", 16, 0),
+        lambda: cards.pair(loaded, trace, 0, 0, 0, "query", 0, loaded.spec.context),
+        lambda: cards.learned(loaded, trace, 0, 0, 0),
+        lambda: cards.ladder(loaded_checkpoint("pocket-gpt2")),
+    ):
+        with pytest.raises(ReaderError):
+            draw()
