@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from engine import hooks
 from engine.adapters import Adapter, Spec, adapter_for
 from engine.checkpoints import CATALOGUE, PRECISIONS, public
+from engine.checkpoints import folder as local_folder
 from engine.errors import ReaderError
 
 _LOCK = threading.Lock()
@@ -116,19 +117,21 @@ def _quantization_state(module: nn.Module, weight: Any) -> list[torch.Tensor]:
 
 
 def _folder(name: str, progress: Callable[[int, int], None] | None) -> tuple[str, str]:
-    entry = CATALOGUE.get(name)
+    """Where the files of a checkpoint are, downloading them if that was asked for, and their revision."""
+    entry, path = CATALOGUE.get(name), local_folder(name)
     if entry is not None and entry.bundled:
         return entry.location, "bundled"
-    from engine import hub  # here, so that a bundled checkpoint never loads the hub client
+    from engine import hub, safety  # here, so that a bundled checkpoint never loads the hub client
 
-    if Path(name).expanduser().is_dir():
-        path = Path(name).expanduser()
+    if path is not None:
         hub.check_folder(path)
+        safety.check_adapter(path, path.name)
         return str(path), "local"
     if progress is None and not hub.is_cached(name):
         raise ReaderError(f"“{name}” is not on this machine yet.")
-    path = hub.download(name, progress or (lambda done, total: None))
-    return str(path), path.name
+    found = hub.download(name, progress or (lambda done, total: None))
+    safety.check_adapter(found, name)
+    return str(found), found.name
 
 
 def _source(name: str, folder: str) -> str:

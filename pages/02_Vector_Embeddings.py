@@ -19,10 +19,9 @@ OWN = "words of my own"
 def row_prose(view: View) -> str:
     spec, table = view.loaded.spec, cards.table(view.loaded)
     tied = (
-        "The same matrix is used once more at the end of this model, as the unembedding that turns a vector into "
-        "logits."
+        "The same matrix serves once more at the end, as the unembedding that turns a vector into logits."
         if spec.tied
-        else "The unembedding at the end of this model is another matrix of the same shape."
+        else "The unembedding at the end is another matrix of the same shape."
     )
     where = (
         "Then the row of its position, from a second table, is added to it (the last beat of this chapter)."
@@ -30,10 +29,9 @@ def row_prose(view: View) -> str:
         else "Nothing is added to it for its position (the last beat of this chapter)."
     )
     return rf"""
-    A tokenizer hands over ids, and an id is only a number in a list. So the first thing in
-    {markdown(view.loaded.name)} is a matrix $W_E$ with a row for each of {spec.vocab:,} ids and {table.d_model}
-    columns, all learned in training. The token's row is read out, which is the same as multiplying a one-hot vector
-    with $W_E$. {where} {tied}
+    A token's id is only a number in a list. So the first thing in {markdown(view.loaded.name)} is a learned matrix
+    $W_E$ with a row for each of {spec.vocab:,} ids and {table.d_model} columns. The token's row is read out, which is
+    the same as multiplying a one-hot vector with $W_E$. {where} {tied}
     """
 
 
@@ -127,17 +125,14 @@ def draw_failures(view: View):
 
 def drift_prose(view: View) -> str:
     start = (
-        "At the entrance the two vectors already differ by their positions' rows, unless the word stands at the same "
-        "place in both."
+        "At the entrance a token's two vectors differ only by their positions' rows."
         if view.loaded.spec.positions == "learned"
-        else "At the entrance both vectors are the same row, so the cosine there is 1 if the word is the same token "
-        "in both."
+        else "At the entrance a token's two vectors are the same row."
     )
     return f"""
-    The embedding matrix has one row for a token, whatever it means in its sentence. What the token means *here* has to
-    come from the words before it, and attention brings it in, block by block. Follow one word through two sentences of
-    yours. {start} The second line is a yardstick: vectors of one layer may all point somewhat alike
-    ({ETHAYARAJH}), so the word's cosine says little without that of different tokens.
+    A token has one row, whatever it means in its sentence. What it means *here* has to come from the words before it,
+    and attention brings that in, block by block. Here one word goes through two sentences of yours. {start} The second
+    line is a yardstick, because vectors of one layer may all point somewhat alike ({ETHAYARAJH}).
     """
 
 
@@ -153,16 +148,16 @@ def position_prose(view: View) -> str:
     name, spec = markdown(view.loaded.name), view.loaded.spec
     if spec.positions == "learned":
         return f"""
-        Attention by itself does not see order. {name} therefore has a second table, of {spec.context:,} rows, one for
-        each position it can read; the row is added to the token's before the first block. Nobody wrote these rows:
-        they were learned like all other weights. If neighbouring positions were alike and distant ones not, it would
+        Apart from its mask, attention does not see where a token stands. {name} therefore has a second table, of
+        {spec.context:,} rows, one for each position it can read, and adds that row to the token's. Nobody wrote these
+        rows: they were learned like all other weights. If near positions were alike and distant ones not, it would
         show as a smooth curve and as a cosine that falls with distance.
         """
     return f"""
-    Attention by itself does not see order. GPT-2 adds a learned vector for each position to the token's row. {name}
-    has no position vectors: it turns queries and keys by an angle that grows with the position (RoPE), inside every
-    attention layer. That is the subject of chapter 10. Here it means that a token enters block 0 as its bare row,
-    wherever it stands.
+    Apart from its mask, attention does not see where a token stands. GPT-2 adds a learned vector for each position to
+    the token's row. {name} has no position vectors: it turns queries and keys by an angle that grows with the position
+    (RoPE), inside every attention layer. That is the subject of chapter 10. Here it means that a token enters block 0
+    as its bare row, wherever it stands.
     """
 
 
@@ -304,8 +299,9 @@ chapter(
             "Context makes one row into different vectors",
             drift_prose,
             draw_drift,
-            "Write the same sentence twice and then change only what comes after the word: the cosine stays 1, because "
-            "no token looks ahead. Change one word before it and see in which block it starts to matter.",
+            "Write the same sentence twice and then change only what comes after the word: the cosine stays 1 but for "
+            "rounding, because no token looks ahead. Change one word before it and see in which block it starts to "
+            "matter.",
         ),
         Beat(
             "positions",

@@ -3,8 +3,6 @@
 import streamlit as st
 
 from engine.cards import backprop as cards
-from engine.cards.backprop import blame as blames
-from engine.cards.backprop import norms as lengths
 from engine.text import markdown
 from pages._shared import Beat, View, chapter
 
@@ -22,19 +20,14 @@ def graph(view: View):
 
 def loss(view: View):
     exact, asked = _asked(view)
-    context = view.capture(loaded=exact)
-    if asked.ids != context.ids:
-        from engine.cache import traced
-
-        context = traced(exact, asked.ids)
-    return cards.loss(exact, context, asked)
+    return cards.loss(exact, asked)
 
 
 def norms(view: View):
     exact, asked = _asked(view)
     with view.controls:
         measure = st.segmented_control(
-            "Measure", list(lengths.MEASURES), default="length", required=True, key=view.key("measure")
+            "Measure", list(cards.MEASURES), default="length", required=True, key=view.key("measure")
         )
     return cards.norms(exact, asked, measure)
 
@@ -62,7 +55,7 @@ def blame(view: View):
     exact, asked = _asked(view)
     with view.controls:
         order = st.segmented_control(
-            "Order", blames.ORDERS, default=blames.ORDERS[0], required=True, key=view.key("order")
+            "Order", cards.ORDERS, default=cards.ORDERS[0], required=True, key=view.key("order")
         )
     return cards.blame(exact, asked, order)
 
@@ -195,8 +188,8 @@ chapter(
             """,
             draw=step,
             try_this=(
-                "Raise the learning rate one notch at a time. First the target rises, then the controls break, and in "
-                "the end the step overshoots even for the target."
+                "Raise the learning rate one notch at a time. Compare how soon the target is as good as certain with "
+                "how far the controls have moved by then."
             ),
         ),
     ],

@@ -264,9 +264,8 @@ def large_models(loaded: Loaded, tokens: int, bytes_per_number: float) -> Card:
         code=preamble(loaded, ids) + _BYTES.format(lengths=[8]) + "result = {'bytes': result['bytes'][0]}\n",
         numbers={"bytes": 8 * one},
         atol=0,
-        note="Sources: "
-        + "; ".join(f"{m.name}: {m.source}" for m in MODELS)
-        + ". The script counts the loaded "
+        note=f"Sizes: {sources()}. "
+        "The script counts the loaded "
         "checkpoint's cache; the other rows are the same formula on the published sizes.",
     )
 

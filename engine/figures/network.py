@@ -17,6 +17,7 @@ Edge = tuple[int, int, int]
 """(layer of weights, from which unit, to which unit)."""
 
 _WIDE, _HIGH = 12.0, 4.6  # the room of the circles, in cells
+_RADIUS = 0.6  # of a circle, in cells: about right from a phone to a projector
 _CONCEPTS = ("embedding", "mlp", "logits")
 
 
@@ -70,7 +71,7 @@ def _edges(
         width = (4 if strong else 1) + 2.5 * abs(matrix[i, j])
         figure.add_shape(
             type="line",
-            x0=left[i][0], y0=left[i][1], x1=right[j][0], y1=right[j][1],
+            x0=left[i][0] + _RADIUS, y0=left[i][1], x1=right[j][0] - _RADIUS, y1=right[j][1],
             line={"color": rgba(paint, 1.0 if strong else 0.35), "width": width},
             layer="below",
         )  # fmt: skip
@@ -92,12 +93,15 @@ def _units(
         y=[y for _, y in spots],
         mode="markers+text",
         marker={
-            "size": 42,
-            "color": color(concept),
-            "line": {"color": NEUTRAL, "width": [4 if i == framed else 0 for i in range(len(spots))]},
+            "size": 38,
+            "color": rgba(color(concept), 0.25),
+            "line": {
+                "color": color(concept),
+                "width": [4 if i == framed else 1.5 for i in range(len(spots))],
+            },
         },
         text=[f"<b>{value:.2f}</b>" for value in values],
-        textfont={"color": "#FFFFFF", "size": 12},
+        textfont={"size": 12},
         customdata=[f"{label(name)}{i + 1}" for i in range(len(spots))],
         hovertemplate="%{customdata}: <b>%{text}</b><extra></extra>",
     )
@@ -153,6 +157,7 @@ def _cells(
             x0=left + x + 0.03, x1=left + x + 0.97, y0=top + y + 0.04, y1=top + y + 0.96,
             line={"color": NEUTRAL if strong else color(concept), "width": 3 if strong else 1},
             fillcolor=rgba(color(concept), 0.45 if strong else 0.12),
+            layer="below",
         )  # fmt: skip
     places = list(np.ndindex(*block.shape))
     figure.add_scatter(

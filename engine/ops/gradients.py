@@ -7,7 +7,8 @@ on a skeleton: a module tree of its own around the shared weights, which costs n
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from engine.errors import ReaderError
 from engine.loading import Loaded
@@ -38,6 +40,23 @@ def skeleton(loaded: Loaded) -> nn.Module:
     model: nn.Module = loaded.model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared)
+
+
+def exact_skeleton(loaded: Loaded) -> nn.Module:
+    """A skeleton that computes in the dtype of its weights throughout, for float64.
+
+    transformers' RMSNorm and its eager softmax go through float32 whatever they are given; PyTorch's own do not.
+    """
+    module: Any = skeleton(loaded)
+    module.set_attn_implementation("sdpa")
+    for part in module.modules():
+        if type(part).__name__.endswith("RMSNorm"):
+            part.forward = partial(_rms_norm, part)
+    return cast(nn.Module, module)
+
+
+def _rms_norm(module: Any, x: Tensor) -> Tensor:
+    return F.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
 
 
 def weights(module: nn.Module, dtype: torch.dtype = torch.float32) -> Weights:
@@ -143,7 +162,7 @@ def scaled_embedding_slopes(
 
     One number for each of `positions`; all lengthened and shortened inputs run as one batch.
     """
-    module = skeleton(loaded)
+    module = exact_skeleton(loaded)
     at = weights(module, torch.float64)
     rows = loaded.part("embedding").weight.detach().double()
     vectors = rows[torch.tensor(example.ids, device=rows.device)]
@@ -160,7 +179,7 @@ class ExactLoss:
     """The loss as a function of the weights in float64, on a private copy of them."""
 
     def __init__(self, loaded: Loaded, example: Example) -> None:
-        self.module, self.example = skeleton(loaded), example
+        self.module, self.example = exact_skeleton(loaded), example
         self.at = weights(self.module, torch.float64)
 
     @torch.no_grad()
@@ -178,6 +197,27 @@ class ExactLoss:
         leaf = self.at[name].clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss_of(self.module, self.at | {name: leaf}, self.example), leaf)
         return float(gradient[index])
+
+    @torch.no_grad()
+    def curve(self, name: str, index: tuple[int, int], offsets: Sequence[float]) -> NDArray[np.float64]:
+        """The losses after adding each offset to one weight of a linear layer, all in one batched pass.
+
+        An offset d of the weight from input i to output o adds d · input[i] to output[o], in its row of the batch.
+        """
+        layer = self.module.get_submodule(name.removesuffix(".weight"))
+        source, sink = index if isinstance(layer, Conv1D) else index[::-1]
+        device = self.at[name].device
+        amounts = torch.tensor(offsets, dtype=torch.float64, device=device)[:, None]
+
+        def nudge(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            output[..., sink] += amounts * args[0][..., source]
+
+        handle = layer.register_forward_hook(nudge)  # on the private tree
+        ids = torch.tensor([self.example.ids] * len(offsets), device=device)
+        losses = losses_of(self.module, self.at, self.example, input_ids=ids)
+        handle.remove()
+        result: NDArray[np.float64] = losses.cpu().numpy()
+        return result
 
     def unit(self, name: str, index: tuple[int, ...]) -> dict[str, Tensor]:
         """The direction that moves one weight alone."""

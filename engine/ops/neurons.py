@@ -141,13 +141,7 @@ def carriers(activations: ArrayLike, share: float = 0.9) -> NDArray[np.int64]:
     return np.asarray(np.where(np.isfinite(total[..., 0]) & (total[..., 0] > 0), needed, 0), dtype=np.int64)
 
 
-def tiles(matrix: ArrayLike, rows: int, columns: int) -> Floats:
-    """Root mean square of the entries in at most `rows` × `columns` tiles of nearly equal size."""
-    values = np.asarray(matrix, np.float64) ** 2
-    down, across = min(rows, values.shape[0]), min(columns, values.shape[1])
-    edges = [
-        np.linspace(0, size, count + 1).astype(int)
-        for size, count in zip(values.shape, (down, across), strict=True)
-    ]
-    summed = np.add.reduceat(np.add.reduceat(values, edges[0][:-1], axis=0), edges[1][:-1], axis=1)
-    return np.asarray(np.sqrt(summed / np.outer(np.diff(edges[0]), np.diff(edges[1]))))
+def sampled(matrix: ArrayLike, rows: int, columns: int) -> Floats:
+    """Every nth row and column of a matrix, so that at most `rows` × `columns` entries are left."""
+    values = np.asarray(matrix, np.float64)
+    return values[:: -(-values.shape[0] // rows), :: -(-values.shape[1] // columns)]

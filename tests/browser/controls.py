@@ -34,12 +34,13 @@ def _controls(beat, selector):
 
 
 def _slider(beat):
-    for thumb in _controls(beat, '[data-testid="stSlider"] [role="slider"]')[:1]:
-        before = thumb.get_attribute("aria-valuenow")
+    for thumb in _controls(beat, '[data-testid="stSlider"] input[type="range"]')[:1]:
+        before = thumb.input_value()
         thumb.focus()
         thumb.press("ArrowRight")
-        if thumb.get_attribute("aria-valuenow") == before:
+        if thumb.input_value() == before:
             thumb.press("ArrowLeft")
+        assert thumb.input_value() != before
         return True
     return False
 

@@ -10,7 +10,7 @@ QUERY = "prompt=A+dog+and+a+cat+ran&checkpoint=pocket-llama&precision=bf16&focus
 
 def shows_the_state(page):
     assert exceptions(page) == []
-    assert page.get_by_label("Prompt").first.input_value() == "A dog and a cat ran"
+    assert page.locator(".st-key-side-prompt textarea").input_value() == "A dog and a cat ran"
     chosen = page.locator('[data-testid="stSidebar"]').inner_html()
     assert "pocket-llama" in chosen
     assert "bf16" in chosen
@@ -23,6 +23,7 @@ def test_a_deep_link_on_a_cold_server(visit):
         page = visit("08_Attention_QKV", QUERY, at=cold)
         shows_the_state(page)
         assert page.locator('[class*="st-key-beat-8-"]').count() > 1
+        page.context.close()  # before its server goes
 
 
 def test_a_chip_moves_the_focus_and_the_address(visit):

@@ -32,7 +32,7 @@ def test_every_beat_answers_its_controls(visit, name):
 
 
 @pytest.mark.parametrize("name", PAGES)
-@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (390, "light"), (1280, "dark")])
+@pytest.mark.parametrize(("width", "theme"), [(390, "dark"), (1280, "dark")])
 def test_nothing_overflows(visit, name, width, theme):
     other = BUNDLED[(len(name) + 1) % 2]
     healthy(visit(name, f"checkpoint={other}", width=width, theme=theme))
@@ -49,8 +49,6 @@ def test_the_arrow_keys_turn_the_beats_on_a_projector(visit, name, width, theme)
         assert exceptions(page) == []
         assert not scrolls_sideways(page)
         heading = beats.locator("h3").first.inner_text()
-        if "of" in seen and heading in seen:
-            break
         seen.append(heading)
         counter = page.locator('[class*="st-key-projector-bar"]').inner_text()
         at, _, total = counter.split("·")[-1].split("\n")[0].partition(" of ")

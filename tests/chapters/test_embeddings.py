@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from engine import ReaderError, capture
 from engine.cards import embeddings as cards
 from engine.cards.embeddings import analogies, map, nearest, sentences
-from engine.cards.embeddings.table import Table, cosines_by_torch
+from engine.cards.embeddings.matrix import Table, cosines_by_torch
 from engine.checkpoints import ASSETS
 from engine.figures import scatter2d
 from engine.figures.embeddings import ranked, spread_labels
 from engine.ops import embeddings as ops
-from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.conftest import PROMPT, loaded_checkpoint
 
 RIVER, MONEY = "Beside the river they sat down upon the bank", "He kept all of his money in the bank"
 
@@ -316,26 +316,41 @@ def check(made, execute):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=card.atol, err_msg=f"{card.key} {key}")
 
 
-@pytest.mark.parametrize("name", BUNDLED)
-@pytest.mark.parametrize("prompt", [PROMPT, "a", "😀 café"])
-def test_every_card_proves_itself_and_its_script_agrees(name, prompt, monkeypatch):
-    model = loaded_checkpoint(name)
-    plain = transformers.AutoModelForCausalLM.from_pretrained
-    once = {}
+def test_every_card_proves_itself_and_its_script_agrees(loaded, monkeypatch):
+    plain, once = transformers.AutoModelForCausalLM.from_pretrained, {}
 
     def load(source, **options):
-        return once.setdefault(source, plain(source, **options)) if source not in once else once[source]
+        return once[source] if source in once else once.setdefault(source, plain(source, **options))
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
-    check(every_card(model, prompt), execute=prompt != "a")
+    check(every_card(loaded), execute=True)
 
 
-@pytest.mark.parametrize("name", ["gpt2-relu-wide", "llama-head-dim", "qwen3", "neox-parallel"])
+@pytest.mark.parametrize("prompt", ["a", "😀 café"])
+def test_a_short_prompt_and_incomplete_letters(loaded, prompt):
+    trace = capture(loaded, prompt)
+    check(
+        [
+            cards.row(loaded, trace, 0),
+            cards.neighbours(loaded, trace.tokens[0]),
+            cards.forms(loaded, trace.tokens[0]),
+            cards.token_map(loaded, trace.tokens, 0, 1, 3),
+            cards.added(loaded, trace),
+        ],
+        execute=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["gpt2-relu-wide", "neox-parallel"])
 def test_every_card_on_other_architectures(name, tiny_model):
-    assert name in TINY
     check(every_card(tiny_model(name)), execute=False)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_every_card_at_lower_precision(precision):
-    check(every_card(loaded_checkpoint("pocket-gpt2", precision)), execute=False)
+def test_what_a_forward_pass_leaves_at_lower_precision(precision):
+    model = loaded_checkpoint("pocket-gpt2", precision)
+    trace = capture(model, PROMPT)
+    sentences = [capture(model, text) for text in (RIVER, MONEY)]
+    check(
+        [cards.row(model, trace, 3), cards.added(model, trace), cards.drift(model, *sentences, "bank")], False
+    )

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from engine.cache import traced
 from engine.card import Badge, Card, Proof
 from engine.cards.backprop.common import code, target_name
 from engine.cards.sampling.common import difference, display, tolerance
@@ -10,16 +11,16 @@ from engine.figures import bars
 from engine.loading import Loaded
 from engine.ops.gradients import Example, logit_gradient, loss_of, skeleton, weights
 from engine.ops.sampling import surprisal
-from engine.trace import Trace
 
 SHOWN = 10
 
 
-def loss(loaded: Loaded, trace: Trace, asked: Example) -> Card:
+def loss(loaded: Loaded, asked: Example) -> Card:
     """The loss -ln p(target) and p - onehot for the logits with the largest gradients.
 
-    trace   the pass over `asked.ids`. Raises ReaderError for logits that are not finite.
+    Raises ReaderError for logits that are not finite.
     """
+    trace = traced(loaded, asked.ids)
     gradient = logit_gradient(trace.logits[-1], asked.target)
     nats = float(surprisal(trace.logits[-1:], [asked.target])[0])
     order = np.argsort(-np.abs(gradient), kind="stable")[:SHOWN]
@@ -43,7 +44,8 @@ def loss(loaded: Loaded, trace: Trace, asked: Example) -> Card:
 
     return Card(
         key="loss",
-        title=f"The loss is {nats:.3f} nats: it pulls {name} up by {-gradient[asked.target]:.3f} and pushes all others down",
+        title=f"The loss is {nats:.3f} nats: it pulls {name} up by {-gradient[asked.target]:.3f} and pushes all "
+        f"others down",
         alt=f"Signed bars: the derivative of the loss with respect to the logits of {len(names)} tokens.",
         badge=Badge.LIVE,
         figure=bars(

@@ -9,6 +9,7 @@ from engine.loading import Loaded
 from engine.ops.gradients import ExactLoss, Example, PartGradient, gradients, part_gradients, parts_of
 
 MEASURES = {"length": "length of the gradient", "per weight": "root mean square of the derivatives"}
+_SHORT = {"length": "length", "per weight": "root mean square"}
 _NAMES = {"attn_norm": "norm before attention", "mlp_norm": "norm before the MLP", "final_norm": "final norm"}
 RELATIVE = 1e-3
 """fp32 sums over a hundred thousand products, and central differences, agree to about this share."""
@@ -31,7 +32,7 @@ def norms(loaded: Loaded, asked: Example, measure: str = "length") -> Card:
 
     return Card(
         key="norms",
-        title=f"{_title(top)} would change the most: its {MEASURES[measure]} is {_measured(top, measure):.3g}",
+        title=f"{_title(top)} has the largest gradient: its {_SHORT[measure]} is {_measured(top, measure):.3g}",
         alt=f"Two lines over {len(layers)} blocks: the {MEASURES[measure]} in attention and in the MLP.",
         badge=Badge.LIVE,
         figure=lines(

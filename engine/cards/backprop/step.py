@@ -38,7 +38,7 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
     p, q = (np.exp(rows[range(len(prompts)), followed]) for rows in (before, after))
     kl = divergence(before, after)
     squared = sum(float(g.double().square().sum()) for g in gradient.values())
-    change = float(before[0, asked.target] - after[0, asked.target])
+    change = float(after[0, asked.target] - before[0, asked.target])
     favourites = [
         (display(loaded, int(a.argmax())), _favourite(loaded, b)) for a, b in zip(before, after, strict=True)
     ]
@@ -95,8 +95,8 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
         numbers={"before": p.tolist(), "after": q.tolist()},
         atol=TOLERANCE,
         note=f"A straight line of this slope would lower the loss by rate · |gradient|² = {rate * squared:.3g} nats; "
-        f"the step {'lowered' if change > 0 else 'raised'} it by {abs(change):.3g}. Each control is followed at the token "
-        f"it expected most before.",
+        f"the step {'lowered' if change > 0 else 'raised'} it by {abs(change):.3g}. Each control is followed at the "
+        f"token it expected most before.",
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def divergence(before: Float, after: Float) -> Float:
 def _title(name: str, p: float, q: float, worst: float) -> str:
     if not np.isfinite(q):
         return "The step was so large that the model computes no finite number any more"
-    return f"{name} goes from {p:.1%} to {q:.1%}; the controls move by up to {worst:.2g} nats of KL"
+    return f"{name} goes from {p:.1%} to {q:.1%}; the controls move by up to {worst:.2g} nats (KL)"
 
 
 def _favourite(loaded: Loaded, row: Float) -> str:

@@ -66,7 +66,7 @@ def weight(
     sides = [exact.moved(direction, amount) for amount in (-step, step)]
     chord = (sides[1] - sides[0]) / (2 * step)
     offsets = np.linspace(-reach, reach, POINTS) * typical
-    curve = np.array([exact.moved(direction, float(amount)) for amount in offsets])
+    curve = exact.curve(name, (row, column), offsets.tolist())
     middle = float(curve[POINTS // 2])
     place = f"{name}[{row}, {column}]"
 
@@ -104,6 +104,10 @@ def weight(
             asked,
             f"""
             model.double()
+            model.set_attn_implementation("sdpa")  # the eager one computes its softmax in float32
+            for norm in [m for m in model.modules() if type(m).__name__.endswith("RMSNorm")]:  # and so do these
+                norm.forward = lambda x, m=norm: torch.nn.functional.rms_norm(
+                    x, m.weight.shape, m.weight, m.variance_epsilon)
             weight = model.get_parameter({name!r})
             loss().backward()
             autograd = float(weight.grad[{row}, {column}])

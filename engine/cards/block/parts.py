@@ -168,9 +168,8 @@ def scale(loaded: Loaded) -> Card:
         code=preamble(loaded) + '\nresult = {"total": model.num_parameters()}\n',
         numbers={"total": totals[loaded.name]},
         atol=0,
-        note="Sizes: "
-        + "; ".join(f"{m.name}: {m.source}" for m in MODELS)
-        + ". The script counts the loaded model; "
+        note=f"Sizes: {sources()}. "
+        "The script counts the loaded model; "
         "the formula for the others is tested against it and against the makers' totals.",
     )
 

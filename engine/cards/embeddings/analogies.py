@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
-from engine.cards.embeddings.table import CLOSE, code, cosines_by_torch, name, pieces, quoted, table
+from engine.cards.embeddings.matrix import CLOSE, code, cosines_by_torch, name, pieces, quoted, table
 from engine.checkpoints import ASSETS
 from engine.errors import ReaderError
 from engine.figures import bars, lines

@@ -8,7 +8,7 @@ from plotly.graph_objects import Figure
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
-from engine.cards.embeddings.table import CLOSE, code, name, table
+from engine.cards.embeddings.matrix import CLOSE, code, name, table
 from engine.figures import scatter2d, scatter3d
 from engine.figures.embeddings import spread_labels
 from engine.loading import Loaded
@@ -27,8 +27,9 @@ PROMPT, NEIGHBOUR = "token of the prompt", "neighbour"
 def points(loaded: Loaded, tokens: Sequence[Token], focus: int, near: int) -> tuple[list[int], int]:
     """Ids on the map, and how many of them are of the prompt: the distinct tokens closest to the focus, in the
     prompt's order, then the `near` nearest rows of each that are not there yet."""
-    distinct = {token.id: abs(i - focus) for i, token in reversed(list(enumerate(tokens)))}
-    closest = set(sorted(distinct, key=lambda id: distinct[id])[:MOST_TOKENS])
+    by_distance = sorted(range(len(tokens)), key=lambda i: abs(i - focus))
+    distinct = dict.fromkeys(tokens[i].id for i in by_distance)
+    closest = set(list(distinct)[:MOST_TOKENS])
     own = [id for id in dict.fromkeys(token.id for token in tokens) if id in closest]
     rows = table(loaded)
     for id, scores in zip(list(own), rows.cosines(rows.rows(own)), strict=True):

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
-from engine.cards.embeddings.table import CLOSE, code, cosines_by_torch, name, pieces, quoted, table, weight
+from engine.cards.embeddings.matrix import CLOSE, code, cosines_by_torch, name, pieces, quoted, table, weight
 from engine.figures import bars
 from engine.loading import Loaded
 from engine.ops.embeddings import nearest, rank

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, largest, tolerance
 from engine.cards.embeddings.map import axis_names, components_code, printed, prove_components, share_shown
-from engine.cards.embeddings.table import CLOSE, code, signed, table, weight
+from engine.cards.embeddings.matrix import CLOSE, code, signed, table, weight
 from engine.errors import ReaderError
 from engine.figures import grouped_bars, lines
 from engine.figures.embeddings import ordered_curve

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, tolerance
-from engine.cards.embeddings.table import CLOSE, code, quoted, signed, table, weight
+from engine.cards.embeddings.matrix import CLOSE, code, quoted, signed, table, weight
 from engine.figures import heatmap, histogram
 from engine.loading import Loaded
 from engine.ops.embeddings import Float, norms

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap, tolerance
-from engine.cards.embeddings.table import quoted, signed
+from engine.cards.embeddings.matrix import quoted, signed
 from engine.cards.sampling.common import script
 from engine.errors import ReaderError
 from engine.figures import lines

@@ -84,6 +84,6 @@ def matrix_lines(loaded: Loaded, name: str, variable: str) -> str:
         return f"{variable} = {module}.weight.detach().float(){turned}\n{bias}"
     units = f"torch.eye({module}.in_features, dtype={loaded.half})"
     return (
-        f"{bias}with torch.no_grad():  # quantized: the rows are what the layer answers to the unit vectors\n"
-        f"    {variable} = {module}({units}).float() - {variable}_bias\n"
+        f"{bias}with torch.no_grad():  # quantized: the rows are what it answers to unit vectors (forward: no hook)\n"
+        f"    {variable} = {module}.forward({units}).float() - {variable}_bias\n"
     )

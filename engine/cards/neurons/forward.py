@@ -14,8 +14,8 @@ from engine.ops import neurons as ops
 from engine.ops.parts import Part, block_parts, total
 from engine.trace import Array, Trace
 
-TILES = (24, 112)
-"""At most so many rows and columns of a drawn matrix: each cell is the root mean square of a tile of weights."""
+DRAWN = (40, 160)
+"""At most so many rows and columns of a matrix are drawn."""
 
 
 def mlp_pass(loaded: Loaded, trace: Trace, layer: int, position: int) -> Card:
@@ -51,8 +51,8 @@ def mlp_pass(loaded: Loaded, trace: Trace, layer: int, position: int) -> Card:
         },
         atol=atol,
         note=f"In memory at {loaded.precision}, this MLP's weights take {weight_bytes(loaded.part('mlp', layer)):,} "
-        "bytes. Beside each name: its shape, and the end of its colour scale. A cell of a matrix is the root mean "
-        "square of a tile of weights; a vector is drawn number by number.",
+        "bytes. Beside each name: its shape, and the end of its colour scale. Of a matrix, evenly spaced rows and "
+        "columns are drawn; of a vector, every number.",
     )
 
 
@@ -99,7 +99,11 @@ def _rows(
         [Panel(f"x, {spec.d_model}", x[None], narrow, "residual", "input, dimension %{x}")],
         [
             Panel(
-                f"{_WORDS[p][0]}, {wide}", ops.tiles(weights[p][0], *TILES), across, "mlp", "tile %{y}, %{x}"
+                f"{_WORDS[p][0]}, {wide}",
+                ops.sampled(weights[p][0], *DRAWN),
+                across,
+                "mlp",
+                "drawn row %{y}, col. %{x}",
             )
             for p, across in zip(one.projections, halves, strict=True)
         ],
@@ -111,10 +115,10 @@ def _rows(
         [
             Panel(
                 f"W_down, {spec.d_ff:,} × {spec.d_model}",
-                ops.tiles(weights["down_proj"][0], *TILES),
+                ops.sampled(weights["down_proj"][0], *DRAWN),
                 narrow,
                 "mlp",
-                "tile %{y}, %{x}",
+                "drawn row %{y}, col. %{x}",
             )
         ],
         [Panel(f"added to the stream, {spec.d_model}", out[None], narrow, "residual", "dimension %{x}")],

@@ -23,7 +23,6 @@ from engine.ops.heads import kl_divergence
 from engine.script import preamble
 from engine.trace import Trace
 
-
 ENOUGH = 0.1
 """Nats of mean KL that the title of the sweep calls little."""
 

@@ -65,7 +65,7 @@ def contributions(
             "product": [*map(float, values), total],
         },
         prove=lambda: Proof(
-            f"The sum of the bars, against what leaves the {what.removeprefix('pre-')} projection of a private copy "
+            f"The sum of the bars, against what leaves the {TITLES[projection]} projection of a private copy "
             "of the model, caught by a forward hook.",
             gap(total, hooked(loaded, trace.ids, layer, projection)[projection][position, neuron]),
             atol,

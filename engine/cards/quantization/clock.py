@@ -43,7 +43,7 @@ def measured(pair: Pair, rounds: int, again: bool = False) -> Timings:
     return found
 
 
-def measure(pair: Pair, rounds: int = 7, seconds: float = 3.0) -> Timings:
+def measure(pair: Pair, rounds: int = 7, seconds: float = 2.0) -> Timings:
     """Forward passes over the prompt, the two precisions taking turns so that both meet the same disturbances.
 
     At least three rounds; after that no more once `seconds` are over.

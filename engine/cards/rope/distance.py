@@ -15,13 +15,16 @@ from engine.ops import attention as ops
 from engine.ops import rope
 from engine.trace import Trace
 
+LONGEST = 2048
+"""Distances shown; more would be a solid block of ink for the fast pairs."""
+
 
 def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key: int, index: int) -> Card:
     """The score of one query with one key at every distance in the context, and the part of pair `index` in it."""
     one, own = Head(loaded, trace, layer, head), rotation(loaded)
     q, k = (x[one.position(i)] for x, i in zip(before(one), (query, key), strict=True))
     within(index, own.pairs, "pair")
-    away = np.arange(loaded.spec.context)
+    away = np.arange(min(loaded.spec.context, LONGEST))
     turned, fixed = at_positions(own, q, range(len(away))), at_positions(own, k, range(1))[0]
     products = rope.split(turned, own.pairs) * rope.split(fixed, own.pairs)  # distance, pair, 2
     score = (turned.astype(np.float64) @ fixed.astype(np.float64)) * ops.scale(loaded.spec.d_head)
@@ -58,7 +61,9 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
         ),
         table={"distance": away.tolist(), names[1]: score.tolist(), names[0]: part.tolist()},
         prove=prove,
-        code=code.script(one, _SCRIPT.format(query=query, key=key, index=index, pairs=own.pairs)),
+        code=code.script(
+            one, _SCRIPT.format(query=query, key=key, index=index, pairs=own.pairs, count=len(away))
+        ),
         numbers={"score": score, "pair": part},
         atol=max(near, tolerance(loaded, score)),
         note=f"{one.name[0].upper()}{one.name[1:]} of {loaded.name}. The contents of query and key are the captured "
@@ -69,10 +74,10 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
 
 
 _SCRIPT = """
-places = torch.arange(model.config.max_position_embeddings)[None]
+places = torch.arange({count})[None]
 cos, sin = rotary(torch.zeros(1), places)
 asks, answers = before["query"][{query}], before["key"][{key}]
-turned, _ = apply_rotary_pos_emb(asks.expand(1, 1, places.shape[1], -1), answers.expand(1, 1, 1, -1), cos, sin)
+turned, _ = apply_rotary_pos_emb(asks.expand(1, 1, {count}, -1), answers.expand(1, 1, 1, -1), cos, sin)
 _, fixed = apply_rotary_pos_emb(asks[None, None, None], answers[None, None, None], cos[:, :1], sin[:, :1])
 products = turned[0, 0] * fixed[0, 0] / d_head**0.5  # distance, d_head
 result = {{"score": products.sum(-1), "pair": products[:, [{index}, {index} + {pairs}]].sum(-1)}}

@@ -14,6 +14,9 @@ from engine.script import preamble
 LONGEST_SHOWN = 512
 """The cosines of more positions than this do not fit the width of a figure."""
 
+LONGEST_FOLLOWED = 8192
+"""Positions that the proof goes through one by one."""
+
 
 def ladder(loaded: Loaded, view: str = "wavelengths") -> Card:
     """How many tokens each pair needs for a full turn; with `view` "cosines", each pair at each position."""
@@ -47,14 +50,15 @@ def ladder(loaded: Loaded, view: str = "wavelengths") -> Card:
     )
 
 
-def measured(own: Rotation, context: int) -> Proof:
-    """Follow the module's own cosines and sines through the whole context and count the turns."""
-    counted = rope.measured_turns(*own.cos_sin(range(context)))
+def measured(own: Rotation, context: int, whose: str = "the model’s rotary module") -> Proof:
+    """Follow a rotary module's cosines and sines through the context and count the turns."""
+    last = min(context, LONGEST_FOLLOWED) - 1
+    counted = rope.measured_turns(*own.cos_sin(range(last + 1)))
     return Proof(
-        "The turns counted along the cosines and sines that the model’s rotary module returns for every position of "
-        "the context, against position × frequency / 2π.",
-        gap(counted, rope.turns(own.inv_freq, context - 1)),
-        max(1e-5, context * float(own.inv_freq.max()) * 2.0**-22),  # the module multiplies in float32
+        f"The turns counted along the cosines and sines that {whose} returns for every position up to {last:,}, "
+        "against position × frequency / 2π.",
+        gap(counted, rope.turns(own.inv_freq, last)),
+        max(1e-5, last * float(own.inv_freq.max()) * 2.0**-22),  # the module multiplies in float32
     )
 
 

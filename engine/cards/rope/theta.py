@@ -7,7 +7,7 @@ from engine.cards.attention import code
 from engine.cards.attention.evidence import gap, tolerance
 from engine.cards.attention.head import Head
 from engine.cards.block.by_hand import path
-from engine.cards.rope.ladder import tokens
+from engine.cards.rope.ladder import measured, tokens
 from engine.cards.rope.pair import at_positions
 from engine.cards.rope.rotation import Rotation, before, rotation, rounding, with_theta
 from engine.figures.rope import ladder as drawn
@@ -24,6 +24,8 @@ THETAS = (1e3, 1e4, 1e5, 5e5, 1e6, 1e7)
 
 REACHES = (1, 2, 4, 8)
 """How many contexts far the scores are followed."""
+
+MOST_DISTANCES = 4096
 
 
 def thetas(loaded: Loaded) -> list[float]:
@@ -49,7 +51,7 @@ def theta_ladder(loaded: Loaded, theta: float) -> Card:
             dict(zip(names, (old, new), strict=True)), context, colors={names[0]: "key", names[1]: "query"}
         ),
         table={"pair": list(range(own.pairs)), names[0]: old.tolist(), names[1]: new.tolist()},
-        prove=lambda: _measured(other, context),
+        prove=lambda: measured(other, context, "the new rotary module"),
         code=preamble(loaded) + _other(loaded, theta) + _LADDER,
         numbers={"own": old, "chosen": new},
         atol=1e-6 * float(max(old.max(), new.max())),
@@ -67,19 +69,19 @@ def theta_decay(
     """
     one = Head(loaded, trace, layer, head)
     vector = before(one)[0][one.position(query)]
-    away = range(reach * loaded.spec.context)
+    furthest = reach * loaded.spec.context
+    away = range(0, furthest, -(-furthest // MOST_DISTANCES))
     rotations = (rotation(loaded), with_theta(loaded, theta))
     curves = [self_score(turner, vector, away) for turner in rotations]
     left = [float(curve.mean() / curve[0]) for curve in curves]
     names = ("its own: " + _theta(rotations[0]), "chosen: " + _theta(rotations[1]))
     near = max(
-        tolerance(loaded, *curves), *(rounding(turner, vector, vector, len(away)) for turner in rotations)
+        tolerance(loaded, *curves), *(rounding(turner, vector, vector, furthest) for turner in rotations)
     )
 
     def prove() -> Proof:
         closed = [
-            rope.by_distance(vector, vector, turner.inv_freq, np.arange(len(away)), turner.factor)
-            for turner in rotations
+            rope.by_distance(vector, vector, turner.inv_freq, away, turner.factor) for turner in rotations
         ]
         return Proof(
             "A sum of cosines, |q_i|²·cos(distance·frequency)/√d_head over the pairs, against vectors that the rotary "
@@ -92,12 +94,12 @@ def theta_decay(
 
     return Card(
         key="theta-decay",
-        title=f"Averaged over {len(away):,} distances, {left[1]:.0%} of the score at distance 0 is left with "
+        title=f"Averaged over distances up to {away[-1]:,}, {left[1]:.0%} of the score at distance 0 is left with "
         f"{_theta(rotations[1])}, {left[0]:.0%} with {_theta(rotations[0])}",
         alt=f"Two curves that start at {curves[0][0]:.3g} and fall: one for each θ.",
         badge=Badge.LIVE,
         figure=waves(
-            np.arange(len(away)),
+            away,
             dict(zip(names, curves, strict=True)),
             colors={names[0]: "key", names[1]: "query"},
             mark=loaded.spec.context if reach > 1 else None,
@@ -106,10 +108,11 @@ def theta_decay(
         ),
         table={"distance": list(away), names[0]: curves[0].tolist(), names[1]: curves[1].tolist()},
         prove=prove,
-        code=code.script(one, _other(loaded, theta), _DECAY.format(query=query, count=len(away))),
+        code=code.script(one, _other(loaded, theta), _DECAY.format(query=query, away=away)),
         numbers={"own": curves[0], "chosen": curves[1]},
         atol=near,
-        note=f"The query of {one.quoted(query)} in {one.name} of {loaded.name}, and a key with the same numbers.",
+        note=f"The query of {one.quoted(query)} in {one.name} of {loaded.name}, and a key with the same numbers."
+        + ("" if away.step == 1 else f" Every {away.step}th distance is computed."),
     )
 
 
@@ -117,15 +120,6 @@ def self_score(turner: Rotation, vector: np.ndarray, away: range) -> Floats:
     """Scores of a vector with itself at position 0, by distance."""
     turned = at_positions(turner, vector, away).astype(np.float64)
     return (turned @ turned[0]) * ops.scale(len(vector))
-
-
-def _measured(other: Rotation, context: int) -> Proof:
-    counted = rope.measured_turns(*other.cos_sin(range(context)))
-    return Proof(
-        "The turns counted along the cosines and sines that the new rotary module returns, against the wavelengths.",
-        gap(counted, (context - 1) / rope.wavelengths(other.inv_freq)),
-        max(1e-5, context * float(other.inv_freq.max()) * 2.0**-22),
-    )
 
 
 def _theta(own: Rotation) -> str:
@@ -153,10 +147,11 @@ result = {"own": own, "chosen": chosen}
 """
 
 _DECAY = """
-vector = before["query"][{query}].expand(1, 1, {count}, -1)
+away = torch.tensor([*{away}])
+vector = before["query"][{query}].expand(1, 1, len(away), -1)
 
 def with_itself(module):
-    cos, sin = module(torch.zeros(1), torch.arange({count})[None])
+    cos, sin = module(torch.zeros(1), away[None])
     turned, _ = apply_rotary_pos_emb(vector, vector, cos, sin)
     return turned[0, 0] @ turned[0, 0, 0] / d_head**0.5
 

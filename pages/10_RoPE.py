@@ -1,0 +1,365 @@
+"""10 · RoPE — how queries and keys learn where they stand."""
+
+import streamlit as st
+
+from engine.card import Card
+from engine.cards import rope as cards
+from engine.loading import Loaded
+from engine.text import markdown, shorten
+from engine.trace import Trace
+from pages._shared import Beat, View, chapter
+
+STAND_IN = {"rotary": "pocket-llama", "learned": "pocket-gpt2"}
+POSITIONS_OFFERED = 1024
+NAMES = {"query": "Query", "key": "Key"}
+VIEWS = {"wavelengths": "Wavelengths", "cosines": "Cosines"}
+
+
+def subject(view: View, positions: str = "rotary") -> tuple[Loaded, Trace]:
+    """The loaded checkpoint if it marks positions in this way, else the bundled one that does, on the same prompt."""
+    if view.loaded.spec.positions == positions:
+        return view.loaded, view.trace
+    loaded = view.load(STAND_IN[positions])
+    return loaded, view.capture(loaded=loaded)
+
+
+def stand_in(view: View, positions: str = "rotary") -> str:
+    """One paragraph when the figure is not from the loaded checkpoint."""
+    if view.loaded.spec.positions == positions:
+        return ""
+    name, other = markdown(view.loaded.name), STAND_IN[positions]
+    if positions == "rotary":
+        return (
+            f"*{name} has no RoPE: its positions are learned vectors. This figure is computed from {other}, the "
+            "bundled checkpoint with RoPE, on the same prompt.*"
+        )
+    return (
+        f"*{name} has no learned positions. This figure is computed from {other}, the bundled checkpoint that has "
+        "them, on the same prompt.*"
+    )
+
+
+def own_slider(view: View, label: str, count: int) -> int:
+    """A slider of this beat's own, for a checkpoint that is not the loaded one."""
+    return st.slider(label, 0, count - 1, key=view.key(("stand-in", label, count))) if count > 1 else 0
+
+
+def pick_layer(view: View, loaded: Loaded) -> int:
+    if loaded.spec.n_layer == view.loaded.spec.n_layer:
+        return view.pick_layer()
+    return own_slider(view, "Layer", loaded.spec.n_layer)
+
+
+def pick_head(view: View, loaded: Loaded) -> int:
+    if loaded.spec.n_head == view.loaded.spec.n_head:
+        return view.pick_head()
+    return own_slider(view, "Head", loaded.spec.n_head)
+
+
+def pick_both(view: View, loaded: Loaded) -> tuple[int, int]:
+    left, right = st.columns(2)
+    with left:
+        layer = pick_layer(view, loaded)
+    with right:
+        head = pick_head(view, loaded)
+    return layer, head
+
+
+def pick_token(view: View, trace: Trace, label: str) -> int:
+    """The focus token; on a projector the token strip is in sight and picks it."""
+    if trace.tokens != view.tokens:  # another tokenizer cuts the prompt into other tokens
+        return pick_own_token(view, trace, label)
+    return view.state.focus if view.presenting else view.pick_token(label)
+
+
+def pick_own_token(view: View, trace: Trace, label: str) -> int:
+    return st.selectbox(
+        label,
+        range(len(trace.tokens)),
+        format_func=lambda i: f"{i}  {shorten(trace.tokens[i].display, 24)}",
+        key=view.key(label),
+    )
+
+
+def pick_part(view: View) -> str:
+    part = st.segmented_control(
+        "Vector", NAMES, format_func=NAMES.get, default="query", required=True, key=view.key("part")
+    )
+    return part or "query"
+
+
+def pick_pair(view: View, loaded: Loaded) -> int:
+    pairs = cards.rotation(loaded).pairs
+    if pairs == 1:
+        return 0
+    return st.slider("Pair", 0, pairs - 1, min(3, pairs - 1), key=view.key(("pair", pairs)))
+
+
+def pick_shift(view: View, loaded: Loaded, query: int) -> int:
+    room = cards.room(loaded, query)
+    if room < 1:
+        return 0
+    return st.slider("Positions added to both", 0, room, min(100, room), key=view.key(("shift", room)))
+
+
+def pick_theta(view: View, loaded: Loaded) -> float:
+    own, offered = cards.rotation(loaded).theta, cards.thetas(loaded)
+    start = next((theta for theta in offered if theta > 10 * own), offered[-1])
+    return st.select_slider(
+        "θ", offered, value=start, format_func=lambda theta: f"{theta:,.0f}", key=view.key(("theta", own))
+    )
+
+
+def pair(view: View) -> Card:
+    loaded, trace = subject(view)
+    with view.controls:
+        token = pick_token(view, trace, "Token")
+        highest = min(loaded.spec.context, POSITIONS_OFFERED) - 1
+        position = st.slider(
+            "As if it stood at position", 0, highest, token, key=view.key(("position", token, highest))
+        )
+        index = pick_pair(view, loaded)
+        part = pick_part(view)
+        layer, head = pick_both(view, loaded)
+    return cards.pair(loaded, trace, layer, head, token, part, index, position)
+
+
+def ladder(view: View) -> Card:
+    loaded, _ = subject(view)
+    with view.controls:
+        shown = st.segmented_control(
+            "Show",
+            VIEWS,
+            format_func=VIEWS.get,
+            default="wavelengths",
+            required=True,
+            key=view.key("show"),
+        )
+    return cards.ladder(loaded, shown or "wavelengths")
+
+
+def turned(view: View) -> Card:
+    loaded, trace = subject(view)
+    with view.controls:
+        token = pick_token(view, trace, "Token")
+        part = pick_part(view)
+        layer, head = pick_both(view, loaded)
+    return cards.turned(loaded, trace, layer, head, token, part)
+
+
+def distance(view: View) -> Card:
+    loaded, trace = subject(view)
+    with view.controls:
+        query = pick_token(view, trace, "Query token")
+        key = pick_own_token(view, trace, "Key token")
+        index = pick_pair(view, loaded)
+        layer, head = pick_both(view, loaded)
+    return cards.distance(loaded, trace, layer, head, query, key, index)
+
+
+def shift(view: View) -> Card:
+    loaded, trace = subject(view)
+    with view.controls:
+        query = pick_token(view, trace, "Query token")
+        by = pick_shift(view, loaded, query)
+        layer, head = pick_both(view, loaded)
+    return cards.rotated(loaded, trace, layer, head, query, by)
+
+
+def learned(view: View) -> Card:
+    loaded, trace = subject(view, "learned")
+    with view.controls:
+        query = pick_token(view, trace, "Query token")
+        by = pick_shift(view, loaded, query)
+        head = pick_head(view, loaded)
+    return cards.learned(loaded, trace, head, query, by)
+
+
+def theta(view: View) -> Card:
+    loaded, _ = subject(view)
+    with view.controls:
+        chosen = pick_theta(view, loaded)
+    return cards.theta_ladder(loaded, chosen)
+
+
+def decay(view: View) -> Card:
+    loaded, trace = subject(view)
+    with view.controls:
+        chosen = pick_theta(view, loaded)
+        reach = st.segmented_control(
+            "Up to",
+            cards.REACHES,
+            format_func=lambda times: "the context" if times == 1 else f"{times}×",
+            default=1,
+            required=True,
+            key=view.key("reach"),
+        )
+        query = pick_token(view, trace, "Query token")
+        layer, head = pick_both(view, loaded)
+    return cards.theta_decay(loaded, trace, layer, head, query, chosen, reach or 1)
+
+
+def pair_prose(view: View) -> str:
+    return f"""
+        A dot product does not know where its two tokens stand. **Rotary position embedding** (RoPE; Su et al. 2021,
+        arXiv:2104.09864) tells it by turning them. Take two numbers of a query as a point in a plane. At position *p*
+        the point is rotated by the angle *p* × *frequency*, and every pair of numbers has a frequency of its own. Keys
+        are rotated in the same way; values are not, and nothing is added to the embeddings.
+
+        {stand_in(view)}
+    """
+
+
+def ladder_prose(view: View) -> str:
+    return f"""
+        Pair 0 is the fastest; from pair to pair the rotation gets slower. A fast pair tells neighbours apart but
+        repeats itself soon; a pair that needs more tokens for one turn than the context is long never repeats inside
+        it. Together they read like the hands of a clock: seconds, minutes, hours.
+
+        {stand_in(view)}
+    """
+
+
+def turned_prose(view: View) -> str:
+    return f"""
+        Here is one captured vector, all pairs of it: as it left the projection, and as it entered the dot product. On
+        each clock both hands have the same origin and reach the same circle, because a rotation changes a direction and
+        not a length. Low pairs go round soon; the highest hardly move within a short prompt. {stretched(view)}
+
+        {stand_in(view)}
+    """
+
+
+def stretched(view: View) -> str:
+    """What YaRN does besides rotating; nothing for all others."""
+    if view.loaded.spec.positions != "rotary" or cards.rotation(view.loaded).factor == 1:
+        return ""
+    factor = cards.rotation(view.loaded).factor
+    return f"(This checkpoint’s YaRN also multiplies every length by {factor:.4g}.)"
+
+
+def distance_prose(view: View) -> str:
+    return f"""
+        Turn the query by *m* × *frequency* and the key by *n* × *frequency*: the angle between them changes by
+        (*m* − *n*) × *frequency*. So each pair adds a cosine wave of the **distance** to the score, and the score is
+        the sum of them. What the two tokens are sets the height and the start of each wave; the distance does the
+        rest. No law says that the sum falls with the distance: which distances a head prefers is learned.
+
+        {stand_in(view)}
+    """
+
+
+def shift_prose(view: View) -> str:
+    return f"""
+        If only the distance counts, then a query and its keys can move through the context **together** and no score
+        may change. Here the positions of all tokens up to the query token are raised by the same number, and the
+        captured queries and keys are rotated again. The lines are the keys that this query attends to most.
+
+        {stand_in(view)}
+    """
+
+
+def learned_prose(view: View) -> str:
+    return f"""
+        GPT-2 does it in another way: a table holds one learned vector for each position, and it is added to the
+        embedding before the first block. Move the tokens and other rows of the table are added, so the query and the
+        key become other vectors, and their dot product another number. That two tokens at the same distance should
+        get the same score is nothing that this arithmetic ensures: training has to bring it about, row by row.
+
+        {stand_in(view, "learned")}
+    """
+
+
+def theta_prose(view: View) -> str:
+    return f"""
+        One number, θ, sets all frequencies: pair *i* of *n* turns by θ^(−*i*/*n*) radians for each token, before any
+        scaling that a config may add. RoFormer took θ = 10,000. A larger θ slows the high pairs down, so that more of
+        them stay within one turn of a longer context; Llama 3 uses 500,000 (arXiv:2407.21783, table 3).
+
+        {stand_in(view)}
+    """
+
+
+def decay_prose(view: View) -> str:
+    return f"""
+        How far does a query still recognise a key? Let it meet a key with **exactly its own numbers**. Side by side all
+        pairs point the same way, so the score is as large as it can be; further away they fall out of step, the fast
+        ones first, and the waves cancel in part. Only θ differs between the curves: the weights were trained with the
+        checkpoint’s own, so this shows the geometry, not how well the model would read with another θ.
+
+        {stand_in(view)}
+    """
+
+
+chapter(
+    number=10,
+    title="RoPE",
+    question="How does a model know how far apart two tokens are?",
+    lead=(
+        "Attention compares vectors, and a vector by itself says nothing about its place. Rotary position embedding "
+        "turns queries and keys by an angle that grows with the position. This chapter turns them one pair of numbers "
+        "at a time, with the rotation that the checkpoint itself applies."
+    ),
+    beats=[
+        Beat(
+            "pair",
+            "A position is an angle",
+            prose=pair_prose,
+            draw=pair,
+            try_this="Move the position one by one: the same step each time. Then choose a higher pair and watch the "
+            "step shrink.",
+        ),
+        Beat(
+            "ladder",
+            "Every pair has its own frequency",
+            prose=ladder_prose,
+            draw=ladder,
+            try_this="Switch to the cosines. Follow one column down: no two positions have the same column.",
+        ),
+        Beat(
+            "turned",
+            "Rotation changes directions, never lengths",
+            prose=turned_prose,
+            draw=turned,
+            try_this="Choose position 0, then the last token of the prompt. Open the table and compare the lengths.",
+        ),
+        Beat(
+            "distance",
+            "A score depends on the distance, and on nothing else about the positions",
+            prose=distance_prose,
+            draw=distance,
+            try_this="Choose pair 0, then the last pair, which goes through only a small part of its wave here. Is "
+            "there a head whose score is largest one token away?",
+        ),
+        Beat(
+            "shift",
+            "With RoPE, moving both changes nothing",
+            prose=shift_prose,
+            draw=shift,
+            try_this="Look for a layer and a head where a line bends. There is none: prove it with a whole pass of the "
+            "model at the shifted positions.",
+        ),
+        Beat(
+            "learned",
+            "With learned positions, moving both changes the score",
+            prose=learned_prose,
+            draw=learned,
+            try_this="Go through the heads and compare how far their lines stray. Then move the query token: do the "
+            "scores of neighbours stray less?",
+        ),
+        Beat(
+            "theta",
+            "A larger θ slows the pairs down",
+            prose=theta_prose,
+            draw=theta,
+            try_this="Set the smallest θ: how many pairs now repeat within the context?",
+        ),
+        Beat(
+            "decay",
+            "Slower pairs stay in step for longer",
+            prose=decay_prose,
+            draw=decay,
+            try_this="Look 8 contexts far, and move θ from the smallest to the largest.",
+        ),
+    ],
+)

@@ -1,0 +1,206 @@
+"""Chapter 6: the small engine against torch.autograd, and gradients of the model against other ways to get them."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck
+
+from engine import tokenize
+from engine.cache import traced
+from engine.cards import backprop as cards
+from engine.cards.backprop.common import trained_copy
+from engine.cards.backprop.step import divergence
+from engine.errors import ReaderError
+from engine.ops import gradients as ops
+from engine.ops.autodiff import Tape, backward, residual_neuron
+from engine.ops.autodiff import gradients as arrived_at
+from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+
+
+@pytest.fixture(params=[*BUNDLED, *TINY])
+def subject(request, tiny_model):
+    return loaded_checkpoint(request.param) if request.param in BUNDLED else tiny_model(request.param)
+
+
+def asked(loaded, word=""):
+    return cards.example(loaded, tokenize(loaded, PROMPT), word)
+
+
+def fingerprint(model):
+    """A hash of every parameter and buffer."""
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return hashlib.sha256(b"".join(t.detach().cpu().numpy().tobytes() for _, t in tensors)).hexdigest()
+
+
+@pytest.mark.parametrize("values", [(0.5, 1.2, 0.3, 0.4), (-1.7, 0.6, -0.2, 2.0), (0.0, 1.0, 2.0, 0.0)])
+def test_the_toy_graph_agrees_with_autograd(values):
+    tape = residual_neuron(*values)
+    x, w, b, t = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in values)
+    loss = (x + torch.tanh(w * x + b) - t) ** 2
+    loss.backward()
+    flows = backward(tape, "L")
+    reached = arrived_at(tape, flows, "L")
+    assert tape["L"] == pytest.approx(float(loss))
+    for name, leaf in zip("xwbt", (x, w, b, t), strict=True):
+        assert reached[name] == pytest.approx(float(leaf.grad), abs=1e-12)
+
+
+def test_a_value_used_twice_by_one_operation_gets_both_gradients():
+    tape = Tape()
+    tape.leaf("a", 3.0)
+    tape.times("b", "a", "a")
+    assert arrived_at(tape, backward(tape, "b"), "b")["a"] == 6.0
+
+
+def test_a_chain_is_walked_only_when_all_users_have_sent():
+    tape = Tape()
+    tape.leaf("a", 2.0)
+    tape.plus("b", "a", "a")
+    tape.times("c", "a", "b")
+    tape.plus("d", "b", "c")  # d = 2a + 2a²
+    assert arrived_at(tape, backward(tape, "d"), "d")["a"] == 2 + 4 * 2.0
+
+
+@pytest.mark.parametrize("step", range(cards.STEPS + 1))
+def test_every_step_of_the_toy_draws_what_is_known_so_far(step):
+    card = cards.toy(0.5, 1.2, 0.3, 0.4, step)
+    known = np.isfinite(card.table["value"]).sum()
+    graded = np.isfinite(card.table["∂L/∂node so far"]).sum()
+    assert known == 4 + min(step, 5)
+    assert graded == (0 if step < 5 else (1, 3, 5, 6, 8, 9)[step - 5])
+
+
+def test_the_last_token_is_the_target_unless_another_is_named(loaded):
+    ids = [t.id for t in tokenize(loaded, PROMPT)]
+    assert asked(loaded) == ops.Example(tuple(ids[:-1]), ids[-1])
+    assert asked(loaded, " castle") == ops.Example(tuple(ids), tokenize(loaded, " castle")[0].id)
+    one = tokenize(loaded, " king")[:1]
+    assert cards.example(loaded, one).target == int(traced(loaded, (one[0].id,)).logits[-1].argmax())
+
+
+def test_gradients_are_those_of_transformers_own_loss(subject):
+    example = asked(subject)
+    gradient = ops.gradients(subject, example)
+    model, loss = trained_copy(subject, example)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(
+            gradient[name], parameter.grad, atol=1e-5 * float(parameter.grad.abs().max()) + 1e-7
+        )
+
+
+def test_the_loss_passes_torchs_own_gradient_check(tiny_model):
+    loaded = tiny_model("llama-gqa")
+    exact = ops.ExactLoss(loaded, asked(loaded))
+    name = next(n for n in exact.at if n.endswith("layers.1.mlp.down_proj.weight"))
+    row = exact.at[name][:1, :3].clone().requires_grad_()
+
+    def loss(values):
+        matrix = exact.at[name].clone()
+        matrix[:1, :3] = values
+        return ops.loss_of(exact.module, exact.at | {name: matrix}, exact.example)
+
+    assert gradcheck(loss, (row,))
+
+
+def test_every_weight_belongs_to_exactly_one_part(subject):
+    parts = ops.parts_of(subject)
+    names = [name for _, _, own in parts for name in own]
+    assert sorted(names) == sorted(name for name, _ in subject.model.named_parameters())
+
+
+def test_float64_is_float64_throughout(subject):
+    """A change of 1e-9 in one weight would drown in float32; in float64 it has the derivative's size."""
+    exact = ops.ExactLoss(subject, asked(subject))
+    name = next(n for n in exact.at if "0" in n and n.endswith("weight") and exact.at[n].ndim == 2)
+    gradient = ops.gradients(subject, exact.example)[name]
+    index = tuple(int(i) for i in np.unravel_index(int(gradient.abs().argmax()), gradient.shape))
+    slope = exact.slope(exact.unit(name, index), 1e-6)
+    assert slope == pytest.approx(float(gradient[index]), rel=1e-3)
+    assert exact.derivative(name, index) == pytest.approx(slope, rel=1e-5)
+
+
+def test_a_curve_of_losses_is_the_weight_moved_literally(subject):
+    exact = ops.ExactLoss(subject, asked(subject))
+    name, module = next(
+        (f"{n}.weight", m) for n, m in subject.model.named_modules() if m is subject.part("o_proj", 1)
+    )
+    offsets = [-0.5, 0.0, 0.7]
+    literal = [exact.moved(exact.unit(name, (5, 9)), amount) for amount in offsets]
+    assert module.weight.shape[0] > 5
+    assert exact.curve(name, (5, 9), offsets) == pytest.approx(literal, abs=1e-11)
+    assert len(set(literal)) == 3
+
+
+def test_one_step_is_that_of_torch_optim(loaded):
+    example = asked(loaded)
+    module = ops.skeleton(loaded)
+    ours = ops.descended(module, ops.gradients(loaded, example), 0.01)
+    model, loss = trained_copy(loaded, example)
+    loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(ours[name], parameter, atol=1e-6)
+        assert not torch.equal(ours[name], loaded.model.get_parameter(name))
+
+
+def test_a_small_step_lowers_the_loss_by_about_the_squared_length(loaded):
+    example = asked(loaded, " castle")
+    gradient = ops.gradients(loaded, example)
+    squared = sum(float(g.double().square().sum()) for g in gradient.values())
+    exact = ops.ExactLoss(loaded, example)
+    rate = 1e-3 / squared
+    assert exact.moved(gradient, 0) - exact.moved(gradient, -rate) == pytest.approx(1e-3, rel=0.02)
+
+
+def test_divergence_is_torchs_kl():
+    generator = torch.Generator().manual_seed(0)
+    p, q = (torch.randn(2, 50, generator=generator).log_softmax(-1) for _ in range(2))
+    expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+    assert divergence(p.numpy(), q.numpy()) == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def every_card(loaded):
+    example = asked(loaded, " castle")
+    return [
+        cards.loss(loaded, example),
+        cards.norms(loaded, example, "per weight"),
+        cards.weight(loaded, example, 1, "down_proj", (2, 3), 1e-4, 10.0),
+        cards.blame(loaded, example, "as in the prompt"),
+        cards.step(loaded, example, 0.03),
+    ]
+
+
+def test_all_cards_prove_themselves_and_leave_the_shared_weights_alone(subject):
+    before = fingerprint(subject.model)
+    flags = [p.requires_grad for p in subject.model.parameters()]
+    assert [card.key for card in every_card(subject) if not card.prove().passed] == []
+    assert fingerprint(subject.model) == before
+    assert [p.requires_grad for p in subject.model.parameters()] == flags
+    assert all(p.grad is None for p in subject.model.parameters())
+
+
+def test_a_step_that_breaks_the_model_is_shown_as_broken(loaded):
+    card = cards.step(loaded, asked(loaded), float("inf"))
+    assert "no finite number" in card.title
+    assert card.prove().passed
+
+
+def test_gradients_of_rounded_weights_are_refused():
+    with pytest.raises(ReaderError, match="fp32"):
+        ops.skeleton(loaded_checkpoint("pocket-llama", "bf16"))
+
+
+def test_a_weight_outside_its_matrix_is_refused(loaded):
+    with pytest.raises(ReaderError, match="rows"):
+        cards.weight(loaded, asked(loaded), 0, "o_proj", (9999, 0), 1e-4, 1.0)
+
+
+@pytest.mark.parametrize("text", ["a", "🙂", "word " * 200])
+def test_any_prompt_works(loaded, text):
+    tokens = tokenize(loaded, text)[:128]
+    example = cards.example(loaded, tokens[:1] if text == "a" else tokens)
+    assert np.isfinite(cards.norms(loaded, example).numbers["whole"])
+    assert cards.blame(loaded, example).prove().passed
