@@ -66,8 +66,8 @@ home(
             Beat(
                 "text",
                 "Text is bytes",
-                "A computer holds your sentence as a row of bytes. A plain letter takes one; an accented letter "
-                "takes two, most other scripts three, an emoji four.",
+                "A computer holds your sentence as a row of bytes (UTF-8). A plain letter takes one, an accented "
+                "or Cyrillic letter two, a Chinese or Hindi character three, most emoji four or more.",
                 text,
             ),
             (1,),

@@ -46,7 +46,7 @@ def weight(view: View):
         column = right.number_input("Column", 0, columns - 1, 0, key=view.key(f"column-{columns}"))
         power = st.slider("Step of the central difference: 10 to the", -12, 0, -4, key=view.key("power"))
         reach = st.select_slider(
-            "Curve drawn to ± this many typical weights", (1, 10, 100), 10, key=view.key("reach")
+            "Curve drawn to ± this many typical weights", (1, 10, 100, 1000), 100, key=view.key("reach")
         )
     return cards.weight(exact, asked, layer, matrix, (int(row), int(column)), 10.0**power, float(reach))
 

@@ -10,7 +10,7 @@ from engine.trace import Trace
 from pages._shared import Beat, View, chapter
 
 STAND_IN = {"rotary": "pocket-llama", "learned": "pocket-gpt2"}
-POSITIONS_OFFERED = 1024
+POSITIONS_OFFERED = 128
 NAMES = {"query": "Query", "key": "Key"}
 VIEWS = {"wavelengths": "Wavelengths", "cosines": "Cosines"}
 
@@ -202,9 +202,9 @@ def decay(view: View) -> Card:
 def pair_prose(view: View) -> str:
     return f"""
         A dot product does not know where its two tokens stand. **Rotary position embedding** (RoPE; Su et al. 2021,
-        arXiv:2104.09864) tells it by turning them. Take two numbers of a query as a point in a plane. At position *p*
-        the point is rotated by the angle *p* × *frequency*, and every pair of numbers has a frequency of its own. Keys
-        are rotated in the same way; values are not, and nothing is added to the embeddings.
+        arXiv:2104.09864) tells it by turning them. Two numbers of a query are a point in a plane; at position *p* it
+        is rotated by *p* × *frequency*, and every pair has a frequency of its own. Keys are turned alike; values are
+        not, and nothing is added to the embeddings.
 
         {stand_in(view)}
     """
@@ -261,10 +261,9 @@ def shift_prose(view: View) -> str:
 
 def learned_prose(view: View) -> str:
     return f"""
-        GPT-2 does it in another way: a table holds one learned vector for each position, and it is added to the
-        embedding before the first block. Move the tokens and other rows of the table are added, so the query and the
-        key become other vectors, and their dot product another number. That two tokens at the same distance should
-        get the same score is nothing that this arithmetic ensures: training has to bring it about, row by row.
+        GPT-2 adds a learned vector to the embedding, one for each position, from a table. Move the tokens and other
+        rows are added: query and key become other vectors, and their dot product another number. Nothing in this
+        arithmetic gives two tokens at the same distance the same score; training has to bring that about, row by row.
 
         {stand_in(view, "learned")}
     """
@@ -282,10 +281,10 @@ def theta_prose(view: View) -> str:
 
 def decay_prose(view: View) -> str:
     return f"""
-        How far does a query still recognise a key? Let it meet a key with **exactly its own numbers**. Side by side all
-        pairs point the same way, so the score is as large as it can be; further away they fall out of step, the fast
-        ones first, and the waves cancel in part. Only θ differs between the curves: the weights were trained with the
-        checkpoint’s own, so this shows the geometry, not how well the model would read with another θ.
+        Let a query meet a key with **exactly its own numbers**. Side by side all pairs point the same way, so the
+        score is as large as it can be; further away they fall out of step, the fast ones first, and the waves cancel
+        in part. Only θ differs between the curves. The weights were trained with the checkpoint’s own, so this is
+        geometry, not how well the model would read with another θ.
 
         {stand_in(view)}
     """
@@ -306,8 +305,8 @@ chapter(
             "A position is an angle",
             prose=pair_prose,
             draw=pair,
-            try_this="Move the position one by one: the same step each time. Then choose a higher pair and watch the "
-            "step shrink.",
+            try_this="Move the position one by one (the arrow keys do it): the same step each time. Then "
+            "choose a higher pair and watch the step shrink.",
         ),
         Beat(
             "ladder",

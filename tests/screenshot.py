@@ -166,7 +166,7 @@ def main() -> None:
                     page.keyboard.press("ArrowRight")
                     settle(page)
                 file = options.out / (f"{stem}-{number + 1}.png" if mode == "projector" else f"{stem}.png")
-                shoot(page, file, width, full=mode == "scroll" or width < 600)
+                shoot(page, file, width, full=not options.fold and (mode == "scroll" or width < 600))
                 page.set_viewport_size({"width": width, "height": SIZES.get(width, 800)})
                 print(file, "EXCEPTION" if page.query_selector('[data-testid="stException"]') else "")
             page.context.close()
@@ -187,6 +187,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=ROOT / "screenshots")
     parser.add_argument("--root", type=Path, default=ROOT, help="the folder with Home.py")
     parser.add_argument("--checkpoint", default="pocket-gpt2")
+    parser.add_argument(
+        "--fold", action="store_true", help="only what fits into the window, as in the README"
+    )
     parser.add_argument("--query", default="", help='more of the address, as "layer=3&focus=2"')
     parser.add_argument(
         "--widths", type=lambda text: [int(part) for part in text.split(",")], default=[1280, 390]

@@ -26,4 +26,6 @@ def test_totals_are_those_the_hub_shows_for_these_checkpoints():
 
 
 def test_cache_bytes_on_paper():
-    assert cache_bytes(n_layer=2, n_kv_head=3, d_head=4, tokens=5, bytes_per_number=2) == 2 * 2 * 3 * 4 * 5 * 2
+    assert (
+        cache_bytes(n_layer=2, n_kv_head=3, d_head=4, tokens=5, bytes_per_number=2) == 2 * 2 * 3 * 4 * 5 * 2
+    )

@@ -137,4 +137,15 @@ def ordered_curve(
         margin={"l": 0, "r": 0, "t": 10, "b": 0},
         scene={axis: plain | {"title": {"text": name}} for axis, name in axes},
     )
+    return stand_back(figure)
+
+
+def stand_back(figure: go.Figure) -> go.Figure:
+    """A 3-D scene as a cube, seen from so far that its axes' names are inside the figure."""
+    figure.update_layout(
+        scene={
+            "aspectmode": "cube",
+            "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
+        }
+    )
     return figure

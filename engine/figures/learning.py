@@ -37,7 +37,7 @@ class GraphEdge:
 def computation_graph(
     nodes: Sequence[GraphNode], edges: Sequence[GraphEdge], *, height: int = 400
 ) -> go.Figure:
-    """Circles with the value and the gradient below each, arrows with their local derivatives."""
+    """Circles with the value and, tinted, the gradient below each; arrows with their local derivatives."""
     figure = canvas(height)
     places = {node.name: node.place for node in nodes}
     for edge in edges:
@@ -58,8 +58,8 @@ def computation_graph(
         showlegend=False,
         cliponaxis=False,
     )
-    _below(figure, "value", x, y, [node.value for node in nodes], 23, None)
-    _below(figure, "∂L/∂ that value", x, y, [node.gradient for node in nodes], 38, "gradient")
+    _below(figure, "", x, y, [node.value for node in nodes], 24, None)
+    _below(figure, "gradient ∂L/∂node", x, y, [node.gradient for node in nodes], 40, "gradient")
     middles = [np.mean([places[e.start], places[e.end]], axis=0) for e in edges]
     known = [(m, e.local) for m, e in zip(middles, edges, strict=True) if np.isfinite(e.local)]
     _below(figure, "local derivative", [m[0] for m, _ in known], [m[1] for m, _ in known],
@@ -89,17 +89,19 @@ def _below(
     pixels: int,
     concept: str | None,
 ) -> None:
-    """Numbers some pixels below their places, and a legend entry that names their kind."""
-    paint = {"color": color(concept)} if concept else {}
+    """Numbers some pixels below their places, on a tint that the legend names. (Text has the page's own colour.)"""
+    tint = rgba(color(concept), 0.3) if concept else "rgba(0,0,0,0)"
     for px, py, value in zip(floats(x), floats(y), values, strict=True):
         if np.isfinite(value):
             figure.add_annotation(
-                x=px, y=py, yshift=-pixels, text=brief(value), showarrow=False, font={"size": 12, **paint}
-            )
-    figure.add_scatter(
-        x=[None], y=[None], mode="markers", name=label(name),
-        marker={"color": color(concept) if concept else NEUTRAL, "symbol": "square", "size": 9},
-    )  # fmt: skip
+                x=px, y=py, yshift=-pixels, text=brief(value), showarrow=False, font={"size": 12}, bgcolor=tint,
+                borderpad=0, height=15,
+            )  # fmt: skip
+    if concept:
+        figure.add_scatter(
+            x=[None], y=[None], mode="markers", name=label(name),
+            marker={"color": tint, "symbol": "square", "size": 12},
+        )  # fmt: skip
 
 
 def brief(value: float) -> str:

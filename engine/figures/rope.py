@@ -42,6 +42,7 @@ def turning(
         showlegend=False,
     )
     _spiral(figure, float(np.arctan2(before[1], before[0])), angle, radius)
+    _arrow(figure, before, names[0], NEUTRAL, "dot")
     figure.add_scatter(
         x=between[:, 0],
         y=between[:, 1],
@@ -51,7 +52,6 @@ def turning(
         customdata=np.arange(1, len(between) + 1),
         hovertemplate="position %{customdata}: (%{x:.4g}, %{y:.4g})<extra></extra>",
     )
-    _arrow(figure, before, names[0], NEUTRAL, "dot")
     _arrow(figure, after, names[2], paint, "solid")
     reach = 1.18 * float(np.nan_to_num([radius, np.hypot(*before)]).max()) or 1.0
     figure.update_layout(showlegend=True, legend={"x": 0.5, "xanchor": "center"})
@@ -98,12 +98,12 @@ def clocks(
     """
     old, new = floats(before), floats(after)
     count = len(old)
-    columns = min(count, 8 if count <= 32 else 12)
+    columns = 4 if count <= 16 else 8 if count <= 32 else 12
     rows = -(-count // columns)
     centre = np.stack([np.arange(count) % columns, -(np.arange(count) // columns) * 1.25], axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = 0.42 / np.hypot(old[:, 0], old[:, 1])[:, None]
-    figure = canvas(min(440, 60 + 95 * rows))
+    figure = canvas(min(430, 70 + 105 * rows))
     figure.add_scatter(
         **_joined(centre[:, None] + 0.42 * _circle()),
         line={"color": rgba(NEUTRAL, 0.55), "width": 1},
@@ -113,7 +113,7 @@ def clocks(
     _hands(figure, centre, centre + new * unit, names[1], color(concept), "solid")
     figure.add_scatter(
         x=centre[:, 0],
-        y=centre[:, 1] - 0.42,
+        y=centre[:, 1] - 0.46,
         mode="text",
         text=[str(i) for i in range(count)],
         textposition="bottom center",
@@ -168,11 +168,15 @@ def ladder(series: Mapping[str, ArrayLike], context: int, *, colors: Mapping[str
         markers=True,
         height=360,
     )
-    figure.add_hline(
-        y=context,
-        line={"color": NEUTRAL, "width": 1.5, "dash": "dot"},
-        annotation_text=label(f"context: {context:,} tokens"),
-        annotation_position="top left",
+    figure.add_hline(y=context, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
+    figure.add_annotation(
+        x=0,
+        xref="paper",
+        y=np.log10(context),  # a logarithmic axis takes the place of an annotation as an exponent
+        text=label(f"context: {context:,} tokens"),
+        showarrow=False,
+        xanchor="left",
+        yanchor="bottom",
     )
     figure.update_yaxes(exponentformat="none", separatethousands=True, dtick=1)
     return figure
@@ -208,7 +212,6 @@ def waves(
     *,
     colors: Mapping[str, str],
     mark: float | None,
-    mark_name: str,
     y_name: str,
 ) -> go.Figure:
     """Scores against the distance between query and key, with zero in sight."""
@@ -222,14 +225,4 @@ def waves(
         mark_x=mark,
     )
     figure.add_hline(y=0, line={"color": rgba(NEUTRAL, 0.6), "width": 1})
-    if mark is not None:
-        figure.add_annotation(
-            x=mark,
-            y=1,
-            yref="paper",
-            text=label(f"{mark_name}: {mark:,}"),
-            showarrow=False,
-            xanchor="left",
-            xshift=4,
-        )
     return figure

@@ -85,9 +85,8 @@ def gradients(loaded: Loaded, example: Example) -> Weights:
     """The derivative of the loss with respect to every trained tensor, by name, in fp32."""
     module = skeleton(loaded)
     leaves = {name: tensor.requires_grad_() for name, tensor in weights(module).items()}
-    return dict(
-        zip(leaves, torch.autograd.grad(loss_of(module, leaves, example), leaves.values()), strict=True)
-    )
+    found = torch.autograd.grad(loss_of(module, leaves, example), list(leaves.values()))
+    return dict(zip(leaves, found, strict=True))
 
 
 def logit_gradient(logits: Any, target: int) -> NDArray[np.float64]:
@@ -148,7 +147,7 @@ def embedding_gradient(loaded: Loaded, example: Example) -> tuple[Tensor, Tensor
     """The input embeddings and the derivative of the loss with respect to them, both (seq, d_model)."""
     module = skeleton(loaded)
     at = weights(module)
-    rows = loaded.part("embedding").weight.detach()
+    rows = loaded.part("embedding").get_parameter("weight").detach()
     vectors = rows[torch.tensor(example.ids, device=rows.device)][None].requires_grad_()
     (gradient,) = torch.autograd.grad(loss_of(module, at, example, inputs_embeds=vectors), vectors)
     return vectors.detach()[0], gradient[0]
@@ -164,7 +163,7 @@ def scaled_embedding_slopes(
     """
     module = exact_skeleton(loaded)
     at = weights(module, torch.float64)
-    rows = loaded.part("embedding").weight.detach().double()
+    rows = loaded.part("embedding").get_parameter("weight").detach().double()
     vectors = rows[torch.tensor(example.ids, device=rows.device)]
     batch = vectors.repeat(2 * len(positions), 1, 1)
     for i, position in enumerate(positions):

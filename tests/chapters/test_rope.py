@@ -14,7 +14,16 @@ from engine.errors import ReaderError
 from engine.ops import rope
 from tests.conftest import PROMPT, TINY, loaded_checkpoint
 
-ROTARY = ["pocket-llama", *(name for name in TINY if not name.startswith("gpt2"))]
+ROTARY = [
+    "pocket-llama",
+    "llama-gqa",
+    "llama-dynamic",
+    "llama-llama3",
+    "llama-yarn",
+    "qwen3",
+    "neox-parallel",
+]
+"""One of each kind: grouped and multi-head attention, scaled frequencies, q/k-norm, partial rotary."""
 LEARNED = ["pocket-gpt2", *(name for name in TINY if name.startswith("gpt2"))]
 SCALED = {"llama-linear", "llama-dynamic", "llama-llama3", "llama-yarn"}
 

@@ -9,6 +9,8 @@ from engine.cards.backprop.toy import STEPS, toy
 from engine.cards.backprop.weight import matrices, shape, weight
 
 __all__ = [
+    "MEASURES",
+    "ORDERS",
     "RATES",
     "STEPS",
     "blame",

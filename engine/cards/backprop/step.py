@@ -8,7 +8,7 @@ import torch
 from engine import tokenize
 from engine.card import Badge, Card, Proof
 from engine.cards.backprop.common import code, target_name, trained_copy
-from engine.cards.sampling.common import difference, display
+from engine.cards.sampling.common import difference, display, quoted
 from engine.errors import ReaderError
 from engine.figures import grouped_bars
 from engine.loading import Loaded
@@ -19,7 +19,8 @@ from engine.text import shorten
 from engine.texts import control_prompts
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-CONTROLS = 3
+LETTERS = ("A", "B", "C")
+CONTROLS = len(LETTERS)
 TOLERANCE = 2e-3
 """Probabilities after one step: fp32 gradients whose sums run in another order, times the learning rate."""
 
@@ -42,8 +43,11 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
     favourites = [
         (display(loaded, int(a.argmax())), _favourite(loaded, b)) for a, b in zip(before, after, strict=True)
     ]
-    names = ["your prompt", *(f"control {i + 1}" for i in range(CONTROLS))]
-    labels = [f"{name}: {shorten(display(loaded, id), 10)}" for name, id in zip(names, followed, strict=True)]
+    names = ["yours", *LETTERS]
+    labels = [f"{name}: {shorten(display(loaded, id), 9)}" for name, id in zip(names, followed, strict=True)]
+    texts = ", ".join(
+        f"{name} {quoted(text)}" for name, text in zip(LETTERS, control_prompts(), strict=False)
+    )
 
     def prove() -> Proof:
         theirs = np.exp(_stepped_by_torch(loaded, asked, rate, prompts)[range(len(prompts)), followed])
@@ -95,8 +99,8 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
         numbers={"before": p.tolist(), "after": q.tolist()},
         atol=TOLERANCE,
         note=f"A straight line of this slope would lower the loss by rate · |gradient|² = {rate * squared:.3g} nats; "
-        f"the step {'lowered' if change > 0 else 'raised'} it by {abs(change):.3g}. Each control is followed at the "
-        f"token it expected most before.",
+        f"the step {'lowered' if change > 0 else 'raised'} it by {abs(change):.3g}. Controls, each "
+        f"followed at the token it expected most before: {texts}.",
     )  # fmt: skip
 
 

@@ -40,8 +40,7 @@ def shape(loaded: Loaded, layer: int, matrix: str) -> tuple[int, ...]:
 def _tensor(loaded: Loaded, layer: int, matrix: str) -> torch.Tensor:
     if matrix not in matrices(loaded):
         raise ReaderError("This model has no such matrix.")
-    found: torch.Tensor = loaded.part(matrix, layer).weight
-    return found
+    return loaded.part(matrix, layer).get_parameter("weight")
 
 
 def weight(

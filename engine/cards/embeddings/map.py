@@ -10,7 +10,7 @@ from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, name, table
 from engine.figures import scatter2d, scatter3d
-from engine.figures.embeddings import spread_labels
+from engine.figures.embeddings import spread_labels, stand_back
 from engine.loading import Loaded
 from engine.ops.embeddings import Components, Float, nearest, nearest_kept, pca
 from engine.trace import Token
@@ -19,7 +19,7 @@ MOST_TOKENS = 24
 """Distinct tokens of the prompt on the map; a label needs room."""
 
 _LABELLED = 40
-"""Up to so many points each has its text printed; beyond that the neighbours have it on hover only."""
+"""Up to so many points each has its text printed; beyond that, and in 3-D, the neighbours have it on hover only."""
 
 PROMPT, NEIGHBOUR = "token of the prompt", "neighbour"
 
@@ -100,9 +100,9 @@ def _figure(shown: Float, names: list[str], groups: list[str], shares: Float) ->
         figure = scatter2d(
             shown, names, groups=groups, colors=colors, x_name=axes[0], y_name=axes[1], height=430
         )
-    if len(names) > _LABELLED:
+    if len(names) > _LABELLED or shown.shape[1] == 3:
         figure.update_traces(mode="markers", selector={"name": NEIGHBOUR})
-    return spread_labels(figure) if shown.shape[1] == 2 else figure
+    return spread_labels(figure) if shown.shape[1] == 2 else stand_back(figure)
 
 
 def prove_components(found: Components, rows: Float, what: str) -> Proof:

@@ -7,7 +7,7 @@ from engine.cards.neurons.direction import direction
 from engine.cards.neurons.forward import mlp_pass
 from engine.cards.neurons.kept import kept, sweep, swept
 from engine.cards.neurons.network import EDGES, default_weight, toy_network
-from engine.cards.neurons.neuron import activation_name
+from engine.cards.neurons.neuron import activation_name, mlp_input
 from engine.cards.neurons.sparse import mass, sparsity
 from engine.cards.neurons.sums import activation, contributions
 from engine.cards.neurons.survey import survey
@@ -23,6 +23,7 @@ __all__ = [
     "direction",
     "kept",
     "mass",
+    "mlp_input",
     "mlp_pass",
     "over_prompt",
     "sparsity",

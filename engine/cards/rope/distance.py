@@ -56,7 +56,6 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
             {names[1]: score, names[0]: part},
             colors={names[0]: "key", names[1]: "query"},
             mark=here if here >= 0 else None,
-            mark_name="in the prompt",
             y_name="q·k / √d_head",
         ),
         table={"distance": away.tolist(), names[1]: score.tolist(), names[0]: part.tolist()},
@@ -69,7 +68,11 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
         note=f"{one.name[0].upper()}{one.name[1:]} of {loaded.name}. The contents of query and key are the captured "
         f"ones and never change; only the rotation does. Pair {index} repeats every "
         f"{short(float(rope.wavelengths(own.inv_freq)[index]))} tokens."
-        + ("" if here >= 0 else " In the prompt this key comes after the query, so the mask hides it."),
+        + (
+            f" Dotted: the distance they have in the prompt, {here}."
+            if here >= 0
+            else " In the prompt this key comes after the query, so the mask hides it."
+        ),
     )
 
 
@@ -77,7 +80,8 @@ _SCRIPT = """
 places = torch.arange({count})[None]
 cos, sin = rotary(torch.zeros(1), places)
 asks, answers = before["query"][{query}], before["key"][{key}]
-turned, _ = apply_rotary_pos_emb(asks.expand(1, 1, {count}, -1), answers.expand(1, 1, 1, -1), cos, sin)
+everywhere = asks.expand(1, 1, {count}, -1)
+turned, _ = apply_rotary_pos_emb(everywhere, everywhere, cos, sin)
 _, fixed = apply_rotary_pos_emb(asks[None, None, None], answers[None, None, None], cos[:, :1], sin[:, :1])
 products = turned[0, 0] * fixed[0, 0] / d_head**0.5  # distance, d_head
 result = {{"score": products.sum(-1), "pair": products[:, [{index}, {index} + {pairs}]].sum(-1)}}

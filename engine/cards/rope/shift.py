@@ -111,8 +111,8 @@ def learned(loaded: Loaded, trace: Trace, head: int, query: int, shift: int) -> 
         prove=lambda: _proof(one, query, shift, moved),
         script=_LEARNED.format(query=query, shift=shift),
         near=tolerance(loaded, moved.home, moved.there),
-        note="Layer 0, where this is exact: a token’s vector is its embedding plus the position vector, and no other "
-        "token has been mixed in. In deeper layers everything that the moved layers below wrote changes as well.",
+        note="This is exact in layer 0, where a token’s vector is its embedding plus its position vector and no other "
+        "token has been mixed in. Deeper layers read what the layers below wrote, and that changes too.",
     )
 
 

@@ -103,7 +103,6 @@ def theta_decay(
             dict(zip(names, curves, strict=True)),
             colors={names[0]: "key", names[1]: "query"},
             mark=loaded.spec.context if reach > 1 else None,
-            mark_name="context",
             y_name="q·q′ / √d_head",
         ),
         table={"distance": list(away), names[0]: curves[0].tolist(), names[1]: curves[1].tolist()},
@@ -112,6 +111,7 @@ def theta_decay(
         numbers={"own": curves[0], "chosen": curves[1]},
         atol=near,
         note=f"The query of {one.quoted(query)} in {one.name} of {loaded.name}, and a key with the same numbers."
+        + (" Dotted: the end of the context." if reach > 1 else "")
         + ("" if away.step == 1 else f" Every {away.step}th distance is computed."),
     )
 
