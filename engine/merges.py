@@ -10,7 +10,7 @@ import regex
 
 from engine import tokenizers
 from engine.ops import bpe
-from engine.pieces import _byte_of_char as byte_of_char
+from engine.pieces import byte_of_char
 from engine.pieces import is_byte_level
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 @cache
-def _byte_of_char() -> dict[str, int]:
+def byte_of_char() -> dict[str, int]:
     """Byte-level BPE writes each byte as a printable character (Radford et al. 2019, `bytes_to_unicode`)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]
@@ -16,7 +16,7 @@ def piece_bytes(tokenizer: Any, id: int, piece: str) -> bytes:
     """Bytes of one vocabulary entry: exact for byte-level BPE, else the decoded text in UTF-8."""
     if id in getattr(tokenizer, "all_special_ids", ()):
         return piece.encode("utf-8", "replace")
-    table = _byte_of_char()
+    table = byte_of_char()
     if is_byte_level(tokenizer) and all(c in table for c in piece):
         return bytes(table[c] for c in piece)
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):

@@ -17,6 +17,11 @@ from pages._shared.slow import slow
 STANDOUT, STRONGEST = "standout", "strongest"
 
 
+def pick_position(view: View, label: str = "Token") -> int:
+    """A select box for the focus token; on a projector the token strip is in sight and does it."""
+    return view.state.focus if view.presenting else view.pick_token(label)
+
+
 def pick_neuron(view: View) -> tuple[int, int]:
     """The layer, and the neuron: by number, or chosen by the focus token. Both hold for the whole chapter."""
     layer = view.pick_layer()
@@ -42,24 +47,21 @@ def toy(view: View) -> Card:
         activation = st.segmented_control(
             "Activation", ACTIVATIONS, default="ReLU", required=True, key=view.key("act")
         )
-        left, right = st.columns(2)
-        with left:
-            x = tuple(
-                st.slider(f"Input x{i + 1}", -2.0, 2.0, start, 0.1, key=view.key(f"x{i}"))
-                for i, start in enumerate((1.0, 0.5))
-            )
-        with right:
-            w = tuple(
-                st.slider(f"Weight w{i + 1}", -2.0, 2.0, start, 0.1, key=view.key(f"w{i}"))
-                for i, start in enumerate((1.5, -1.0))
-            )
-        bias = st.slider("Bias b", -3.0, 3.0, 0.5, 0.1, key=view.key("b"))
-    return cards.toy_neuron(x, w, bias, activation or "ReLU")
+        first, second, third = st.columns(3)
+        with first:
+            x1 = st.slider("Input x1", -2.0, 2.0, 1.0, 0.1, key=view.key("x1"))
+            w1 = st.slider("Weight w1", -2.0, 2.0, 1.5, 0.1, key=view.key("w1"))
+        with second:
+            x2 = st.slider("Input x2", -2.0, 2.0, 0.5, 0.1, key=view.key("x2"))
+            w2 = st.slider("Weight w2", -2.0, 2.0, -1.0, 0.1, key=view.key("w2"))
+        with third:
+            bias = st.slider("Bias b", -3.0, 3.0, 0.5, 0.1, key=view.key("b"))
+    return cards.toy_neuron((x1, x2), (w1, w2), bias, activation or "ReLU")
 
 
 def weighted_sum(view: View) -> Card:
     with view.controls:
-        position = view.pick_token()
+        position = pick_position(view)
         layer, neuron = pick_neuron(view)
         side = "up"
         if view.loaded.spec.gated:
@@ -71,7 +73,7 @@ def weighted_sum(view: View) -> Card:
 
 def activation(view: View) -> Card:
     with view.controls:
-        position = view.pick_token()
+        position = pick_position(view)
         layer, neuron = pick_neuron(view)
     return cards.activation(view.loaded, view.trace, layer, neuron, position)
 
@@ -97,14 +99,14 @@ def contexts(view: View) -> list[Card]:
 
 def direction(view: View) -> Card:
     with view.controls:
-        position = view.pick_token()
+        position = pick_position(view)
         layer, neuron = pick_neuron(view)
     return cards.direction(view.loaded, view.trace, layer, neuron, position)
 
 
 def clamp(view: View) -> Card:
     with view.controls:
-        position = view.pick_token("Next token after")
+        position = pick_position(view, "Next token after")
         layer, neuron = pick_neuron(view)
         reach = reach_of(view, layer)
         value = st.slider(
@@ -156,10 +158,15 @@ def activation_prose(view: View) -> str:
             large in both directions. Dashed: {name} alone. Solid: the same, times this token’s up. (With SiLU this
             is called SwiGLU: [Shazeer 2020](https://arxiv.org/abs/2002.05202).)
         """
+    shape = (
+        ""
+        if name == "tanh"
+        else "Far to the right the curve is nearly the identity, far to the left nearly zero."
+    )
     return f"""
-        This model bends the sum with **{name}** (its config says {markdown(spec.activation)}). Far to the right the
-        curve is nearly the identity, far to the left nearly zero. Without a bend the MLP’s two matrices could be
-        multiplied into one, and the neuron would say nothing that a linear map cannot say.
+        This model bends the sum with **{name}** (its config says {markdown(spec.activation)}). {shape} Without a bend
+        the MLP’s two matrices could be multiplied into one, and the neuron would say nothing that a linear map cannot
+        say.
     """
 
 
@@ -175,10 +182,10 @@ def direction_prose(view: View) -> str:
 
 def contexts_prose(view: View) -> str:
     return f"""
-        What is a neuron looking for? One way to ask: read a text, and list the tokens at which it is most active. Here
-        are your prompt and, at the press of a button, a tale of a few pages. The same token again and again speaks
-        for a detector of that token; a mixture says that one neuron takes part in several things, or that the list
-        is too short. All {view.loaded.spec.d_ff:,} neurons of all layers are read at once.
+        Read a text, and list the tokens at which a neuron is most active: here your prompt and, at the press of a
+        button, a tale of a few pages, for all {view.loaded.spec.d_ff:,} neurons of every layer at once. The same token
+        again and again speaks for a detector of that token; a mixture says that the neuron takes part in several
+        things, or that the list is too short.
     """
 
 

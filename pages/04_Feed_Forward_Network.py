@@ -12,6 +12,11 @@ from pages._shared import Beat, View, chapter
 from pages._shared.slow import slow
 
 
+def pick_position(view: View, label: str = "Token") -> int:
+    """A select box for the focus token; on a projector the token strip is in sight and does it."""
+    return view.state.focus if view.presenting else view.pick_token(label)
+
+
 def toy(view: View) -> Card:
     with view.controls:
         edge = st.selectbox("Connection", list(cards.EDGES), index=4, key=view.key("edge")) or "x1 → h1"
@@ -31,7 +36,7 @@ def toy(view: View) -> Card:
 
 def real(view: View) -> Card:
     with view.controls:
-        position = view.pick_token()
+        position = pick_position(view)
         layer = view.pick_layer()
     return cards.mlp_pass(view.loaded, view.trace, layer, position)
 
@@ -40,7 +45,7 @@ def sparsity(view: View) -> Card:
     with view.controls:
         threshold = st.select_slider(
             "Near zero: below this share of the token’s largest",
-            (0.001, 0.003, 0.01, 0.03, 0.1),
+            (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
             0.1,
             format_func=lambda share: f"{share:.1%}",
             key=view.key("threshold"),
@@ -50,7 +55,7 @@ def sparsity(view: View) -> Card:
 
 def mass(view: View) -> Card:
     with view.controls:
-        position = view.pick_token()
+        position = pick_position(view)
         layer = view.pick_layer()
     return cards.mass(view.loaded, view.trace, layer, position)
 
@@ -58,7 +63,7 @@ def mass(view: View) -> Card:
 def keep(view: View) -> list[Card]:
     d_ff, loaded = view.loaded.spec.d_ff, view.loaded
     with view.controls:
-        position = view.pick_token("Next token after")
+        position = pick_position(view, "Next token after")
         ks = (0, *(2**i for i in range(d_ff.bit_length()) if 2**i < d_ff), d_ff)
         k = st.select_slider(
             "Neurons kept in each MLP",
@@ -125,7 +130,7 @@ def sparsity_prose(view: View) -> str:
 
 def designs_prose(view: View) -> str:
     return """
-        Two checkpoints of this book, your prompt through both. A plain MLP bends one sum, and GELU never goes below
+        Two checkpoints of this book, your prompt through both, at fp32. A plain MLP bends one sum, and GELU never goes below
         −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its neurons have
         a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
     """

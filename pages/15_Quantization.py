@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.cards import quantization as cards
 from engine.checkpoints import PRECISIONS
-from engine.text import markdown
+from engine.text import display, markdown
 from engine.texts import passage
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
@@ -73,14 +73,19 @@ def show(both: cards.Pair, writing: cards.Writing, places: list) -> None:
 
 def coloured(directive: str, text: str, strong: bool = False) -> str:
     """Text in one of Streamlit's colours; white space stays outside, where markdown wants it."""
-    core = markdown(text.strip())
+    core = plain(text)
     if not core:
         return ""
     return f"{' ' if text[:1].isspace() else ''}:{directive}[{f'**{core}**' if strong else core}]"
 
 
 def spaced(text: str) -> str:
-    return (" " if text[:1].isspace() else "") + markdown(text.strip())
+    return (" " if text[:1].isspace() else "") + plain(text)
+
+
+def plain(text: str) -> str:
+    """Text as literal markdown, with ordinary spaces and with control and bidirectional characters spelled out."""
+    return markdown("".join(" " if char.isspace() else display(char) for char in text).strip())
 
 
 def following(view: View):

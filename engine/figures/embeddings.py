@@ -1,6 +1,7 @@
 """Figures of the chapter on embeddings: ranks on a log scale, and a curve whose points come in order."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -108,13 +109,14 @@ def ordered_curve(
     count = len(places)
     marks = [str(i) if i % every == 0 or i in (count - 1, chosen) else "" for i in range(count)]
     paint = color(concept)
-    options = {
+    solid = places.shape[1] == 3  # a 3-D scene draws transparent colours as white
+    options: dict[str, Any] = {
         "mode": "lines+markers+text",
         "text": marks,
-        "line": {"color": rgba(paint, 0.35), "width": 2},
+        "line": {"color": NEUTRAL if solid else rgba(paint, 0.35), "width": 2},
         "marker": {
             "color": np.arange(count),
-            "colorscale": [[0.0, rgba(paint, 0.25)], [1.0, rgba(paint, 1.0)]],
+            "colorscale": [[0.0, NEUTRAL if solid else rgba(paint, 0.25)], [1.0, paint]],
             "size": [9 if text else 4 for text in marks],
             "line": {"width": 0},
         },
@@ -130,7 +132,7 @@ def ordered_curve(
         figure.update_yaxes(nticks=6)
         return figure
     figure.add_scatter3d(x=places[:, 0], y=places[:, 1], z=places[:, 2], **options)
-    plain = {"showbackground": False, "gridcolor": rgba(NEUTRAL, 0.35), "zeroline": False, "nticks": 5}
+    plain = {"showbackground": False, "gridcolor": NEUTRAL, "zeroline": False, "nticks": 4}
     axes = zip(("xaxis", "yaxis", "zaxis"), names, strict=True)
     figure.update_layout(
         dragmode="turntable",
@@ -145,7 +147,7 @@ def stand_back(figure: go.Figure) -> go.Figure:
     figure.update_layout(
         scene={
             "aspectmode": "cube",
-            "camera": {"eye": {"x": 1.6, "y": 1.6, "z": 0.9}, "center": {"x": 0, "y": 0, "z": -0.15}},
+            "camera": {"eye": {"x": 1.5, "y": 1.5, "z": 0.85}, "center": {"x": 0, "y": 0, "z": -0.15}},
         }
     )
     return figure

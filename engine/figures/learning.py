@@ -1,6 +1,6 @@
 """Figures of learning: a graph of computed values with gradients, and paths down a surface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from engine.figures.axes import floats
-from engine.figures.theme import NEUTRAL, canvas, color, rgba
+from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba, sequential
 from engine.text import label
 
 
@@ -146,3 +146,59 @@ def tangent(
     figure.update_yaxes(nticks=6)
     figure.update_layout(showlegend=True)
     return figure
+
+
+def contours(
+    x: ArrayLike,
+    y: ArrayLike,
+    heights: ArrayLike,
+    paths: Mapping[str, ArrayLike],
+    *,
+    lowest: tuple[float, float] | None = None,
+    log: bool = True,
+    x_name: str = "x",
+    y_name: str = "y",
+    value_name: str = "loss",
+    height: int = 430,
+) -> go.Figure:
+    """Contour lines of heights (y, x), and paths (step, 2) over them, each from its first point.
+
+    log  neighbouring lines differ by a ratio (of the height above the lowest one) instead of a difference
+    """
+    places, levels, tops = floats(x), floats(y), floats(heights)
+    figure = canvas(height, x_name, y_name)
+    base = float(np.nanmin(tops))
+    spread = float(np.nanmax(tops)) - base or 1.0
+    figure.add_contour(
+        x=places, y=levels, z=np.log10(tops - base + spread * 1e-3) if log else tops, ncontours=18, showscale=False,
+        line={"width": 1, "color": rgba(NEUTRAL, 0.6)}, colorscale=sequential("logits"), opacity=0.55,
+        contours={"coloring": "fill"}, customdata=tops, showlegend=False,
+        hovertemplate=f"{label(value_name)} <b>%{{customdata:.4g}}</b> at %{{x:.3g}}, %{{y:.3g}}<extra></extra>",
+    )  # fmt: skip
+    if lowest is not None:
+        figure.add_scatter(
+            x=[lowest[0]], y=[lowest[1]], mode="markers", name="minimum", hoverinfo="skip",
+            marker={"symbol": "star", "size": 14, "color": color("value")},
+        )  # fmt: skip
+    paint = cycle(list(paths))
+    for i, (name, path) in enumerate(paths.items()):
+        points = floats(path)
+        figure.add_scatter(
+            x=points[:, 0], y=points[:, 1], name=label(name), mode="lines+markers",
+            line={"color": paint[name], "width": 2}, customdata=np.arange(len(points)),
+            marker={"size": 5, "symbol": _SYMBOLS[i % len(_SYMBOLS)]},
+            hovertemplate="step %{customdata}: %{x:.4g}, %{y:.4g}",
+        )  # fmt: skip
+    start = next((floats(path)[0] for path in paths.values()), None)
+    if start is not None:
+        figure.add_scatter(
+            x=[start[0]], y=[start[1]], mode="markers", name="start", hoverinfo="skip",
+            marker={"symbol": "circle-open", "size": 14, "color": NEUTRAL, "line": {"width": 3}},
+        )  # fmt: skip
+    figure.update_xaxes(range=[places[0], places[-1]], nticks=7)
+    figure.update_yaxes(range=[levels[0], levels[-1]], nticks=7)
+    figure.update_layout(showlegend=True)
+    return figure
+
+
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")

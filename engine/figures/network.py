@@ -34,7 +34,7 @@ def network(
     """
     values = [floats(layer) for layer in layers]
     matrices = [floats(weight) for weight in weights]
-    figure = canvas(470)
+    figure = canvas(440)
     figure.update_layout(margin={"l": 2, "r": 2, "t": 4, "b": 2})
     figure.update_xaxes(visible=False, range=[-0.3, _WIDE + 0.3])
     figure.update_yaxes(visible=False, range=[12.9, -0.2])

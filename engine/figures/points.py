@@ -65,7 +65,7 @@ def scatter3d(
         figure.add_scatter3d(x=xyz[:, 0], y=xyz[:, 1], z=xyz[:, 2], **options)
     plain: dict[str, Any] = {
         "showbackground": False,
-        "gridcolor": rgba(NEUTRAL, 0.35),
+        "gridcolor": NEUTRAL,  # WebGL draws a transparent grey as white
         "zeroline": False,
         "nticks": 5,
     }

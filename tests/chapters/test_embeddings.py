@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from engine import ReaderError, capture
 from engine.cards import embeddings as cards
-from engine.cards.embeddings import analogies, map, nearest, sentences
+from engine.cards.embeddings import analogies, map, nearest, scoring, sentences
 from engine.cards.embeddings.matrix import Table, cosines_by_torch
 from engine.checkpoints import ASSETS
 from engine.figures import scatter2d
@@ -170,7 +170,7 @@ def test_analogies_with_a_word_of_several_tokens_are_skipped_and_named(loaded):
 
 
 def test_ranks_of_analogies_by_a_sorted_list(loaded):
-    found, rows = analogies.scored(loaded), rows_of(loaded)
+    found, rows = scoring.scored(loaded), rows_of(loaded)
     for i in (0, 3, len(found.analogies) - 1):
         a, b, c, d = found.ids[i].tolist()
         for way, vector in enumerate((rows[a] - rows[b] + rows[c], None, rows[a], rows[c])):
@@ -193,10 +193,10 @@ def test_failures_are_shown_with_the_rank(loaded):
 
 
 def test_a_wrong_rank_fails_its_proof(loaded):
-    found = analogies.scored(loaded)
+    found = scoring.scored(loaded)
     wrong = found.ranks.copy()
     wrong[0, 0] += 1
-    assert not analogies.prove_ranks(loaded, dataclasses.replace(found, ranks=wrong)).passed
+    assert not scoring.prove_ranks(loaded, dataclasses.replace(found, ranks=wrong)).passed
 
 
 @pytest.mark.parametrize("words", [("king", "", "woman", "queen"), ("king", "zxqvjk", "woman", "queen")])

@@ -90,7 +90,7 @@ def weight(
         badge=Badge.LIVE,
         figure=tangent(
             here + offsets, curve, slope, (here, middle), ([here - step, here + step], sides),
-            x_name=f"value of {place}", y_name="loss (nats)",
+            x_name="value of the weight", y_name="loss (nats)",
         ),
         table={
             "quantity": ["weight", "loss", "loss at weight − step", "loss at weight + step", "step",
@@ -120,8 +120,8 @@ def weight(
         ),
         numbers={"autograd": slope, "difference": chord},
         atol=max(_tolerance(slope), 1e-14 * middle / step),  # a loss is rounded, and divided by the step
-        note=f"Both in float64, on a private copy, for the loss of {target_name(loaded, asked)}. They differ by "
-        f"{abs(chord - slope):.1e}; the weight is {here:.4g}, and a typical one of this matrix ±{typical:.3g}.",
+        note=f"Both in float64, on a private copy, for the loss of {target_name(loaded, asked)}. The two differ by "
+        f"{abs(chord - slope):.1e}; {place} is {here:.4g}, and a typical one of this matrix ±{typical:.3g}.",
     )  # fmt: skip
 
 

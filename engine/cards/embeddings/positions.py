@@ -109,11 +109,11 @@ def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
     return Card(
         key="curve",
         title=f"{share_shown(rows, shares, dimensions)} of the variance between {len(rows)} position vectors",
-        alt="A curve through the projected position vectors in order, pale at position 0 and full at the last one.",
+        alt="A curve through the projected position vectors in order, its colour growing from the first to the last.",
         badge=Badge.LIVE,
         figure=ordered_curve(
             found.scores[:, :dimensions],
-            every=every,
+            every=every * (dimensions - 1),
             chosen=chosen,
             names=axis_names(shares),
             concept="embedding",

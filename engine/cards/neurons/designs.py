@@ -21,9 +21,9 @@ Side = tuple[Loaded, Trace]
 
 
 def formula(loaded: Loaded) -> str:
-    """The MLP as one line."""
+    """What a neuron passes on."""
     name = activation_name(loaded)
-    return f"({name}(n W_gate) · (n W_up)) W_down" if loaded.spec.gated else f"{name}(n W_up) W_down"
+    return f"{name}(gate) · up" if loaded.spec.gated else f"{name}(up)"
 
 
 def two_mlps(sides: Sequence[Side], layer: int) -> list[Card]:
@@ -56,7 +56,7 @@ def _distributions(sides: Sequence[Side], acts: list[NDArray[np.float32]], layer
             y_name="share of the activations (log scale)",
             share=True,
             log_y=True,
-        ),
+        ).update_yaxes(dtick=1, tickformat="~%"),
         table={
             "model": names,
             "lowest": [a for a, _ in ends],
@@ -106,7 +106,7 @@ def _facts(sides: Sequence[Side], acts: list[NDArray[np.float32]], layer: int) -
     truth = [sum(p.numel() for p in loaded.part("mlp", layer).parameters()) for loaded, _ in sides]
     carriers = [float(ops.carriers(a).mean()) for a in acts]
     rows = {
-        "MLP of n, the normed stream": [formula(loaded) for loaded, _ in sides],
+        "activation": [formula(loaded) for loaded, _ in sides],
         "matrices": [str(3 if loaded.spec.gated else 2) for loaded, _ in sides],
         "biases": ["no" if loaded.part("up_proj", layer).bias is None else "yes" for loaded, _ in sides],
         "d_model": [str(loaded.spec.d_model) for loaded, _ in sides],

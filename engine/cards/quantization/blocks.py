@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import script
+from engine.cache import ByteLRU
 from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import code
 from engine.cards.quantization.weights import NAMES, SIZES, by_hand, half_name, path, quantize, weight
@@ -34,10 +35,36 @@ class Matrix:
         return f"{NAMES[self.part]}, layer {self.layer}"
 
 
+@dataclass(frozen=True)
+class Errors:
+    """Relative error at each of `SIZES`."""
+
+    values: tuple[float, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return 8 * len(self.values)
+
+
+_kept: ByteLRU[Errors] = ByteLRU(64 * 1024)
+
+
+def _errors(chosen: Matrix) -> Errors:
+    """Kept for the process: eight quantizations of a whole matrix take longer than a slider may."""
+    loaded = chosen.loaded
+    key = (loaded.name, loaded.revision, loaded.precision, chosen.part, chosen.layer, chosen.kind)
+
+    def make() -> Errors:
+        values = chosen.values
+        rounded = (quantize(values, chosen.kind, size).values for size in SIZES)
+        return Errors(tuple(ops.relative_error(values, after) for after in rounded))
+
+    return _kept.get(key, make)
+
+
 def block_sizes(chosen: Matrix, size: int) -> Card:
     """The error of the whole matrix at every block size that bitsandbytes knows."""
-    values = chosen.values
-    errors = [ops.relative_error(values, quantize(values, chosen.kind, s).values) for s in SIZES]
+    values, errors = chosen.values, list(_errors(chosen).values)
     bits = [ops.bits_per_weight(4, s) for s in SIZES]
     here = SIZES.index(size)
     return Card(

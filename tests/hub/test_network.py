@@ -1,0 +1,30 @@
+"""The real Hub: `pytest -m network`. Asks for sizes only, except for one very small checkpoint."""
+
+import os
+import socket
+
+import pytest
+
+from engine import hub
+from engine.checkpoints import HUB
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture(autouse=True)
+def hub_in_reach(monkeypatch):
+    """The session is offline by default; these tests are not."""
+    from huggingface_hub import constants
+
+    try:
+        socket.create_connection(("huggingface.co", 443), timeout=5).close()
+    except OSError:
+        pytest.skip("the Hugging Face hub cannot be reached from here")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setitem(os.environ, "HF_HUB_OFFLINE", "0")
+
+
+@pytest.mark.parametrize("name", [checkpoint.name for checkpoint in HUB])
+def test_every_listed_checkpoint_can_be_described(name):
+    entry = hub.describe(name)
+    assert entry.bytes is None or 10**7 < entry.bytes < 10**10
