@@ -1,6 +1,7 @@
 """Load a checkpoint once, ready to be shared by threads and never changed again."""
 
 import logging
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from engine.errors import ReaderError
 
 _LOCK = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# With the optional package `kernels` there, bitsandbytes would fetch code from the Hub when it is imported.
+sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
 
 transformers.utils.logging.disable_progress_bar()
 if public():  # many readers at once: passes side by side on one thread each, not all waiting for all
@@ -191,22 +195,25 @@ def _quantization(folder: str, config: Any, precision: str, device: str) -> Any:
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     if device == "cpu":
-        _refuse_odd_widths(config)
+        _refuse_odd_widths(adapter_for(config.model_type).spec(config))
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=compute_dtype(config)
     )
 
 
-def _refuse_odd_widths(config: Any) -> None:
-    """bitsandbytes' 4-bit kernels for CPUs read weights in runs of 64 along the input of each linear layer."""
-    spec = adapter_for(config.model_type).spec(config)
-    widths = {"d_model": spec.d_model, "d_ff": spec.d_ff, "heads × d_head": spec.n_head * spec.d_head}
-    for name, width in widths.items():
-        if width % 64:
-            raise ReaderError(
-                f"4-bit weights need every layer's input width to be a multiple of 64 on a CPU, "
-                f"and this checkpoint's {name} is {width}."
-            )
+def _refuse_odd_widths(spec: Spec) -> None:
+    """bitsandbytes' 4-bit kernels for CPUs read weights in runs of 64 inputs and pack them by 32 outputs."""
+    inputs = {"d_model": spec.d_model, "d_ff": spec.d_ff, "heads × d_head": spec.n_head * spec.d_head}
+    outputs = {
+        "kv_heads × d_head": spec.n_kv_head * spec.d_head
+    }  # the others are inputs of another layer too
+    for widths, step, side in ((inputs, 64, "input"), (outputs, 32, "output")):
+        for name, width in widths.items():
+            if width % step:
+                raise ReaderError(
+                    f"4-bit weights need every layer's {side} width to be a multiple of {step} on a CPU, "
+                    f"and this checkpoint's {name} is {width}."
+                )
 
 
 @torch.no_grad()

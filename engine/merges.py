@@ -10,8 +10,7 @@ import regex
 
 from engine import tokenizers
 from engine.ops import bpe
-from engine.pieces import byte_of_char
-from engine.pieces import is_byte_level
+from engine.pieces import byte_of_char, is_byte_level
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,9 +130,9 @@ def sparsity_prose(view: View) -> str:
 
 def designs_prose(view: View) -> str:
     return """
-        Two checkpoints of this book, your prompt through both, at fp32. A plain MLP bends one sum, and GELU never goes below
-        −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its neurons have
-        a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
+        Two checkpoints of this book, your prompt through both, at fp32. A plain MLP bends one sum, and GELU never
+        goes below −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its
+        neurons have a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
     """
 
 

@@ -1,6 +1,5 @@
 """Loading at every precision: what is in memory, what is refused, and that the numbers stay close."""
 
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -131,13 +130,10 @@ def test_4_bit_refuses_widths_that_are_not_multiples_of_64(precision, tmp_path):
     assert load(folder, "fp16").precision == "fp16"
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="bitsandbytes' CPU layout also wants 32 output rows; not refused yet"
-)
-def test_4_bit_works_or_is_refused_in_a_sentence_for_few_output_rows(tiny_folder):
+def test_4_bit_is_refused_for_too_few_output_rows(tiny_folder):
     """llama-mqa: one kv head of 16, so k and v have 16 output rows."""
-    with contextlib.suppress(ReaderError):
-        assert load(str(tiny_folder("llama-mqa")), "nf4").precision == "nf4"
+    with pytest.raises(ReaderError, match="multiple of 32"):
+        load(str(tiny_folder("llama-mqa")), "nf4")
 
 
 def test_an_unknown_precision_is_refused():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 from engine.figures import attention_panels as panels
 from engine.figures.axes import floats, short
 from engine.figures.heat import scale
-from engine.figures.theme import NEGATIVE, NEUTRAL, POSITIVE, canvas, color, rgba
+from engine.figures.theme import NEGATIVE, NEUTRAL, POSITIVE, color, rgba
 from engine.text import label
 
 Edge = tuple[int, int, int]
@@ -34,10 +35,11 @@ def network(
     """
     values = [floats(layer) for layer in layers]
     matrices = [floats(weight) for weight in weights]
-    figure = canvas(440)
-    figure.update_layout(margin={"l": 2, "r": 2, "t": 4, "b": 2})
-    figure.update_xaxes(visible=False, range=[-0.3, _WIDE + 0.3])
-    figure.update_yaxes(visible=False, range=[12.9, -0.2])
+    figure = panels.Sketch(440)
+    figure.set(margin={"l": 2, "r": 2, "t": 4, "b": 2})
+    figure.axes(
+        "", {"visible": False, "range": [-0.3, _WIDE + 0.3]}, {"visible": False, "range": [12.9, -0.2]}
+    )
     places = [_column(len(layer), x) for layer, x in zip(values, (1.0, _WIDE / 2, _WIDE - 1.0), strict=True)]
     for part, matrix in enumerate(matrices):
         _edges(figure, part, matrix, places[part], places[part + 1], chosen)
@@ -49,7 +51,7 @@ def network(
         row = _Row(part, values, matrices, [floats(bias) for bias in biases], names, chosen)
         _equation(figure, row, top)
         top += len(matrix) + 1.7
-    return figure
+    return figure.figure()
 
 
 def _column(count: int, x: float) -> list[tuple[float, float]]:
@@ -57,8 +59,16 @@ def _column(count: int, x: float) -> list[tuple[float, float]]:
     return [(x, 0.2 + step * (i + 0.5)) for i in range(count)]
 
 
+def _shape(figure: panels.Sketch, **settings: Any) -> None:
+    figure.shapes.append({"xref": "x", "yref": "y", "layer": "below"} | settings)
+
+
+def _text(figure: panels.Sketch, **settings: Any) -> None:
+    figure.names.append({"xref": "x", "yref": "y", "showarrow": False} | settings)
+
+
 def _edges(
-    figure: go.Figure,
+    figure: panels.Sketch,
     part: int,
     matrix: np.ndarray,
     left: list[tuple[float, float]],
@@ -69,26 +79,26 @@ def _edges(
         strong = (part, i, j) == chosen
         paint = POSITIVE if matrix[i, j] >= 0 else NEGATIVE
         width = (4 if strong else 1) + 2.5 * abs(matrix[i, j])
-        figure.add_shape(
+        _shape(figure,
             type="line",
             x0=left[i][0] + _RADIUS, y0=left[i][1], x1=right[j][0] - _RADIUS, y1=right[j][1],
             line={"color": rgba(paint, 1.0 if strong else 0.35), "width": width},
-            layer="below",
         )  # fmt: skip
         if strong:
             x, y = (left[i][0] * 2 + right[j][0]) / 3, (left[i][1] * 2 + right[j][1]) / 3
-            figure.add_annotation(x=x, y=y, text=f"<b>{matrix[i, j]:+.2f}</b>", showarrow=False, yshift=13)
+            _text(figure, x=x, y=y, text=f"<b>{matrix[i, j]:+.2f}</b>", yshift=13)
 
 
 def _units(
-    figure: go.Figure,
+    figure: panels.Sketch,
     values: np.ndarray,
     spots: list[tuple[float, float]],
     name: str,
     concept: str,
     framed: int | None,
 ) -> None:
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=[x for x, _ in spots],
         y=[y for _, y in spots],
         mode="markers+text",
@@ -119,7 +129,7 @@ class _Row:
     chosen: Edge
 
 
-def _equation(figure: go.Figure, row: _Row, top: float) -> None:
+def _equation(figure: panels.Sketch, row: _Row, top: float) -> None:
     part, matrix = row.part, row.matrices[row.part]
     here = row.chosen[0] == part
     _, i, j = row.chosen
@@ -137,12 +147,12 @@ def _equation(figure: go.Figure, row: _Row, top: float) -> None:
         frame = at if here and not name.startswith("b") else None
         _cells(figure, block, left, top, name, concept, frame)
         left += block.shape[1]
-        figure.add_annotation(x=left + 0.27, y=top + 0.5, text=sign, showarrow=False, font={"size": 15})
+        _text(figure, x=left + 0.27, y=top + 0.5, text=sign, font={"size": 15})
         left += 0.55
 
 
 def _cells(
-    figure: go.Figure,
+    figure: panels.Sketch,
     block: np.ndarray,
     left: float,
     top: float,
@@ -152,15 +162,15 @@ def _cells(
 ) -> None:
     for y, x in np.ndindex(*block.shape):
         strong = (y, x) == frame
-        figure.add_shape(
+        _shape(figure,
             type="rect",
             x0=left + x + 0.03, x1=left + x + 0.97, y0=top + y + 0.04, y1=top + y + 0.96,
             line={"color": NEUTRAL if strong else color(concept), "width": 3 if strong else 1},
             fillcolor=rgba(color(concept), 0.45 if strong else 0.12),
-            layer="below",
         )  # fmt: skip
     places = list(np.ndindex(*block.shape))
-    figure.add_scatter(
+    figure.trace(
+        "scatter",
         x=[left + x + 0.5 for _, x in places],
         y=[top + y + 0.5 for y, _ in places],
         mode="text",
@@ -168,9 +178,7 @@ def _cells(
         textfont={"size": 11},
         hoverinfo="skip",
     )
-    figure.add_annotation(
-        x=left + block.shape[1] / 2, y=top, text=f"<b>{label(name)}</b>", showarrow=False, yanchor="bottom"
-    )
+    _text(figure, x=left + block.shape[1] / 2, y=top, text=f"<b>{label(name)}</b>", yanchor="bottom")
 
 
 @dataclass(frozen=True)
