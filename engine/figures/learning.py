@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
 from engine.figures.axes import floats
-from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba, sequential
+from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba
 from engine.text import label
 
 
@@ -155,13 +155,14 @@ def contours(
     paths: Mapping[str, ArrayLike],
     *,
     lowest: tuple[float, float] | None = None,
+    lowest_name: str = "minimum",
     log: bool = True,
     x_name: str = "x",
     y_name: str = "y",
     value_name: str = "loss",
     height: int = 430,
 ) -> go.Figure:
-    """Contour lines of heights (y, x), and paths (step, 2) over them, each from its first point.
+    """Contour lines of heights (y, x), and paths (step, 2) over them, each from the open circle.
 
     log  neighbouring lines differ by a ratio (of the height above the lowest one) instead of a difference
     """
@@ -171,13 +172,14 @@ def contours(
     spread = float(np.nanmax(tops)) - base or 1.0
     figure.add_contour(
         x=places, y=levels, z=np.log10(tops - base + spread * 1e-3) if log else tops, ncontours=18, showscale=False,
-        line={"width": 1, "color": rgba(NEUTRAL, 0.6)}, colorscale=sequential("logits"), opacity=0.55,
-        contours={"coloring": "fill"}, customdata=tops, showlegend=False,
+        line={"width": 1, "color": rgba(NEUTRAL, 0.55)},
+        colorscale=[[0.0, rgba(color("logits"), 0.0)], [1.0, rgba(color("logits"), 0.3)]],
+        contours={"coloring": "heatmap"}, customdata=tops, showlegend=False,
         hovertemplate=f"{label(value_name)} <b>%{{customdata:.4g}}</b> at %{{x:.3g}}, %{{y:.3g}}<extra></extra>",
     )  # fmt: skip
     if lowest is not None:
         figure.add_scatter(
-            x=[lowest[0]], y=[lowest[1]], mode="markers", name="minimum", hoverinfo="skip",
+            x=[lowest[0]], y=[lowest[1]], mode="markers", name=label(lowest_name), hoverinfo="skip",
             marker={"symbol": "star", "size": 14, "color": color("value")},
         )  # fmt: skip
     paint = cycle(list(paths))
@@ -192,12 +194,12 @@ def contours(
     start = next((floats(path)[0] for path in paths.values()), None)
     if start is not None:
         figure.add_scatter(
-            x=[start[0]], y=[start[1]], mode="markers", name="start", hoverinfo="skip",
+            x=[start[0]], y=[start[1]], mode="markers", hoverinfo="skip", showlegend=False,
             marker={"symbol": "circle-open", "size": 14, "color": NEUTRAL, "line": {"width": 3}},
         )  # fmt: skip
     figure.update_xaxes(range=[places[0], places[-1]], nticks=7)
     figure.update_yaxes(range=[levels[0], levels[-1]], nticks=7)
-    figure.update_layout(showlegend=True)
+    figure.update_layout(showlegend=True, legend={"x": 0, "xanchor": "left", "font": {"size": 11}})
     return figure
 
 

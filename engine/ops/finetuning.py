@@ -21,7 +21,7 @@ Report = Callable[[float, str], None]
 Floats = NDArray[np.float64]
 
 RATES = {
-    "SGD": 3e-3, "Momentum": 1e-3, "Nesterov": 1e-3, "RMSProp": 3e-5, "Adam": 1e-4, "AdamW": 1e-4, "Muon": 2e-3,
+    "SGD": 3e-3, "Momentum": 1e-3, "Nesterov": 1e-3, "RMSProp": 3e-5, "Adam": 1e-4, "AdamW": 1e-4, "Muon": 4e-3,
 }  # fmt: skip
 """Learning rates at which a small language model learns one sentence; the reader multiplies them all."""
 

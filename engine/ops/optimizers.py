@@ -161,7 +161,8 @@ class ByHand:
     """One optimizer with its formula written out, for one list of tensors.
 
     Momentum: Polyak 1964; Nesterov: Sutskever et al. 2013; RMSProp: Tieleman & Hinton 2012; Adam: Kingma & Ba 2015,
-    algorithm 1; AdamW: Loshchilov & Hutter 2019, algorithm 2; Muon: Jordan et al. 2024 (kellerjordan.github.io/posts/muon).
+    algorithm 1; AdamW: Loshchilov & Hutter 2019, algorithm 2; Muon: Jordan et al.
+    2024, kellerjordan.github.io/posts/muon.
     """
 
     def __init__(self, name: str, rate: float) -> None:

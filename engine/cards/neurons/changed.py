@@ -108,7 +108,7 @@ def _prove(loaded: Loaded, before: Trace, change: Change, position: int, p: Floa
     how = (
         "the difference between the two activations, times the neuron's row of W_down, is added to the MLP's output"
         if isinstance(change, ClampNeuron)
-        else "each MLP's output is summed from the kept neurons' rows of W_down alone"
+        else "each MLP's down projection is replaced by one that sums the kept neurons alone"
     )
     return Proof(
         f"Both distributions, against private copies of the model: one untouched, and one in which {how}.",
@@ -134,7 +134,7 @@ def _layers(loaded: Loaded, change: KeepTopNeurons) -> Sequence[int]:
 class _Changed(nn.Module):
     """A down projection that changes its own output, not what enters it."""
 
-    def __init__(self, plain: nn.Module, change: Change, half: torch.dtype) -> None:
+    def __init__(self, plain: Any, change: Change, half: torch.dtype) -> None:
         super().__init__()
         self.plain, self.change = plain, change
         weight, bias = matrix(plain, half)  # d_ff, d_model
@@ -150,6 +150,9 @@ class _Changed(nn.Module):
         wide = acts.float()
         kept = wide.abs().topk(min(self.change.k, wide.shape[-1]), dim=-1).indices
         alone = wide * torch.zeros_like(wide).scatter(-1, kept, 1.0)
+        if not self.plain.weight.is_floating_point():  # a quantized layer rounds what enters it, too
+            answer: torch.Tensor = self.plain(alone.to(acts.dtype))
+            return answer
         return (alone @ rows + self.bias.to(acts.device)).to(acts.dtype)
 
 

@@ -132,7 +132,7 @@ def _prove(loaded: Loaded, before: Trace, found: Sweep, atol: float) -> Proof:
         worst = float(np.max([worst, gap(found.kl[i], again)]))
     return Proof(
         f"KL for {', '.join(str(found.ks[i]) for i in chosen)} neurons at every token by torch.nn.functional.kl_div, "
-        "on private copies of the model whose MLPs sum the kept neurons' rows of W_down alone.",
+        "on private copies of the model whose down projections sum the kept neurons alone.",
         worst,
         atol,
     )

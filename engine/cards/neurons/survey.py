@@ -85,6 +85,16 @@ def _activations(loaded: Loaded, window: Sequence[int]) -> torch.Tensor:
 
 
 def _of_window(acts: torch.Tensor, start: int) -> _Best:
+    """The extremes of one window that begins at `start`; layer by layer, because the contexts need room."""
+    found = [_of_layers(acts[i : i + 1], start) for i in range(acts.shape[0])]
+    return _Best(
+        torch.cat([one.extreme for one in found], dim=1),
+        torch.cat([one.places for one in found], dim=1),
+        torch.cat([one.around for one in found], dim=1),
+    )
+
+
+def _of_layers(acts: torch.Tensor, start: int) -> _Best:
     seq = acts.shape[1]
     signed = torch.stack([acts, -acts]).nan_to_num(float("-inf"))  # sign, layer, seq, d_ff
     best = signed[:, :, 1:].topk(min(COUNT, seq - 1), dim=2)

@@ -5,10 +5,10 @@ import torch
 
 from engine.card import Badge, Card
 from engine.figures import lines
-from engine.ops.optimizers import descend, matrix_problem
+from engine.ops.optimizers import Floats, descend, matrix_problem
 
 SIZE = 12
-MATRIX_RATES = {"SGD": 0.5, "Momentum": 0.2, "Adam": 0.05, "Muon": 0.05}
+MATRIX_RATES = {"SGD": 6.0, "Momentum": 2.0, "Adam": 0.2, "Muon": 0.4}
 """Learning rates of about equal care for this problem; the reader multiplies them all."""
 
 
@@ -52,7 +52,7 @@ def matrix(condition: float, factor: float, steps: int, seed: int) -> list[Card]
     ]  # fmt: skip
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def _padded(values: Floats, length: int) -> Floats:
     full = np.full(length, np.nan)
     full[: len(values)] = np.where(np.isfinite(values), values, np.nan)
     return full

@@ -68,11 +68,11 @@ class Survey:
 
 def survey(
     loaded: Loaded, ids: Sequence[int], seed: int, start: tuple[float, float], factor: float, steps: int,
-    report: Report,
+    report: Report, side: int = SIDE,
 ) -> Survey:  # fmt: skip
     """Measure the plane and let every optimizer that can move a point walk in it. Slow."""
     plane = Plane(loaded, ids, seed)
-    offsets = np.linspace(-REACH, REACH, SIDE)
+    offsets = np.linspace(-REACH, REACH, side)
     a, b = np.meshgrid(offsets, offsets)
     heights = plane.losses(np.stack([a.ravel(), b.ravel()], 1), lambda share, text: report(share / 2, text))
     paths = {}
@@ -118,7 +118,8 @@ def plane(
         alt=f"Contours of the prompt's loss over a plane of weights, with the paths of {', '.join(paths)}.",
         badge=Badge.LIVE,
         figure=contours(
-            found.offsets, found.offsets, found.heights, names, lowest=(0.0, 0.0), x_name="along direction 1",
+            found.offsets, found.offsets, found.heights, names, lowest=(0.0, 0.0),
+            lowest_name="trained weights", x_name="along direction 1",
             y_name="along direction 2",
         ),
         table={name: [row[i] for row in rows] for i, name in enumerate(("optimizer", "step", "a", "b", "loss"))},

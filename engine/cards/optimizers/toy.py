@@ -1,15 +1,19 @@
 """Optimizers on made-up surfaces: where they go, when they diverge, and what a schedule is for."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
+from plotly.graph_objects import Figure
+from torch import Tensor
 
 from engine.card import Badge, Card
 from engine.errors import ReaderError
 from engine.figures import lines
 from engine.figures.learning import contours
-from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR, Path, descend, grid, rates_of
+from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR, Floats, Path, descend, grid, rates_of
 
+RUNS = 64
 FLAT, STEEP = 1.0, 25.0
 """The curvatures of the ravine, along and across."""
 
@@ -56,12 +60,12 @@ def _name(name: str, path: Path) -> str:
     return name if path.diverged is None else f"{name} (diverges)"
 
 
-def _losses(paths: Mapping[str, Path], steps: int, base: float) -> object:
+def _losses(paths: Mapping[str, Path], steps: int, base: float) -> Figure:
     series = {_name(one, path): _padded(path.losses - base, steps + 1) for one, path in paths.items()}
     return lines(np.arange(steps + 1), series, x_name="step", y_name="height", log_y=True, height=280)
 
 
-def _padded(values: np.ndarray, length: int) -> np.ndarray:
+def _padded(values: Floats, length: int) -> Floats:
     """NaN after the end and where a logarithm has no place for the value."""
     full = np.full(length, np.nan)
     kept = values[:length]
@@ -76,11 +80,13 @@ def _table(paths: Mapping[str, Path]) -> dict[str, list[object]]:
     return {name: [row[i] for row in rows] for i, name in enumerate(names)}
 
 
+def _parabola(curvature: float, z: Tensor) -> Tensor:
+    return curvature * z[0] ** 2 / 2
+
+
 def curvature(rate: float, steps: int = 40) -> Card:
     """Gradient descent along and across the ravine: every step multiplies the distance by 1 − rate · curvature."""
-    along, across = (
-        descend(lambda z, c=c: c * z[0] ** 2 / 2, [1.0], "SGD", rate, steps) for c in (FLAT, STEEP)
-    )
+    along, across = (descend(partial(_parabola, c), [1.0], "SGD", rate, steps) for c in (FLAT, STEEP))
     factors = {"along": 1 - rate * FLAT, "across": 1 - rate * STEEP}
     apart = abs(factors["across"]) > 1
     end = f"×{factors['across']:.3g} across"
@@ -109,16 +115,14 @@ def noisy(rate: float, noise: float, steps: int, seed: int) -> list[Card]:
     """The learning rates of all schedules, and the loss of SGD on the ravine with noise on every derivative."""
     ground = SURFACES["ravine"]
     plans = {name: rates_of(name, rate, steps) for name in SCHEDULES}
+    starts = np.tile(
+        ground.start, (RUNS, 1)
+    )  # SGD moves every row by its own gradient: RUNS runs in one tensor
     runs = {
-        name: [
-            descend(ground.function, ground.start, "SGD", rate, steps, name, noise, seed + i)
-            for i in range(8)
-        ]
+        name: descend(lambda z: ground.function(z).sum(), starts, "SGD", rate, steps, name, noise, seed)
         for name in SCHEDULES
     }
-    mean = {
-        name: np.mean([_padded(run.losses, steps + 1) for run in found], 0) for name, found in runs.items()
-    }
+    mean = {name: _padded(run.losses / RUNS, steps + 1) for name, run in runs.items()}
     last = {name: float(values[-1]) for name, values in mean.items()}
     best = min(last, key=lambda name: last[name] if np.isfinite(last[name]) else np.inf)
     return [
@@ -136,9 +140,9 @@ def noisy(rate: float, noise: float, steps: int, seed: int) -> list[Card]:
             key="noisy",
             title=f"After {steps} noisy steps “{best}” is lowest, at {last[best]:.3g}; constant stays at "
             f"{last['constant']:.3g}",
-            alt="A line for each schedule: the mean loss of eight noisy runs at every step, on a logarithmic axis.",
+            alt="A line for each schedule: the mean loss of many noisy runs at every step, on a logarithmic axis.",
             badge=Badge.TOY,
-            figure=lines(np.arange(steps + 1), mean, x_name="step", y_name="loss, mean of 8 runs", log_y=True,
+            figure=lines(np.arange(steps + 1), mean, x_name="step", y_name=f"loss, mean of {RUNS} runs", log_y=True,
                          markers=False, height=300),
             table={"step": list(range(steps + 1)), **{name: values.tolist() for name, values in mean.items()}},
             note=f"SGD on {ground.formula}, with noise of standard deviation {noise:g} on every derivative.",

@@ -66,7 +66,8 @@ def curves(loaded: Loaded, ids: Sequence[int], runs: Sequence[Tuned]) -> Card:
 
     return Card(
         key="tune-losses",
-        title=f"In {steps} steps the text's loss falls from {runs[0].losses[0]:.2f} to {ends[best]:.3f} nats, with {best}"
+        title=f"In {steps} steps the text's loss goes from {runs[0].losses[0]:.2f} to {ends[best]:.3f} nats, "
+        f"with {best}"
         if best
         else "Every training diverged",
         alt=f"A line for each of {', '.join(series)}: the loss of the text after every step.",
@@ -121,7 +122,7 @@ def writing(loaded: Loaded, ids: Sequence[int], runs: Sequence[Tuned]) -> Card:
     opening = tuple(ids[: min(OPENING, len(ids))])
     old = greedy(loaded.model, opening, WRITTEN)
     rows = {"before": old} | {_named(run): run.text for run in runs}
-    start = loaded.tokenizer.decode(list(opening))
+    start = "".join(display(loaded, id) for id in opening)
 
     def prove() -> Proof:
         theirs: Any = loaded.model.generate(
@@ -142,7 +143,7 @@ def writing(loaded: Loaded, ids: Sequence[int], runs: Sequence[Tuned]) -> Card:
         figure=None,
         table={
             "model": list(rows),
-            "continuation": [loaded.tokenizer.decode(list(text)) for text in rows.values()],
+            "continuation": ["".join(display(loaded, id) for id in text) for text in rows.values()],
             "tokens of your text": [_agreeing(text, ids[len(opening) :]) for text in rows.values()],
         },
         prove=prove,
@@ -239,7 +240,8 @@ def _code(loaded: Loaded, ids: Sequence[int], runs: Sequence[Tuned], wanted: str
                 text = ids[:, :{opening}]
                 for _ in range({WRITTEN}):
                     text = torch.cat([text, model(text, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
-            result["{wanted}"].append({{"losses": losses, "nats": nats, "text": text[0, {opening}:].tolist()}}["{wanted}"])
+            found = {{"losses": losses, "nats": nats, "text": text[0, {opening}:].tolist()}}
+            result["{wanted}"].append(found["{wanted}"])
         """,
     )
 

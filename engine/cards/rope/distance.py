@@ -48,7 +48,7 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
         key="distance",
         title=f"{one.quoted(query)} asks, {one.quoted(key)} answers: {short(score[0])} side by side, at most "
         f"{short(score[best])}, {best} tokens apart",
-        alt=f"The score over {len(away)} distances, between {np.nanmin(score):.3g} and {score[best]:.3g}, and the "
+        alt=f"The score over {len(away)} distances, between {score.min():.3g} and {score[best]:.3g}, and the "
         f"cosine wave of pair {index} in it.",
         badge=Badge.LIVE,
         figure=waves(

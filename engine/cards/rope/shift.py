@@ -72,8 +72,7 @@ def rotated(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, shi
         shift,
         moved,
         key="shift",
-        title=f"Moved by {shift} positions, the scores of {one.quoted(query)} stay: the largest change is "
-        f"{moved.change:.0e}",
+        title=f"Moved by {shift} positions, the scores of {one.quoted(query)} {_stay(moved.change)}",
         prove=lambda: _proof(one, query, shift, moved),
         script=_ROTATED.format(query=query, shift=shift),
         near=max(near, tolerance(loaded, moved.home)),
@@ -114,6 +113,12 @@ def learned(loaded: Loaded, trace: Trace, head: int, query: int, shift: int) -> 
         note="This is exact in layer 0, where a token’s vector is its embedding plus its position vector and no other "
         "token has been mixed in. Deeper layers read what the layers below wrote, and that changes too.",
     )
+
+
+def _stay(change: float) -> str:
+    if not np.isfinite(change):
+        return "cannot be compared: some of them overflowed"
+    return f"stay: the largest change is {change:.0e}"
 
 
 def _checked(one: Head, query: int, shift: int) -> Head:

@@ -40,10 +40,7 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
     letter = LETTERS[part]
     return Card(
         key="turned",
-        title=f"At position {token}, every pair of {letter} has a new direction and "
-        f"{'its old length' if own.factor == 1 else f'{own.factor:.3g} times its length'}"
-        if token
-        else f"At position 0 nothing turns: {letter} is used as the projection made it",
+        title=_title(letter, token, own.factor, change),
         alt=f"{own.pairs} clocks, one for each pair, with a dotted hand before RoPE and a solid one after it. Pair 0 "
         f"has turned by {short(angles[0])} radians, the last by {short(angles[-1])}.",
         badge=Badge.LIVE,
@@ -75,6 +72,15 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
         f"pair’s length before RoPE. Largest change of a length{'' if own.factor == 1 else ', the factor apart'}: "
         f"{change:.1e}.{_left(own.pairs, loaded.spec.d_head)}",
     )
+
+
+def _title(letter: str, token: int, factor: float, change: float) -> str:
+    if not np.isfinite(change):
+        return f"This {letter} holds numbers that overflowed: there is no direction to show"
+    if token == 0:
+        return f"At position 0 nothing turns: {letter} is used as the projection made it"
+    length = "its old length" if factor == 1 else f"{factor:.3g} times its length"
+    return f"At position {token}, every pair of {letter} has a new direction and {length}"
 
 
 def _left(pairs: int, d_head: int) -> str:

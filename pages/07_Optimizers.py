@@ -1,0 +1,259 @@
+"""7 · Optimizers — how gradients become steps, on made-up surfaces and in the real model."""
+
+import streamlit as st
+
+from engine.cards import optimizers as cards
+from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR
+from engine.text import markdown
+from pages._shared import Beat, View, chapter
+from pages._shared.slow import slow
+
+MOST = 64  # tokens of the prompt that a copy is trained on
+
+
+def surface(view: View):
+    with view.controls:
+        name = st.segmented_control(
+            "Surface", list(SURFACES), default="ravine", required=True, key=view.key("surface")
+        )
+        ground = SURFACES[name]
+        left, right, bottom, top = (float(edge) for edge in ground.window)
+        one, two = st.columns(2)
+        x = one.slider("Start x", left, right, ground.start[0], 0.01, key=view.key(f"x-{name}"))
+        y = two.slider("Start y", bottom, top, ground.start[1], 0.01, key=view.key(f"y-{name}"))
+        chosen = st.pills(
+            "Optimizers",
+            VECTOR,
+            selection_mode="multi",
+            default=["SGD", "Momentum", "Adam"],
+            key=view.key("optimizers"),
+        )
+        rate = _rate(view, 0.03)
+        steps = st.slider("Steps", 5, 200, 60, key=view.key("steps"))
+        schedule = st.selectbox("Schedule of the rate", list(SCHEDULES), key=view.key("schedule"))
+    return cards.surface(name, (x, y), chosen, rate, steps, schedule)
+
+
+def curvature(view: View):
+    with view.controls:
+        rate = st.slider("Learning rate", 0.005, 0.1, 0.06, 0.001, format="%.3f", key=view.key("rate"))
+    return cards.curvature(rate)
+
+
+def schedules(view: View):
+    with view.controls:
+        rate = st.slider(
+            "Highest learning rate", 0.005, 0.075, 0.06, 0.005, format="%.3f", key=view.key("rate")
+        )
+        noise = st.slider("Noise on each derivative", 0.0, 5.0, 2.0, 0.5, key=view.key("noise"))
+        steps = st.slider("Steps", 20, 300, 150, 10, key=view.key("steps"))
+        seed = view.pick_seed()
+    return cards.noisy(rate, noise, steps, seed)
+
+
+def muon(view: View):
+    with view.controls:
+        condition = st.select_slider(
+            "Variance of the strongest input over the weakest",
+            (1, 10, 100, 1000, 10000),
+            100,
+            key=view.key("condition"),
+        )
+        factor = _factor(view)
+        steps = st.slider("Steps", 10, 200, 100, 10, key=view.key("steps"))
+        seed = view.pick_seed()
+    return cards.matrix(float(condition), factor, steps, seed)
+
+
+def plane(view: View):
+    loaded, ids = _text(view)
+    with view.controls:
+        seed = view.pick_seed()
+        one, two = st.columns(2)
+        a = one.slider("Start 1", -cards.REACH, cards.REACH, 0.6, 0.05, key=view.key("a"))
+        b = two.slider("Start 2", -cards.REACH, cards.REACH, -0.5, 0.05, key=view.key("b"))
+        factor = _factor(view)
+        steps = st.slider("Steps", 5, 40, 15, 5, key=view.key("steps"))
+    found = slow(
+        view,
+        "Measure the plane",
+        (loaded.name, loaded.revision, ids, seed, a, b, factor, steps),
+        lambda progress: cards.survey(loaded, ids, seed, (a, b), factor, steps, progress),
+    )
+    if found is None:
+        return cards.cuts(loaded, ids, seed)
+    with view.controls:
+        shown = st.pills(
+            "Paths",
+            list(found.paths),
+            selection_mode="multi",
+            default=list(found.paths),
+            key=view.key("shown"),
+        )
+    return [cards.plane(loaded, ids, seed, (a, b), found, shown), cards.cuts(loaded, ids, seed)]
+
+
+def tune(view: View):
+    loaded, ids = _text(view)
+    with view.controls:
+        chosen = st.pills(
+            "Optimizers",
+            list(cards.RATES),
+            selection_mode="multi",
+            default=["SGD", "Momentum", "Adam", "Muon"],
+            key=view.key("optimizers"),
+        )
+        factor = _factor(view)
+        steps = st.slider("Steps", 5, 60, 20, 5, key=view.key("steps"))
+    names = tuple(name for name in cards.RATES if name in chosen)
+    before = cards.before(loaded, view.capture(loaded=loaded))
+    if not names:
+        return before
+    runs = slow(
+        view,
+        "Train copies on your sentence",
+        (loaded.name, loaded.revision, ids, names, factor, steps),
+        lambda progress: cards.tuned(loaded, ids, names, factor, steps, progress),
+    )
+    if runs is None:
+        return before
+    with view.controls:
+        name = st.segmented_control(
+            "Surprisal after training with",
+            names,
+            default=names[0],
+            required=True,
+            key=view.key(f"after-{names}"),
+        )
+    run = next(run for run in runs if run.optimizer == name)
+    return [
+        cards.curves(loaded, ids, runs),
+        cards.changed(loaded, ids, run),
+        cards.writing(loaded, ids, runs),
+    ]
+
+
+def _rate(view: View, usual: float) -> float:
+    choices = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.5, 1.0)
+    return st.select_slider("Learning rate", choices, usual, key=view.key("rate"))
+
+
+def _factor(view: View) -> float:
+    return st.select_slider(
+        "All learning rates times", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), 1.0, key=view.key("factor")
+    )
+
+
+def _text(view: View):
+    """The checkpoint at fp32 and the ids of the prompt."""
+    loaded = view.loaded if view.state.precision == "fp32" else view.load(precision="fp32")
+    return loaded, tuple(token.id for token in view.tokens)[:MOST]
+
+
+def _about_plane(view: View) -> str:
+    loaded = view.loaded
+    return f"""
+    The loss of {markdown(loaded.name)} on your prompt is a surface too, over as many dimensions as there are weights.
+    Two seeded directions through the weights of block {loaded.spec.n_layer - 1} span a plane in it
+    ([Li et al. 2018](https://arxiv.org/abs/1712.09913)). The trained weights are in the middle.
+
+    The button measures the loss on a grid and lets the optimizers walk from your start, on true gradients. A random
+    plane shows little of where training really went; it is a look through a keyhole. Muon is missing, for a point
+    in a plane is no matrix.
+    {_fp32(view)}
+    """
+
+
+def _about_tune(view: View) -> str:
+    return f"""
+    Now all weights may move. Each optimizer gets a private copy of the model and learns one text: your prompt (at
+    most its first {MOST} tokens). The loss soon falls because the text is learned by heart; what the copies write
+    after its first words shows it. The shared model stays as it was.
+
+    Muon gets the matrices inside the blocks, and AdamW the embeddings, norms and biases, as Muon's authors advise.
+    {_fp32(view)}
+    """
+
+
+def _fp32(view: View) -> str:
+    if view.state.precision == "fp32":
+        return ""
+    return f"You read at {markdown(view.state.precision)}; gradients need finer numbers, so this uses the fp32 weights."
+
+
+chapter(
+    number=7,
+    title="Optimizers",
+    question="How does a gradient become a step?",
+    lead=(
+        "The gradient tells every weight which way the loss rises. An optimizer decides how far to go, and what to "
+        "remember of earlier gradients. The same few rules, straight from PyTorch, walk here over made-up "
+        "surfaces first and then over the real model's loss."
+    ),
+    beats=[
+        Beat(
+            "surface",
+            "Every optimizer takes its own way down",
+            prose="""
+            **SGD** follows the gradient. **Momentum** keeps a share of its last step; **Nesterov** looks ahead along
+            it. **RMSProp** divides each coordinate by the recent size of its gradient, **Adam** does that and keeps
+            momentum, **AdamW** also shrinks the weights. Along a ravine the gradient points mostly across, and there
+            the rules part.
+            """,
+            draw=surface,
+            try_this=(
+                "Raise the learning rate until a path leaves the window. Then take the saddle and set y to 0: a "
+                "gradient of exactly zero moves nobody off the ridge."
+            ),
+        ),
+        Beat(
+            "curvature",
+            "Too large a step does not slow learning, it explodes",
+            prose="""
+            On a parabola of curvature c, a step of gradient descent multiplies the distance from the minimum by
+            $1 - \\eta c$. Below a rate of $2/c$ this shrinks; above it, every step lands further away on the other
+            side. In a ravine the steepest direction sets the limit, and the flattest one waits.
+            """,
+            draw=curvature,
+            try_this="Find the rate at which both lines fall equally fast. Then go past 0.08.",
+        ),
+        Beat(
+            "schedules",
+            "A rate that falls ends nearer the minimum",
+            prose="""
+            A model sees a small batch at a time, so its gradients are noisy. With a constant rate the noise never
+            stops pushing the weights about. A **schedule** takes large steps early and small ones late; a **warm-up**
+            begins gently, before momentum and Adam's averages have settled.
+            """,
+            draw=schedules,
+            try_this="Set the noise to 0: now the falling rates only cost progress.",
+        ),
+        Beat(
+            "muon",
+            "Muon looks at a matrix as a whole",
+            prose="""
+            The rules so far treat a weight matrix as a list of numbers. **Muon**
+            ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)) takes the momentum of a whole
+            matrix and makes its singular values nearly equal, so that directions with weak gradients move about as
+            far as strong ones. It needs a matrix; a point on a surface is none. Here it solves a small linear
+            regression, with inputs that are strong in some directions and weak in others.
+            """,
+            draw=muon,
+            try_this="Make the inputs equally strong, then very unequal, and compare the sizes of the first step.",
+        ),
+        Beat(
+            "plane",
+            "The real loss is a landscape too",
+            prose=_about_plane,
+            draw=plane,
+            try_this="Measure with another seed: other directions, another landscape, the same trained weights.",
+        ),
+        Beat(
+            "tune",
+            "Some dozens of steps, and your sentence is learned by heart",
+            prose=_about_tune,
+            draw=tune,
+            try_this="Multiply all rates by 10 or 30: which optimizers still learn, and what does the text become?",
+        ),
+    ],
+)

@@ -1,0 +1,233 @@
+"""Chapter 7: steps against the papers' formulas, schedules against arithmetic, trainings on private copies."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from engine import tokenize
+from engine.cards import optimizers as cards
+from engine.errors import ReaderError
+from engine.ops import finetuning as ops
+from engine.ops.optimizers import (
+    CALLS,
+    MAKERS,
+    SCHEDULES,
+    SURFACES,
+    VECTOR,
+    ByHand,
+    descend,
+    matrix_problem,
+    orthogonalized,
+    rates_of,
+)
+from tests.chapters.test_backprop import fingerprint
+from tests.conftest import PROMPT
+
+
+def quiet(share, text):
+    """No progress wanted."""
+
+
+def ids_of(loaded):
+    return tuple(token.id for token in tokenize(loaded, PROMPT))[:8]
+
+
+def reproduced(card):
+    """Whether the card's script leaves the card's numbers."""
+    names = {}
+    exec(card.code, names)
+    return set(names["result"]) == set(card.numbers) and all(
+        np.allclose(names["result"][key], card.numbers[key], rtol=0, atol=card.atol) for key in card.numbers
+    )
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_formula_written_out_walks_with_torch_optim(name):
+    start, loss = matrix_problem(6, 30.0, 3)
+    start = start + 0.3
+    path = descend(loss, start.numpy(), name, 0.02, 12)
+    rule, weights = ByHand(name, 0.02), start.clone()
+    for step in range(1, 13):
+        leaf = weights.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(leaf), leaf)
+        weights = rule.step([weights], [gradient])[0]
+        tolerance = 0.02 if name == "Muon" else 1e-9  # torch's Muon rounds to bfloat16
+        assert np.abs(path.points[step] - weights.numpy()).max() < tolerance
+    assert np.abs(path.points[-1] - start.numpy()).max() > 0.02
+
+
+def test_sgd_and_adam_take_the_steps_that_arithmetic_gives():
+    def parabola(z):
+        return z[0] ** 2
+
+    sgd = descend(parabola, [3.0], "SGD", 0.1, 2)
+    assert sgd.points[:, 0] == pytest.approx([3.0, 2.4, 1.92])
+    momentum = descend(parabola, [3.0], "Momentum", 0.1, 2)
+    assert momentum.points[:, 0] == pytest.approx([3.0, 2.4, 2.4 - 0.1 * (0.9 * 6 + 4.8)])
+    adam = descend(parabola, [3.0], "Adam", 0.1, 1)
+    assert adam.points[1, 0] == pytest.approx(2.9)  # the first step of Adam is as long as the rate
+    adamw = descend(parabola, [3.0], "AdamW", 0.1, 1)
+    assert adamw.points[1, 0] == pytest.approx(3.0 * (1 - 0.1 * 0.1) - 0.1)
+
+
+def test_divergence_begins_at_two_over_the_curvature():
+    def steep(z):
+        return 25 * z[0] ** 2 / 2
+
+    assert descend(steep, [1.0], "SGD", 0.079, 400).diverged is None
+    assert descend(steep, [1.0], "SGD", 0.081, 4000).diverged is not None
+    assert "diverges" in cards.curvature(0.081).title
+    assert "converges" in cards.curvature(0.079).title
+
+
+def test_schedules_are_what_their_names_say():
+    steps, rate = 10, 0.4
+    assert rates_of("constant", rate, steps) == pytest.approx([rate] * steps)
+    assert rates_of("linear to zero", rate, steps) == pytest.approx([rate * (1 - i / 10) for i in range(10)])
+    cosine = [rate * (1 + math.cos(math.pi * i / 10)) / 2 for i in range(10)]
+    assert rates_of("cosine", rate, steps) == pytest.approx(cosine)
+    assert rates_of("halved four times", rate, steps) == pytest.approx(
+        [rate / 2 ** (i // 2) for i in range(10)]
+    )
+    warm = rates_of("warm-up, then cosine", rate, steps)
+    assert warm[0] == pytest.approx(0.1 * rate)
+    assert warm.argmax() == 2
+    assert warm.max() == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("name", SURFACES)
+def test_the_lowest_point_is_where_gradients_vanish(name):
+    surface = SURFACES[name]
+    if surface.lowest is None:
+        return
+    z = torch.tensor(surface.lowest, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(surface.function(z), z)
+    assert float(gradient.abs().max()) == 0
+    assert float(surface.function(z.detach())) == 0
+
+
+def test_muons_update_has_nearly_equal_singular_values():
+    matrix = torch.randn(20, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.linalg.svdvals(orthogonalized(matrix))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    assert torch.linalg.svdvals(matrix)[-1] / torch.linalg.svdvals(matrix)[0] < 0.35
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", SURFACES)
+def test_every_surface_is_drawn_with_every_optimizer(name, schedule):
+    first, second = cards.surface(name, SURFACES[name].start, VECTOR, 0.02, 20, schedule)
+    assert set(first.table["optimizer"]) == set(VECTOR)
+    assert len(second.figure.data) == len(VECTOR)
+
+
+def test_a_path_that_diverges_is_called_so():
+    first, second = cards.surface("ravine", (-3.0, 1.0), ("SGD", "Adam"), 0.5, 60, "constant")
+    assert "SGD diverged" in first.title
+    assert any("SGD (diverges)" in trace.name for trace in second.figure.data)
+    (alone, _) = cards.surface("ravine", (-3.0, 1.0), ("SGD",), 1.0, 60, "constant")
+    assert alone.title == "Every path diverges"
+    with pytest.raises(ReaderError):
+        cards.surface("ravine", (0.0, 0.0), (), 0.1, 10, "constant")
+
+
+def test_muon_needs_a_matrix():
+    with pytest.raises(ValueError, match="2D"):
+        descend(lambda z: (z**2).sum(), [1.0, 2.0], "Muon", 0.1, 1)
+    assert "Muon" not in VECTOR
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_line_of_the_script_is_the_optimizer_used(name):
+    params = [torch.zeros(2, 2, requires_grad=True)]
+    from_script = eval(CALLS[name].format(params="params", rate=0.01), {"torch": torch, "params": params})
+    assert type(from_script) is type(MAKERS[name](params, 0.01))
+    assert from_script.defaults == MAKERS[name](params, 0.01).defaults
+
+
+def test_the_matrix_problem_has_the_condition_that_was_asked_for():
+    start, loss = matrix_problem(5, 100.0, 0)
+    hessian = torch.autograd.functional.hessian(lambda row: loss(torch.cat([row[None], start[1:]])), start[0])
+    values = torch.linalg.eigvalsh(hessian)
+    assert float(values[-1] / values[0]) == pytest.approx(100.0)
+
+
+def test_gradients_in_the_plane_are_slopes_of_the_loss(loaded):
+    plane = ops.Plane(loaded, ids_of(loaded), 1)
+    z = torch.tensor([0.4, -0.3], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(plane.loss(z), z)
+    step = 0.01
+    ends = plane.losses(np.array([[0.4 + step, -0.3], [0.4 - step, -0.3]]))
+    assert float(slope[0]) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=0.02, abs=0.01)
+
+
+def test_only_the_last_block_moves_and_by_its_own_length(loaded):
+    plane = ops.Plane(loaded, ids_of(loaded), 0)
+    moved = plane.moved(torch.tensor([1.0, 0.0]))
+    assert set(moved) == {n for n in plane.at if f".{loaded.spec.n_layer - 1}." in n}
+    for name, tensor in moved.items():
+        assert float((tensor - plane.at[name]).norm()) == pytest.approx(
+            float(plane.at[name].norm()), rel=1e-4
+        )
+
+
+def test_a_survey_proves_itself_and_its_script_agrees(loaded):
+    before = fingerprint(loaded.model)
+    ids, start = ids_of(loaded), (0.5, -0.4)
+    found = cards.survey(loaded, ids, 0, start, 1.0, 2, quiet, side=3)
+    card = cards.plane(loaded, ids, 0, start, found, ["SGD", "Adam"])
+    assert card.prove().passed
+    assert reproduced(card)
+    assert fingerprint(loaded.model) == before
+    assert all(path.losses[-1] < path.losses[0] for path in found.paths.values())
+
+
+def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
+    before = fingerprint(loaded.model)
+    ids = ids_of(loaded)
+    runs = cards.tuned(loaded, ids, list(cards.RATES), 1.0, 2, quiet)
+    assert all(run.losses[-1] < run.losses[0] for run in runs)
+    shown = [
+        cards.curves(loaded, ids, runs),
+        cards.changed(loaded, ids, runs[-1]),
+        cards.writing(loaded, ids, runs),
+    ]
+    for card in shown:
+        assert card.prove().passed
+        assert reproduced(card)
+    assert fingerprint(loaded.model) == before
+    assert not any(p.requires_grad for p in loaded.model.parameters())
+
+
+def test_a_training_that_explodes_is_shown_as_such(loaded):
+    ids = ids_of(loaded)
+    runs = cards.tuned(loaded, ids, ["SGD"], 1e30, 3, quiet)
+    assert np.isnan(runs[0].losses[-1])
+    assert "diverged" in cards.curves(loaded, ids, runs).title
+    assert "SGD (diverges)" in cards.writing(loaded, ids, runs).table["model"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-mqa", "qwen3", "neox-parallel"])
+def test_other_architectures_learn_too(tiny_model, name):
+    loaded = tiny_model(name)
+    ids = ids_of(loaded)
+    assert cards.cuts(loaded, ids, 0).prove().passed
+    runs = cards.tuned(loaded, ids, ["Adam", "Muon"], 3.0, 3, quiet)
+    assert all(run.losses[-1] < run.losses[0] for run in runs)
+
+
+def test_muon_gets_the_blocks_matrices_only(loaded):
+    matrices, rest = ops.split_for_muon(loaded.model)
+    inside = {
+        id(p) for block in range(loaded.spec.n_layer) for p in loaded.block(block).parameters() if p.ndim == 2
+    }
+    assert {id(p) for p in matrices} == inside
+    assert len(matrices) + len(rest) == len(list(loaded.model.parameters()))
+
+
+def test_one_token_is_no_text_to_learn(loaded):
+    with pytest.raises(ReaderError, match="two tokens"):
+        cards.cuts(loaded, (5,), 0)
