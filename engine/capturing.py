@@ -73,7 +73,7 @@ def forward(
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, split_special_tokens=True)["input_ids"]
+    ids: list[int] = tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
     if ids:
         return ids
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

@@ -100,12 +100,18 @@ def load(
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of all distinct storages behind a model's parameters, buffers and bitsandbytes states."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        tensors += _quantization_state(module, weight)
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+    storages = {
+        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(model) if t.numel()
+    }
     return sum(storages.values())
+
+
+def tensors(model: nn.Module) -> list[torch.Tensor]:
+    """Everything a model keeps in memory: parameters, buffers, and what bitsandbytes holds beside them."""
+    held: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        held += _quantization_state(module, getattr(module, "weight", None))
+    return held
 
 
 def _quantization_state(module: nn.Module, weight: Any) -> list[torch.Tensor]:

@@ -1,11 +1,13 @@
 """Take a part out and look at what is left: the next token, and a short text."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from engine import figures
+from engine.cache import ByteLRU
 from engine.capturing import token
 from engine.card import Badge, Card, Proof
 from engine.cards.block.by_hand import apply_by_hand, script_lines
@@ -80,12 +82,40 @@ def _proof(loaded: Loaded, changed: Trace, interventions: Sequence[Intervention]
     )
 
 
+@dataclass(frozen=True)
+class Word:
+    """One written token and the probability it had."""
+
+    id: int
+    probability: float
+
+
+class Text(tuple[Word, ...]):
+    """Written tokens, as `ByteLRU` keeps them."""
+
+    @property
+    def nbytes(self) -> int:
+        return 64 * len(self)
+
+
+_texts: ByteLRU[Text] = ByteLRU(limit=1_000_000)
+
+
+def _written(
+    loaded: Loaded, ids: tuple[int, ...], length: int, interventions: tuple[Intervention, ...]
+) -> Text:
+    """A greedy continuation, written once for all readers who ask for it."""
+    key = (loaded.name, loaded.revision, loaded.precision, ids, length, interventions)
+    steps = lambda: generate(loaded, ids, length, interventions=interventions)  # noqa: E731
+    return _texts.get(key, lambda: Text(Word(step.id, step.probability) for step in steps()))
+
+
 def told(
     loaded: Loaded, trace: Trace, removed: str, interventions: Sequence[Intervention], length: int = 24
 ) -> Card:
     """A short greedy continuation by the intact and by the changed model."""
-    plain = list(generate(loaded, trace.ids, length))
-    changed = list(generate(loaded, trace.ids, length, interventions=interventions))
+    plain = _written(loaded, trace.ids, length, ())
+    changed = _written(loaded, trace.ids, length, tuple(interventions))
     shorter = min(len(plain), len(changed))
     same = next((i for i in range(shorter) if plain[i].id != changed[i].id), shorter)
     rows = {"intact": plain, f"without {removed}" if interventions else "intact again": changed}

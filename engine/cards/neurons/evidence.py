@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.cards.block.by_hand import path
-from engine.loading import Loaded
+from engine.loading import Loaded, tensors
 from engine.script import preamble
 from engine.trace import Array
 
@@ -17,8 +17,11 @@ _FLOATING = ("fp32", "bf16", "fp16")
 
 
 def private_copy(loaded: Loaded) -> Any:
-    """A copy of the model whose modules may be hooked and replaced; it shares every weight with the model."""
-    shared = {id(tensor): tensor for tensor in (*loaded.model.parameters(), *loaded.model.buffers())}
+    """A copy of the model whose modules may be hooked and replaced; it shares every weight with the model.
+
+    The 8-bit codes too: bitsandbytes points the weight of a layer to the codes that it has just used.
+    """
+    shared = {id(tensor): tensor for tensor in tensors(loaded.model)}
     return copy.deepcopy(loaded.model, shared)
 
 
