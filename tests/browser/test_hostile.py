@@ -7,8 +7,10 @@ import pytest
 from tests.browser.controls import exceptions
 from tests.screenshot import ROOT
 
-ATTACK = "<img src=x onerror=document.title='owned'><script>alert(1)</script> "
+ATTACK = (
+    "<img src=x onerror=document.title='owned'><script>alert(1)</script> "
     "[x](javascript:alert(2)) $zqz$ **b** :red[c]"
+)
 PAGES = ("Home", *sorted(file.stem for file in (ROOT / "pages").glob("[0-9]*.py")))
 
 
