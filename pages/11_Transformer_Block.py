@@ -79,12 +79,11 @@ WHOLE = {
 }
 
 
-def single(layer: int, head: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]:
+def single(layer: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]:
     """What can be taken out of one block."""
     parts: dict[str, tuple[iv.Intervention, ...]] = {
         f"attention {layer}": (iv.SkipAttention(layer),),
         f"MLP {layer}": (iv.SkipMlp(layer),),
-        f"head {head} of attention {layer}": (iv.AblateHeads(((layer, head),)),),
         f"the residual path around attention {layer}": (iv.DropResidual(layer, "attention"),),
     }
     if not parallel:
@@ -95,13 +94,21 @@ def single(layer: int, head: int, parallel: bool) -> dict[str, tuple[iv.Interven
 def apart(view: View):
     spec = view.loaded.spec
     with view.controls:
-        layer, head = view.pick_layer("Layer of the single parts"), view.pick_head("Head")
-        choices = {name: make(spec) for name, make in WHOLE.items()} | single(layer, head, spec.parallel)
+        layer = view.pick_layer("Layer of the single parts")
+        choices = {name: make(spec) for name, make in WHOLE.items()} | single(layer, spec.parallel)
         chosen = st.pills(
             "Take out", list(choices), selection_mode="multi", default=["positions"], key=view.key("out")
         )
+        every = [(at, head) for at in range(spec.n_layer) for head in range(spec.n_head)]
+        heads = st.multiselect(
+            "and these heads", every, format_func=lambda one: f"L{one[0]} H{one[1]}", key=view.key("heads")
+        )
     interventions = tuple(item for name in chosen for item in choices[name])
-    removed = " and ".join(chosen) or "nothing"
+    if heads:
+        interventions += (iv.AblateHeads(tuple(heads)),)
+    few = [f"L{at} H{head}" for at, head in heads]
+    names = [*chosen, *(few if len(few) < 4 else [f"{len(few)} heads"])]
+    removed = " and ".join(names) or "nothing"
     changed = view.capture(interventions=interventions)
     return [
         cards.apart(view.loaded, view.trace, changed, removed, interventions),
@@ -210,7 +217,7 @@ chapter(
             the figure, both models go on writing.
             """,
             draw=apart,
-            try_this="Take out one head, then all MLPs, then one residual path, one at a time. Which one hurts least?",
+            try_this="Take out some heads, then all MLPs, then one residual path. Which one hurts least?",
         ),
         Beat(
             "designs",

@@ -82,6 +82,15 @@ def groups(view: View) -> str:
     """
 
 
+def cut(view: View) -> str:
+    return f"""
+    {markdown(view.loaded.name)} reads at most {view.loaded.spec.context:,} tokens. A longer text has to be cut,
+    usually at its beginning, as this beat does with the text below. The curve asks for the next token after reading
+    only the end of the text, and then more and more of it. Where a fact from the beginning comes into view, a model
+    that can use it becomes surer; one that cannot stays where it was.
+    """
+
+
 def layers(view: View) -> str:
     spec = view.loaded.spec
     return f"""
@@ -142,11 +151,7 @@ chapter(
         Beat(
             "forgotten",
             "What has left the window does not exist for the model",
-            prose="""
-            A text longer than the context has to be cut, usually at its beginning. The curve asks the model for the
-            next token after reading only the end of the text, and then more and more of it. Where a fact from the
-            beginning comes into view, a model that can use it becomes surer; one that cannot stays where it was.
-            """,
+            prose=cut,
             draw=forgotten,
             try_this="Replace the cat's name by another word, in the text and in the field below it.",
         ),
