@@ -13,7 +13,7 @@ from engine.text import label, shorten
 
 Kind = Literal["sequential", "diverging"]
 Bools = NDArray[np.bool_]
-_TOP = 60  # pixels above the matrix: the name of the values, the colour bar, its ticks
+_TOP = 76  # pixels above the matrix: the name of the values, the colour bar, its ticks
 
 
 def heatmap(
