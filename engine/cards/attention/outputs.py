@@ -12,7 +12,7 @@ from engine.cache import traced
 from engine.capturing import tokens_of
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, pytorch_output, tolerance
+from engine.cards.attention.evidence import gap, pytorch_output
 from engine.cards.attention.head import Head
 from engine.cards.attention.weights import apply
 from engine.figures import bars
@@ -20,6 +20,7 @@ from engine.figures.attention import matrix_product, weighted_values
 from engine.interventions import AblateHeads
 from engine.loading import Loaded
 from engine.ops import attention as ops
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 SHOWN = 7

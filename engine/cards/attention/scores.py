@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, pytorch_weights, returned_weights, tolerance
+from engine.cards.attention.evidence import gap, pytorch_weights, returned_weights
 from engine.cards.attention.head import Head
 from engine.cards.attention.vectors import projected
 from engine.errors import ReaderError
@@ -16,6 +16,7 @@ from engine.figures.attention import dot_product, score_row
 from engine.figures.axes import short
 from engine.loading import Loaded
 from engine.ops import attention as ops
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 Stage = Literal["scores", "masked", "weights"]

@@ -5,13 +5,14 @@ import numpy as np
 from engine.capturing import token
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.attention.outputs import direct, removed
 from engine.figures.attention import Strip, steps
 from engine.figures.axes import short
 from engine.loading import Loaded
 from engine.ops import attention as ops
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 STEPS = ("query", "dot products", "scale", "mask", "softmax", "output", "write")

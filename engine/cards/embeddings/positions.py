@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, largest, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.map import axis_names, components_code, printed, prove_components, share_shown
 from engine.cards.embeddings.matrix import CLOSE, code, signed, table, weight
 from engine.errors import ReaderError
@@ -13,6 +13,7 @@ from engine.figures import grouped_bars, lines
 from engine.figures.embeddings import ordered_curve
 from engine.loading import Loaded
 from engine.ops.embeddings import Float, by_distance, norms, pca, unit
+from engine.rounding import largest, tolerance
 from engine.trace import Trace
 
 MOST = 1024

@@ -5,11 +5,12 @@ import torch
 from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, quoted, signed, table, weight
 from engine.figures import heatmap, histogram
 from engine.loading import Loaded
 from engine.ops.embeddings import Float, norms
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 

@@ -11,13 +11,14 @@ import torch
 from torch.nn import functional as F
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import quoted, signed
 from engine.cards.sampling.common import script
 from engine.errors import ReaderError
 from engine.figures import lines
 from engine.loading import Loaded
 from engine.ops.embeddings import Float, cosine, unit
+from engine.rounding import tolerance
 from engine.text import clean_prompt, shorten
 from engine.trace import Trace
 

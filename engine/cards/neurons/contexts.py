@@ -5,7 +5,7 @@ import numpy as np
 from engine import texts
 from engine.capturing import tokens_of
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked, watched
 from engine.cards.neurons.neuron import Neuron
 from engine.cards.neurons.survey import AFTER, BEFORE, Survey, windows
@@ -13,6 +13,7 @@ from engine.figures import chips
 from engine.figures.axes import short
 from engine.figures.neurons import Occurrence, concordance
 from engine.loading import Loaded
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 

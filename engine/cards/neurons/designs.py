@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked
 from engine.cards.neurons.neuron import activation_name, checked_layer
 from engine.figures import histogram
@@ -14,6 +14,7 @@ from engine.figures.axes import short
 from engine.loading import Loaded
 from engine.ops import neurons as ops
 from engine.ops.parts import block_parts
+from engine.rounding import tolerance
 from engine.script import model_lines, preamble
 from engine.trace import Trace
 

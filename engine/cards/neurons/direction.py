@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from engine.capturing import tokens_of
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.block.by_hand import path
 from engine.cards.neurons.evidence import matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron
@@ -17,6 +17,7 @@ from engine.figures import bars
 from engine.figures.axes import short
 from engine.loading import Loaded
 from engine.ops.attention import extremes, length, through_final_norm
+from engine.rounding import tolerance
 from engine.trace import Array, Trace
 
 SHOWN = 7

@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.weights import matrix
 from engine.cards.neurons.evidence import matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron, act, activation_name
@@ -12,6 +12,7 @@ from engine.figures.network import Panel, stages
 from engine.loading import Loaded, weight_bytes
 from engine.ops import neurons as ops
 from engine.ops.parts import Part, block_parts, total
+from engine.rounding import tolerance
 from engine.trace import Array, Trace
 
 DRAWN = (40, 160)

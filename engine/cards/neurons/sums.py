@@ -3,7 +3,7 @@
 import numpy as np
 
 from engine.card import Badge, Card, Proof
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked, matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron, act, activation_name, theirs
 from engine.errors import ReaderError
@@ -12,6 +12,7 @@ from engine.figures.axes import short
 from engine.figures.neurons import bend
 from engine.loading import Loaded
 from engine.ops import neurons as ops
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 SHOWN = 9

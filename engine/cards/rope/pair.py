@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.rope.rotation import Rotation, before, rotation, rounding
 from engine.errors import ReaderError
@@ -14,6 +14,7 @@ from engine.figures.axes import short
 from engine.figures.rope import turning
 from engine.loading import Loaded
 from engine.ops import rope
+from engine.rounding import tolerance
 from engine.trace import Array, Trace
 
 LETTERS = {"query": "q", "key": "k"}

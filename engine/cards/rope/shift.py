@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.attention.weights import apply
 from engine.cards.rope.rotation import before, rotation, rounding
@@ -19,6 +19,7 @@ from engine.figures.rope import shifts as drawn
 from engine.loading import Loaded
 from engine.ops import attention as ops
 from engine.ops.attention import Floats
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 LINES = 3

@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.block.by_hand import path
 from engine.cards.rope.ladder import measured, tokens
@@ -16,6 +16,7 @@ from engine.loading import Loaded
 from engine.ops import attention as ops
 from engine.ops import rope
 from engine.ops.attention import Floats
+from engine.rounding import tolerance
 from engine.script import preamble
 from engine.trace import Trace
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
-from engine.cards.attention.evidence import gap, tolerance
+from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.rope.ladder import tokens
 from engine.cards.rope.pair import LETTERS, chosen
@@ -13,6 +13,7 @@ from engine.figures.axes import short
 from engine.figures.rope import clocks
 from engine.loading import Loaded
 from engine.ops import rope
+from engine.rounding import tolerance
 from engine.trace import Trace
 
 
