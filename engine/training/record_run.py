@@ -1,24 +1,30 @@
 """A training run's log and snapshots as one recording for the chapters.
 
-``python -m engine.training.record_run --run DIR --name pretrain-llama --corpus DIR --tokenizer DIR``
+``python -m engine.training.record_run --run DIR --name pretrain-llama --corpus DIR --tokenizer DIR --cache DIR``
+
+Every number of it but the held-out losses and the references (which need the corpus) can be measured again from a
+snapshot alone: the loss on the bundled passage, the head scores, the sample and the candidates.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
+from engine.texts import passage
 from engine.training.checkpointing import read_log
-from engine.training.data import load_tokenizer
+from engine.training.data import Repeats, load_tokenizer, token_stream
 from engine.training.evaluate import Evaluation, evaluate, load_checkpoint
-from engine.training.held_out import HeldOut, held_out_passages, held_out_windows
-from engine.training.plan import load_plan
+from engine.training.held_out import HeldOut, HeldOutLoss, held_out_loss, held_out_passages, held_out_windows
+from engine.training.plan import Plan, load_plan
 from engine.training.recording import Recording, save_recording
+from engine.training.references import references
 
 Rows = list[dict[str, Any]]
 MOST_TRAIN_ROWS = 600
@@ -47,9 +53,16 @@ def measured_rows(log: Rows) -> Rows:
     return [{name: line.get(name) for name in MEASURED} for line in log if "first_half_loss" in line]
 
 
-def snapshot_steps(run: Path) -> list[int]:
-    """Steps at which the run left a complete snapshot."""
-    return sorted(int(path.parent.name) for path in (run / "snapshots").glob("*/model.safetensors"))
+def snapshot_folders(run: Path, earlier: Sequence[Path] = ()) -> dict[int, Path]:
+    """Step → folder of the complete snapshots, in order.
+
+    ``earlier``: the runs this one was branched from, the latest first; theirs count up to where the branch begins.
+    """
+    own = {int(path.parent.name): path.parent for path in (run / "snapshots").glob("*/model.safetensors")}
+    for parent in earlier:
+        first = min(own, default=0)
+        own |= {step: folder for step, folder in snapshot_folders(parent).items() if step < first}
+    return dict(sorted(own.items()))
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:
@@ -90,25 +103,44 @@ def evaluation_tables(evaluations: Iterable[tuple[int, Evaluation]]) -> dict[str
     return tables
 
 
+def passage_windows(tokenizer: Tokenizer, context: int) -> HeldOut:
+    """The bundled passage, which no run was trained on, as held-out text."""
+    return held_out_windows([passage()], tokenizer, context)
+
+
+def passage_rows(losses: Iterable[tuple[int, HeldOutLoss]]) -> Rows:
+    """Table ``passage``: nats per token and bits per character of the bundled passage at each step."""
+    return [
+        {"step": step, "loss": loss.loss, "bits_per_character": loss.bits_per_character}
+        for step, loss in losses
+    ]
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """The plan, and what the induction mix did to the windows where there was one."""
+    return asdict(plan) | ({"repeats": asdict(Repeats())} if plan.induction_from is not None else {})
+
+
 def record_run(
-    run: Path, name: str, tokenizer: Tokenizer, held_out: HeldOut, steps: Sequence[int]
+    log: Rows, plan: Plan, name: str, tokenizer: Tokenizer, held_out: HeldOut, snapshots: Mapping[int, Path]
 ) -> Recording:
-    """The recording of a run: its log, and an evaluation of its snapshots at ``steps``.
+    """The recording of a run: its log, and an evaluation of ``snapshots`` (step → folder).
 
     Command, date, versions and hardware are those of the run, as it logged them, not of this evaluation.
     """
-    log = read_log(run / "log.jsonl")
     sessions = [line for line in log if "command" in line]
     if not sessions:
         raise ValueError("The log does not say by which command it was written; continue the run once.")
-    evaluations = []
-    for step in steps:
-        evaluations.append(
-            (step, evaluate(load_checkpoint(run / "snapshots" / f"{step:06d}"), tokenizer, held_out))
-        )
+    evaluations, passages = [], []
+    text = passage_windows(tokenizer, plan.shape.context)
+    for step, folder in snapshots.items():
+        model = load_checkpoint(folder)
+        evaluations.append((step, evaluate(model, tokenizer, held_out)))
+        passages.append((step, held_out_loss(model, text)))
         print(f"evaluated step {step}", flush=True)
     updates = train_rows(log)
     tables = {"train": updates, "measured": measured_rows(log), **evaluation_tables(evaluations)}
+    tables["passage"] = passage_rows(passages)
     tables["sessions"] = [{key: line[key] for key in ("step", "date", "command")} for line in sessions]
     return Recording(
         name=name,
@@ -117,31 +149,76 @@ def record_run(
         versions=sessions[-1]["versions"],
         hardware="; ".join(dict.fromkeys(line["hardware"] for line in sessions)),
         seconds=updates[-1]["seconds"] if updates else 0.0,
-        settings=asdict(load_plan(run / "run.json")),
+        settings=settings_of(plan),
         tables={table: rows for table, rows in tables.items() if rows},
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Evaluate a run's snapshots and write the recording."""
+def chosen_steps(
+    there: Sequence[int], steps: Sequence[int] | None, most: int, keep: Sequence[int]
+) -> list[int]:
+    """The steps to evaluate: the given ones, or at most ``most`` spread over the run with ``keep`` among them.
+
+    Raises ValueError when one of them has no snapshot.
+    """
+    missing = sorted({*(steps or ()), *keep} - set(there))
+    if missing:
+        raise ValueError(f"There is no snapshot of step {', '.join(map(str, missing))}.")
+    if steps:
+        return sorted({*steps, *keep})
+    others = spread([step for step in there if step not in keep], max(most - len(keep), 2))
+    return sorted({*others, *keep})
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.training.record_run", description=__doc__.split("\n\n")[0]
     )
-    parser.add_argument("--run", type=Path, required=True, help="the --out of a training run")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the --out of a run, then those it was branched from",
+    )
     parser.add_argument("--name", required=True, help="name of the recording, such as pretrain-llama")
     parser.add_argument("--corpus", type=Path, required=True)
     parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--cache", type=Path, help="folder of the tokenized corpus (default: the run)")
     parser.add_argument(
         "--steps", type=int, nargs="+", help="snapshots to evaluate (default: spread over the run)"
     )
-    parser.add_argument("--most", type=int, default=20, help="how many snapshots at most, without --steps")
+    parser.add_argument("--most", type=int, default=16, help="how many snapshots at most, without --steps")
+    parser.add_argument("--keep", type=int, nargs="+", default=[], help="snapshots to evaluate in any case")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--out", type=Path, help="file to write (default: among the bundled recordings)")
-    args = parser.parse_args(arguments)
-    tokenizer = load_tokenizer(args.tokenizer)
-    context = load_plan(args.run / "run.json").shape.context
-    held_out = held_out_windows(held_out_passages(args.corpus), tokenizer, context)
-    steps = args.steps or spread(snapshot_steps(args.run), args.most)
-    path = save_recording(record_run(args.run, args.name, tokenizer, held_out, steps), args.out)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate a run's snapshots and write the recording."""
+    args = parse_arguments(arguments)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    run, *earlier = args.run
+    tokenizer, plan = load_tokenizer(args.tokenizer), load_plan(run / "run.json")
+    held_out = held_out_windows(held_out_passages(args.corpus), tokenizer, plan.shape.context)
+    there = snapshot_folders(run, earlier)
+    steps = chosen_steps(list(there), args.steps, args.most, args.keep)
+    recording = record_run(
+        read_log(run / "log.jsonl"),
+        plan,
+        args.name,
+        tokenizer,
+        held_out,
+        {step: there[step] for step in steps},
+    )
+    streams = {
+        source: token_stream(args.corpus, source, tokenizer, args.cache or run) for source in sorted(plan.mix)
+    }
+    marks = references(streams, plan.mix, held_out, plan.shape.vocab)
+    path = save_recording(replace(recording, tables={**recording.tables, "references": marks}), args.out)
     print(f"wrote {path.name}, {path.stat().st_size / 1e3:.0f} kB")
 
 

@@ -1,0 +1,331 @@
+"""Chapter 12: what its cards say of a recording on paper, and the kept snapshots live."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine import ReaderError, capture
+from engine.cards import training_phases as cards
+from engine.cards.training_phases import common, grokking, induction, live, prompt, story, twice
+from engine.checkpoints import locate
+from engine.training.recording import Recording
+from engine.training.snapshots import fingerprint
+from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+
+FIELDS = {
+    "command": "python -m engine.training.pretrain --arch llama",
+    "date": "2025-01-31",
+    "versions": {"torch": "2"},
+    "hardware": "2-core CPU",
+    "seconds": 1.0,
+}
+PLAN = {"batch": 2, "shape": {"context": 100, "vocab": 8}, "induction_from": None, "decay_start": None}
+
+
+def evaluated(step, loss):
+    return {"step": step, "held_out_loss": loss, "bits_per_character": loss / 2}
+
+
+def run_of(losses, **settings):
+    """A recording of a run with held-out losses by step and references at 2.1, 1.5 and 1.0."""
+    return Recording(
+        name="a-run",
+        settings={**PLAN, **settings},
+        tables={
+            "train": [{"step": step, "loss": loss} for step, loss in losses.items()],
+            "measured": [
+                {"step": 0, "held_out_loss": 9.0, "bits_per_character": 9.0},
+                {"step": 15, "held_out_loss": None, "bits_per_character": None},
+            ],
+            "snapshots": [evaluated(step, loss) for step, loss in losses.items()],
+            "references": [
+                {"name": name, "loss": loss, "bits_per_character": loss / 2}
+                for name, loss in (("uniform", 2.1), ("unigram", 1.5), ("bigram", 1.0))
+            ],
+            "heads": [
+                {"step": step, "layer": layer, "head": head, "induction": 0.1 * layer + 0.01 * head + step / 80,
+                 "previous_token": 0.5}
+                for head in (1, 0) for layer in (0, 1, 2) for step in (20, 0)
+            ],
+            "samples": [
+                {"step": 20, "prompt": "a\nb", "seed": 3, "temperature": 0.8, "text": " c\x07d\u202e e\n\n *f*"}
+            ],
+            "candidates": [
+                {"step": 20, "prompt": p, "rank": rank, "token": token, "probability": 0.5 / rank}
+                for p in ("one", "two") for rank, token in ((1, " x"), (2, "\n"))
+            ],
+        },
+        **FIELDS,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """A function that makes the chapter read a given recording."""
+
+    def choose(run):
+        for module in (common, story, induction, grokking):
+            monkeypatch.setattr(module, "recording", lambda name: run)
+
+    return choose
+
+
+def test_the_story_names_the_first_step_below_each_reference(use):
+    use(run_of({0: 2.2, 10: 1.4, 20: 1.2, 40: 0.9}))
+    told = " ".join(cards.told("a-run").split())
+    assert "did better by update 10 (2,000 tokens)" in told
+    assert "did better by update 40 (8,000 tokens)" in told
+    assert "costs 2.20 nats" in told, "evaluated snapshots go before what was measured on the way"
+    assert "last recorded loss is 0.90, after 40 updates" in told
+
+
+def test_a_reference_that_was_never_passed_is_said_to_be(use):
+    use(run_of({0: 2.2, 10: 1.4}))
+    assert "it did better at no step of this recording" in " ".join(cards.told("a-run").split())
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (2.2, "no better than a uniform"),
+        (1.9, "uniform guess and"),
+        (1.2, "frequencies and pairs"),
+        (0.9, "better than pairs"),
+    ],
+)
+def test_the_title_says_where_a_loss_stands(use, loss, said):
+    use(run_of({0: 2.3, 20: loss}))
+    assert said in cards.loss("a-run", 20, "nats per token").title
+
+
+def test_the_curve_holds_every_held_out_loss_once_and_marks_the_step(use):
+    use(run_of({0: 2.2, 20: 1.2}))
+    card = cards.loss("a-run", 20, "bits per character")
+    assert card.table == {"updates": [0.0, 20.0], "held-out loss (bits per character)": [1.1, 0.6]}
+    assert [
+        shape.x0 for shape in card.figure.layout.shapes if shape.type == "line" and shape.yref == "paper"
+    ] == [20]
+    assert len(card.figure.data) == 1, "training batches have no loss per character"
+    assert len(cards.loss("a-run", 20, "nats per token").figure.data) == 2
+
+
+def test_a_step_that_was_not_evaluated_is_refused(use):
+    use(run_of({0: 2.2}))
+    with pytest.raises(ReaderError, match="5"):
+        cards.loss("a-run", 5, "nats per token")
+
+
+def test_a_sample_is_one_line_without_control_characters(use):
+    use(run_of({20: 1.2}))
+    sample = cards.sample("a-run", 20)
+    assert sample.prompt == "a b"
+    assert sample.text == "c‹U+0007›d‹U+202E› e *f*"
+    assert "20 updates" in sample.about
+    assert "seed 3" in sample.about
+
+
+def test_favourites_are_counted_over_the_prompts(use):
+    use(run_of({20: 1.2}))
+    card = cards.expected("a-run", 20)
+    assert card.title == "After 2 prompts, 1 different favourite: “·x”"
+    assert card.table["token"] == ["·x", "⏎", "·x", "⏎"]
+
+
+def test_scores_go_to_their_layer_and_head_whatever_the_order_of_the_rows(use):
+    run = run_of({20: 1.2})
+    steps, values = common.grids(run, "induction")
+    assert steps == [0, 20]
+    assert values[1] == pytest.approx(np.array([[0.25, 0.26], [0.35, 0.36], [0.45, 0.46]]))
+    use(run)
+    assert "induction 0.46 (L2 H1)" in cards.heads_at("a-run", 20).title
+
+
+def test_the_rise_is_from_a_quarter_to_three_quarters_of_the_last_score():
+    steps = np.arange(0.0, 60.0, 10)
+    assert "took 20 updates (20 to 40)" in induction._rise(steps, np.array([0, 0.1, 0.25, 0.5, 0.7, 0.8]))
+    assert "no induction head" in induction._rise(steps, np.array([0, 0, 0, 0, 0, 0.1]))
+
+
+def test_heads_are_followed_through_the_run(use):
+    use(run_of({20: 1.2}))
+    card = cards.heads_through("pocket-llama", "induction")
+    assert card.table["head"] == ["L0 H0", "L0 H1", "L1 H0", "L1 H1", "L2 H0", "L2 H1"]
+    assert card.table["after 20"] == pytest.approx([0.25, 0.26, 0.35, 0.36, 0.45, 0.46])
+    assert "L2 H1 scores 0.46 at the end; of 6 heads, 4 score more than 0.3, and 0 did" in card.title
+
+
+def test_what_was_mixed_in_is_read_from_the_plan(use):
+    use(run_of({20: 1.2}))
+    assert "nothing was mixed" in cards.mixed_in("pocket-llama")
+    repeats = {"recur_share": 0.11, "recur_tokens": [3, 9], "tile_share": 0.22, "tile_tokens": [4, 8]}
+    use(run_of({20: 1.2}, induction_from=1234, repeats=repeats))
+    said = cards.mixed_in("pocket-llama")
+    assert "from update 1,234 on" in said
+    assert "11% of the windows a stretch of 3 to 9" in said
+    assert "22% repeat a segment of 4 to 8" in said
+    assert "random weights" in said
+
+
+def grokking_run(rows):
+    return Recording(
+        name="grokking",
+        settings={"prime": 5, "train_share": 0.4, "weight_decay": 1.0, "steps": 20, "seeds": [4, 7]},
+        tables={
+            "runs": [
+                {"seed": seed, "step": step, "train_accuracy": 1.0, "validation_accuracy": value,
+                 "weight_norm": 9.0 - step / 10}
+                for seed, values in rows.items() for step, value in zip((0, 10, 20), values, strict=True)
+            ],
+            "summary": [
+                {"seed": seed, "train_perfect_step": 10, "validation_99_step": 20 if values[-1] >= 0.99 else None}
+                for seed, values in rows.items()
+            ],
+        },
+        **FIELDS,
+    )  # fmt: skip
+
+
+def test_grokking_is_shown_up_to_the_chosen_step_on_axes_for_all_of_it(use):
+    use(grokking_run({4: (0.0, 0.1, 1.0), 7: (0.0, 0.1, 0.2)}))
+    card = cards.grokked(4, 10)
+    assert card.table["validation accuracy"] == [0.0, 0.1]
+    assert (
+        "Seed 4, 10 updates: 100% of the training sums right, 10% of the others; weight norm 8.0"
+        in card.title
+    )
+    assert card.figure.layout.xaxis.range[1] >= 20
+    assert cards.spread(20).title.startswith("By update 20: seed 4 100%, seed 7 20%")
+    with pytest.raises(ReaderError, match="5"):
+        cards.grokked(5, 10)
+
+
+def test_seeds_that_did_not_generalise_are_named(use):
+    use(grokking_run({4: (0.0, 0.1, 1.0), 7: (0.0, 0.1, 0.2)}))
+    said = cards.about_grokking("P", "N")
+    assert "1 got 99% of the other sums right: seed 4 at update 20" in said
+    assert "had not generalised: seed 7 20%" in said
+    use(grokking_run({4: (0.0, 0.1, 1.0), 7: (0.0, 0.1, 0.99)}))
+    assert "had not generalised" not in cards.about_grokking("P", "N")
+
+
+def test_leading_tokens_come_from_every_stage():
+    p = np.array([[0.1, 0.7, 0.0, 0.2], [0.5, 0.1, 0.4, 0.0]])
+    # the last row chooses 0, the first 1, then the last 2; shown by the last row's probability
+    assert prompt.leading(p, 3).tolist() == [0, 2, 1]
+
+
+@pytest.fixture(params=BUNDLED)
+def stages(request):
+    return cards.stages(loaded_checkpoint(request.param))
+
+
+def test_stages_are_the_snapshots_by_step_and_the_bundled_checkpoint_at_one_end(stages):
+    assert [stage.snapshot is None for stage in (stages[0], stages[-1])].count(True) == 1
+    steps = [stage.snapshot.step for stage in stages if stage.snapshot]
+    assert steps == sorted(steps)
+    assert steps
+    assert len({stage.loaded.revision for stage in stages}) == len(stages), (
+        "or one's traces pass for another's"
+    )
+
+
+def test_each_stage_answers_with_its_own_weights(stages):
+    traces = [capture(stage.loaded, PROMPT) for stage in stages]
+    card = cards.next_token(stages, traces, 5)
+    for stage, row in zip(stages, card.numbers["probabilities"], strict=True):
+        with torch.no_grad():
+            logits = stage.loaded.model(torch.tensor([traces[0].ids])).logits[0, 5]
+        assert row == pytest.approx(logits.softmax(-1).numpy()[card.table["id"]], abs=1e-5)
+    rows = card.numbers["probabilities"]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in pairwise(rows))
+
+
+def test_a_proof_fails_when_a_snapshot_has_other_weights(stages):
+    traces = [capture(stage.loaded, PROMPT) for stage in stages]
+    swapped = [traces[-1], *traces[1:]]
+    for card in (cards.next_token(stages, swapped, 5), cards.surprisal(stages, swapped)):
+        assert not card.prove().passed
+    assert cards.surprisal(stages, traces).prove().passed
+
+
+def test_surprisal_is_the_cross_entropy_of_each_stage(stages):
+    traces = [capture(stage.loaded, PROMPT) for stage in stages]
+    for stage, row in zip(stages, cards.surprisal(stages, traces).numbers["nats"], strict=True):
+        ids = torch.tensor([traces[0].ids])
+        with torch.no_grad():
+            loss = stage.loaded.model(ids, labels=ids).loss.item()
+        assert row.mean() == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_single_token_has_no_surprisal_and_cannot_be_read_twice(stages):
+    traces = [capture(stage.loaded, "a") for stage in stages]
+    assert cards.next_token(stages, traces, 99).numbers, "a focus of a longer prompt is moved inside"
+    with pytest.raises(ReaderError, match="two tokens"):
+        cards.surprisal(stages, traces)
+    with pytest.raises(ReaderError, match="two tokens"):
+        cards.second_reading(stages, traces[0].ids, None)
+
+
+def test_what_is_read_twice_is_a_start_and_two_equal_halves(stages):
+    assert twice.doubled(stages, (5, 6, 7), None) == (0, 5, 6, 7, 5, 6, 7)
+    long = twice.doubled(stages, tuple(range(1, 200)), None)
+    assert long[1 : twice.LONGEST + 1] == long[twice.LONGEST + 1 :] == tuple(range(1, twice.LONGEST + 1))
+    assert twice.doubled(stages, None, 3) != twice.doubled(stages, None, 4)
+
+
+def test_the_second_reading_begins_after_the_token_that_nothing_announces(stages):
+    ids = capture(stages[-1].loaded, PROMPT).ids
+    card = cards.second_reading(stages, ids, None)
+    both = torch.tensor([[0, *ids, *ids]])
+    n = len(ids)
+    with torch.no_grad():
+        logits = stages[0].loaded.model(both).logits[0]
+    each = torch.nn.functional.cross_entropy(logits[:-1], both[0, 1:], reduction="none").numpy()
+    first = f"{stages[0].name}, second reading"
+    assert card.table[first] == pytest.approx(each[n + 1 :], abs=1e-4)
+    assert len(card.table[first]) == n - 1
+
+
+def test_a_checkpoint_whose_training_was_not_recorded_has_no_stages(tiny_model):
+    with pytest.raises(ReaderError, match="No snapshots"):
+        cards.stages(tiny_model("qwen2"))
+
+
+def test_without_kept_files_the_finished_checkpoint_stands_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(live, "snapshots", lambda run: ())
+    final = loaded_checkpoint("pocket-llama")
+    stages = cards.stages(final)
+    traces = [capture(final, PROMPT)]
+    assert [stage.name for stage in stages] == ["finished"]
+    assert cards.next_token(stages, traces, 3).prove().passed
+    assert "No snapshots are kept" in cards.about_snapshots()
+
+
+def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
+    bundled = loaded_checkpoint("pocket-llama")
+    kept = live.snapshots("pretrain-llama")
+    weights = fingerprint(Path(locate("pocket-llama")) / "model.safetensors")
+    other = "0" * 32
+    for begun, finished, name, at, said, called in (
+        (other, other, common.ANOTHER, -1, "pocket-llama comes from another run", "pocket-llama, trained anew"),
+        (other, weights, common.FINISHED, -1, "", "pocket-llama"),
+        (weights, other, common.BEGUN, 0, "pocket-llama is what its run began with", "pocket-llama, trained on"),
+    ):
+        changed = tuple(replace(one, begun=begun, finished=finished) for one in kept)
+        for module in (live, common):
+            monkeypatch.setattr(module, "snapshots", lambda run, changed=changed: changed)
+        stages = cards.stages(bundled)
+        assert (stages[at].name, stages[at].loaded) == (name, bundled)
+        assert said in cards.about_snapshots()
+        assert ("The bundled pocket-llama" in cards.about_snapshots()) is bool(said)
+        assert common.called("pocket-llama") == called
+
+
+def test_a_score_that_fell_again_is_told_with_its_peak():
+    steps = np.arange(0.0, 50.0, 10)
+    assert "it was highest, 0.80, at 30" in induction._rise(steps, np.array([0, 0.2, 0.4, 0.8, 0.5]))
+    assert "highest" not in induction._rise(steps, np.array([0, 0.2, 0.4, 0.51, 0.5]))
