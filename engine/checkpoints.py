@@ -16,12 +16,17 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4", "fp4")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A named checkpoint: `location` is a folder for a bundled one, a Hub id otherwise."""
+    """A named checkpoint: `location` is a folder for a bundled one, a Hub id otherwise.
+
+    A tuned one's folder holds a LoRA adapter, a tokenizer and a generation config; its weights are those of the
+    bundled checkpoint named `base`, with the adapter merged in.
+    """
 
     name: str
     location: str
     note: str
     bundled: bool = False
+    base: str = ""
 
 
 BUNDLED = (
@@ -39,6 +44,24 @@ BUNDLED = (
     ),
 )
 
+TUNED = (
+    Checkpoint(
+        "pocket-llama-sft",
+        str(ASSETS / "pocket-llama-sft"),
+        "pocket-llama tuned to answer requests",
+        bundled=True,
+        base="pocket-llama",
+    ),
+    Checkpoint(
+        "pocket-llama-dpo",
+        str(ASSETS / "pocket-llama-dpo"),
+        "pocket-llama tuned to answer requests, then on preferences",
+        bundled=True,
+        base="pocket-llama",
+    ),
+)
+"""What post-training made of a bundled checkpoint. Chapter 13 loads them by name; the sidebar does not list them."""
+
 HUB = (
     Checkpoint("openai-community/gpt2", "openai-community/gpt2", "GPT-2 small, the classic"),
     Checkpoint("distilbert/distilgpt2", "distilbert/distilgpt2", "GPT-2 distilled to six layers"),
@@ -53,6 +76,14 @@ HUB = (
 )
 
 CATALOGUE = {checkpoint.name: checkpoint for checkpoint in BUNDLED + HUB}
+"""What the sidebar lists."""
+
+_NAMED = CATALOGUE | {checkpoint.name: checkpoint for checkpoint in TUNED}
+
+
+def entry(name: str) -> Checkpoint | None:
+    """The listed or tuned checkpoint of that name."""
+    return _NAMED.get(name)
 
 
 def public() -> bool:
@@ -62,14 +93,15 @@ def public() -> bool:
 
 def locate(name: str) -> str:
     """The folder or Hub id behind a checkpoint's name."""
-    return CATALOGUE[name].location if name in CATALOGUE else name
+    found = entry(name)
+    return name if found is None else found.location
 
 
 def folder(name: str) -> Path | None:
     """The folder a name stands for: a bundled checkpoint's, or an existing local one; None for a Hub id."""
-    if name in CATALOGUE:
-        entry = CATALOGUE[name]
-        return Path(entry.location) if entry.bundled else None
+    named = entry(name)
+    if named is not None:
+        return Path(named.location) if named.bundled else None
     try:
         path = Path(name).expanduser()
         return path if name and path.is_dir() else None

@@ -14,9 +14,9 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from engine import hooks
+from engine import hooks, tuned
 from engine.adapters import Adapter, Spec, adapter_for
-from engine.checkpoints import CATALOGUE, PRECISIONS, public
+from engine.checkpoints import PRECISIONS, entry, locate, public
 from engine.checkpoints import folder as local_folder
 from engine.errors import ReaderError
 
@@ -46,6 +46,7 @@ class Loaded:
     spec: Spec
     source: str
     half: torch.dtype
+    base: str = ""  # for a tuned checkpoint, the source of the weights that its adapter is merged into
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def part(self, name: str, layer: int | None = None) -> nn.Module:
@@ -81,18 +82,21 @@ def load(
     """
     if precision not in PRECISIONS:
         raise ReaderError(f"The precision “{precision}” is unknown; choose one of {', '.join(PRECISIONS)}.")
+    base = _base(name, precision)
     folder, revision = _folder(name, progress)
+    weights = locate(base) if base else folder
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
         adapter = adapter_for(config.model_type)
         spec = adapter.spec(config)
         target, half = _device(device), compute_dtype(config)
-        model = _model(folder, config, precision, target)
+        model = _model(weights, config, "fp32" if base else precision, target)
+        if base:
+            model = tuned.merged(model, Path(folder), _DTYPES[precision])
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        loaded = Loaded(
-            name, revision, precision, target, model, tokenizer, adapter, spec, _source(name, folder), half
-        )
+        here, under = _source(name, folder), _source(base, weights)
+        loaded = Loaded(name, revision, precision, target, model, tokenizer, adapter, spec, here, half, under)
         _warm_up(loaded)
         hooks.install(loaded)
     return loaded
@@ -128,9 +132,9 @@ def _quantization_state(module: nn.Module, weight: Any) -> list[torch.Tensor]:
 
 def _folder(name: str, progress: Callable[[int, int], None] | None) -> tuple[str, str]:
     """Where the files of a checkpoint are, downloading them if that was asked for, and their revision."""
-    entry, path = CATALOGUE.get(name), local_folder(name)
-    if entry is not None and entry.bundled:
-        return entry.location, "bundled"
+    named, path = entry(name), local_folder(name)
+    if named is not None and named.bundled:
+        return named.location, "bundled"
     from engine import hub, safety  # here, so that a bundled checkpoint never loads the hub client
 
     if path is not None:
@@ -144,10 +148,21 @@ def _folder(name: str, progress: Callable[[int, int], None] | None) -> tuple[str
     return str(found), found.name
 
 
+def _base(name: str, precision: str) -> str:
+    """The bundled checkpoint that a tuned one adapts; empty for any other."""
+    named = entry(name)
+    if named is None or not named.base:
+        return ""
+    if precision not in _DTYPES:
+        raise ReaderError(f"“{name}” is merged when it is loaded, so it runs at {', '.join(_DTYPES)} only.")
+    tuned.check_folder(Path(named.location), name)
+    return named.base
+
+
 def _source(name: str, folder: str) -> str:
     """What a *Code* script passes to from_pretrained: a path inside the repository, a folder or a Hub id."""
-    entry = CATALOGUE.get(name)
-    if entry is not None and entry.bundled:
+    named = entry(name)
+    if named is not None and named.bundled:
         return f"engine/assets/{Path(folder).name}"
     return name
 

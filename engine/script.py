@@ -30,6 +30,8 @@ def preamble(loaded: "Loaded", ids: Sequence[int] | None = None, *, precision: s
 def model_lines(loaded: "Loaded", precision: str, variable: str = "model") -> list[str]:
     """Lines that load the checkpoint at a precision into `variable`."""
     dtype = _DTYPE.get(precision) or str(loaded.half)
+    if loaded.base:
+        return _merged_lines(loaded, dtype, variable)
     options = f'dtype={dtype}, attn_implementation="eager"'
     lines = []
     if precision not in _DTYPE:
@@ -43,3 +45,16 @@ def model_lines(loaded: "Loaded", precision: str, variable: str = "model") -> li
         options += ", quantization_config=quantization"
     lines.append(f"{variable} = AutoModelForCausalLM.from_pretrained(name, {options}).eval()")
     return lines
+
+
+def _merged_lines(loaded: "Loaded", dtype: str, variable: str) -> list[str]:
+    """Lines that merge a tuned checkpoint's adapter into its base, in fp32, and cast the result."""
+    cast = "" if dtype == "torch.float32" else f".to({dtype})"
+    return [
+        "from peft import PeftModel",
+        "from transformers import GenerationConfig",
+        f"base = AutoModelForCausalLM.from_pretrained({loaded.base!r}, dtype=torch.float32, "
+        'attn_implementation="eager")',
+        f"{variable} = PeftModel.from_pretrained(base, name).merge_and_unload(){cast}.eval()",
+        f"{variable}.generation_config = GenerationConfig.from_pretrained(name)",
+    ]

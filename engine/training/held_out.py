@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from engine.training.data import read_books
 
@@ -67,7 +66,7 @@ def held_out_windows(passages: list[str], tokenizer: Tokenizer, seq: int) -> Hel
 
 
 @torch.no_grad()
-def held_out_loss(model: PreTrainedModel, held_out: HeldOut, batch: int = 8) -> HeldOutLoss:
+def held_out_loss(model: nn.Module, held_out: HeldOut, batch: int = 8) -> HeldOutLoss:
     """Cross-entropy of every token but each window's first, in fp32."""
     device = next(model.parameters()).device
     nats, predicted = 0.0, 0

@@ -33,8 +33,31 @@ def pick(
     )
 
 
+def write(
+    view: View,
+    name: str,
+    label: str,
+    default: str = "",
+    *,
+    limit: int = 400,
+    tall: bool = False,
+    hint: str = "",
+) -> str:
+    """A text field, with several lines if `tall`, for a text that holds for the whole chapter.
+
+    Until the reader has written something, the value is `default`. It may be longer than `limit`: check it again.
+    """
+    key = view.key(f"choice-{name}")
+    state.mirror(key, st.session_state.get(_CHOSEN, {}).get((view.page, name), default))
+    field = st.text_area if tall else st.text_input
+    return str(
+        field(label, max_chars=limit, placeholder=hint, key=key, on_change=_copy, args=(view, name, key))
+        or ""
+    )
+
+
 def _copy(view: View, name: str, key: str) -> None:
-    """The select box was moved: remember it, then rerun every beat on the page, this one first."""
+    """The select box was moved or the text changed: remember it, then rerun every beat on the page, this one first."""
     value = st.session_state.get(key)
     if value is not None:
         st.session_state[_CHOSEN] = st.session_state.get(_CHOSEN, {}) | {(view.page, name): value}

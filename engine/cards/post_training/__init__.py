@@ -1,0 +1,66 @@
+"""Chapter 13: versions of one checkpoint before and after post-training, on the same tokens."""
+
+from engine.cards.post_training.common import LONGEST, checked, listed, prompt_ids, rendered, speaker
+from engine.cards.post_training.drift import favourites, kl, names_of
+from engine.cards.post_training.exam import QUESTIONS, answered, ask, asked, examine, marks
+from engine.cards.post_training.family import Family, Version, by_label, family_of
+from engine.cards.post_training.masked import loss
+from engine.cards.post_training.pairwise import pair, preference
+from engine.cards.post_training.recorded import QUANTITIES, beta, dpo, kinds, measured, pairs, requests, sft
+from engine.cards.post_training.tasks import (
+    Task,
+    answers,
+    begun,
+    ended,
+    judgement,
+    ready,
+    task,
+    with_and_without,
+    words,
+    writing,
+)
+from engine.cards.post_training.templated import template
+
+__all__ = [
+    "LONGEST",
+    "QUANTITIES",
+    "QUESTIONS",
+    "Family",
+    "Task",
+    "Version",
+    "answered",
+    "answers",
+    "ask",
+    "asked",
+    "begun",
+    "beta",
+    "by_label",
+    "checked",
+    "dpo",
+    "ended",
+    "examine",
+    "family_of",
+    "favourites",
+    "judgement",
+    "kinds",
+    "kl",
+    "listed",
+    "loss",
+    "marks",
+    "measured",
+    "names_of",
+    "pair",
+    "pairs",
+    "preference",
+    "prompt_ids",
+    "ready",
+    "rendered",
+    "requests",
+    "sft",
+    "speaker",
+    "task",
+    "template",
+    "with_and_without",
+    "words",
+    "writing",
+]

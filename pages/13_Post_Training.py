@@ -1,0 +1,416 @@
+"""13 · Post-training — from a model that continues text to one that answers."""
+
+import streamlit as st
+
+from engine.cards import post_training as cards
+from engine.text import display, markdown, shorten
+from pages._shared import Beat, View, chapter, resources
+from pages._shared.choices import pick, write
+from pages._shared.slow import slow
+
+TOKENS_READ = 128
+BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+PROMPT, TALK = "your prompt", "request and answer"
+FINE_TUNING, PREFERENCES = "fine-tuning", "preferences"
+ANSWER = "The king rode out of the wood, and the whole court was waiting for him."
+
+RAFAILOV = "[Rafailov et al. 2023](https://arxiv.org/abs/2305.18290)"
+ZHOU = "[Zhou et al. 2023](https://arxiv.org/abs/2305.11206)"
+
+
+def family(view: View) -> cards.Family:
+    return cards.family_of(view.state.checkpoint)
+
+
+def versions(view: View) -> tuple[cards.Version, ...]:
+    """The versions that the chapter compares, always at fp32, each loaded when a card or its proof needs it.
+
+    The small bundled ones are loaded at once, so that the reader sees what is being waited for.
+    """
+    here = family(view)
+    for name in here.names.values() if here.recorded else ():
+        view.load(name, "fp32")
+    return here.versions(lambda name: resources.loaded(name, "fp32"))
+
+
+def speaker(view: View) -> cards.Version:
+    """The version whose chat template is used."""
+    return cards.speaker(versions(view)[1:])
+
+
+def request(view: View) -> str:
+    """The request of the chapter: the reader's own, or one that was held out of the tuning."""
+    offered = cards.requests(family(view))
+    with view.controls:
+        example = pick(view, "example", "Request", offered, offered[0], option)
+        own = write(view, "own", "Or your own", limit=cards.LONGEST, hint="Write two sentences about the …")
+    return cards.checked(own or example, "request")
+
+
+def drawing(view: View) -> tuple[int, int | None, float]:
+    """How an answer is written: tokens at most, seed (None: greedily), temperature."""
+    with view.controls:
+        left, right = st.columns(2)
+        count = left.slider("Tokens at most", 16, 96, 48, step=16, key=view.key("count"))
+        temperature = right.slider(
+            "Temperature",
+            0.0,
+            1.5,
+            0.7,
+            step=0.1,
+            key=view.key("temperature"),
+            help="At 0 each version takes its most probable token at every step, and the seed plays no part.",
+        )
+        seed = view.pick_seed() if temperature else None
+    return count, seed, temperature or 1.0
+
+
+def answers(view: View):
+    asked = request(view)
+    count, seed, temperature = drawing(view)
+    tasks = [cards.task(version, asked, count, seed, temperature) for version in versions(view)]
+    return written(view, "answers", asked, tasks)
+
+
+def template(view: View):
+    return cards.template(speaker(view), request(view))
+
+
+def without(view: View):
+    asked = request(view)
+    labels = family(view).tuned
+    with view.controls:
+        label = pick(view, "tuned", "Version", labels, labels[-1])
+    version = cards.by_label(versions(view), label)
+    tasks = cards.with_and_without(version, asked, *drawing(view))
+    return written(view, "without", asked, tasks)
+
+
+def written(view: View, key: str, asked: str, tasks: list) -> object:
+    """The texts side by side, and their card."""
+    done = [(one, choices) for one, choices in stream(view, asked, tasks) if choices]
+    return cards.answers(key, [one for one, _ in done], [choices for _, choices in done])
+
+
+def stream(view: View, asked: str, tasks: list) -> list[tuple]:
+    """Each task with what is written of it, shown as it grows; a button stops the writing and leaves beginnings."""
+    with view.stage:
+        button = st.empty()
+        places = [column.empty() for column in st.columns(len(tasks), gap="medium")]
+    if not all(map(cards.ready, tasks)):
+        if button.button("Stop", key=view.key("stop"), icon=":material/stop:"):
+            button.button("Go on", key=view.key("go-on"), icon=":material/play_arrow:")
+        else:
+            with view.job("Writing"):
+                for place, one in zip(places, tasks, strict=True):
+                    for choices in cards.writing(one):
+                        show(place, "", one, choices)
+            button.empty()
+    texts = [cards.begun(one) for one in tasks]
+    for place, one, choices in zip(places, tasks, texts, strict=True):
+        show(place, asked, one, choices)
+    return list(zip(tasks, texts, strict=True))
+
+
+def show(place, asked: str, one: cards.Task, choices: tuple) -> None:
+    """One text as far as it is written; with the request, what the rule says of it."""
+    end = ":gray[ ■ end]" if cards.ended(choices) else " …"
+    verdict = cards.judgement(asked, one, choices) if asked and choices else ""
+    below = f"\n\n:small[:gray[{markdown(verdict)}]]" if verdict else ""
+    place.markdown(f"**{markdown(one.label)}**\n\n{markdown(flat(cards.words(one, choices)))}{end}{below}")
+
+
+def flat(text: str) -> str:
+    """Text on one line, with ordinary spaces and with control and bidirectional characters spelled out."""
+    return "".join(" " if char.isspace() else display(char) for char in text).strip()
+
+
+def option(text: str) -> str:
+    """A text as an entry of a select box, which shows it as it is."""
+    return shorten(flat(text), 80)
+
+
+def answer(view: View) -> str:
+    """The answer of the chapter: the reader's own."""
+    with view.controls:
+        text = write(view, "answer", "Answer", ANSWER, limit=cards.LONGEST, tall=True)
+    return cards.checked(text, "answer")
+
+
+def mask(view: View):
+    asked = request(view)
+    given = answer(view)
+    labels = family(view).labels
+    with view.controls:
+        label = pick(view, "reader", "Read by", labels, labels[0])
+        everything = st.toggle("Let every token carry loss", key=view.key("everything"))
+    return cards.loss(cards.by_label(versions(view), label), speaker(view), asked, given, everything)
+
+
+def drift(view: View):
+    with view.controls:
+        what = st.segmented_control(
+            "Text", [PROMPT, TALK], default=PROMPT, required=True, key=view.key("what")
+        )
+    if what == PROMPT:
+        ids = cards.prompt_ids(versions(view)[-1], view.state.prompt, template=False)[:TOKENS_READ]
+        start = len(ids) - 1
+    else:
+        asked = request(view)
+        made = cards.rendered(speaker(view), asked, answer(view))
+        ids, start = made.ids, made.carries_loss.index(True) - 1
+    focus = pick_place(view, ids, start)
+    return [cards.kl(versions(view), ids, focus), cards.favourites(versions(view), ids, focus)]
+
+
+def pick_place(view: View, ids: tuple[int, ...], start: int) -> int:
+    """The token after which the distributions are compared: the shared focus where the tokens are the prompt's.
+
+    start  where the choice begins otherwise
+    """
+    with view.controls:
+        if ids == tuple(token.id for token in view.tokens):
+            return view.pick_token("After this token")
+        names = cards.names_of(versions(view)[-1], ids)
+        return st.selectbox(
+            "After this token",
+            range(len(ids)),
+            start,
+            format_func=lambda i: f"{i}  {shorten(names[i], 24)}",
+            key=view.key(f"place-{len(ids)}-{start}"),
+        )
+
+
+def preference(view: View):
+    here = family(view)
+    offered = cards.pairs(here)
+    with view.controls:
+        number = st.selectbox(
+            "Pair",
+            range(len(offered)),
+            format_func=lambda i: option(offered[i][0]),
+            key=view.key("pair"),
+        )
+        asked, chosen, rejected = (
+            st.text_area(
+                label, text, max_chars=cards.LONGEST, height=height, key=view.key(f"{label}-{number}")
+            )
+            for label, text, height in zip(
+                ("Request", "Chosen", "Rejected"), offered[number], (68, 100, 100), strict=True
+            )
+        )
+        default = cards.beta(here)
+        beta = st.select_slider("β", sorted({*BETAS, default}), default, key=view.key("beta"))
+        options = dict.fromkeys((*here.tuned, here.reference))
+        label = pick(view, "policy", "Policy", list(options), here.tuned[-1])
+        by_token = st.toggle("Token by token", key=view.key("by-token"))
+    every = versions(view)
+    pair = cards.pair(
+        cards.by_label(every, label),
+        cards.by_label(every, here.reference),
+        speaker(view),
+        cards.checked(asked, "request"),
+        (cards.checked(chosen, "chosen answer"), cards.checked(rejected, "rejected answer")),
+        beta,
+    )
+    return cards.preference(pair, by_token)
+
+
+def runs(view: View):
+    with view.controls:
+        which = st.segmented_control(
+            "Run", [FINE_TUNING, PREFERENCES], default=FINE_TUNING, required=True, key=view.key("which")
+        )
+        if which == FINE_TUNING:
+            return cards.sft()
+        quantity = st.segmented_control(
+            "Quantity", list(cards.QUANTITIES), default="ranking", required=True, key=view.key("quantity")
+        )
+    return cards.dpo(quantity)
+
+
+def measured(view: View):
+    kinds = cards.kinds()
+    with view.controls:
+        kind = st.selectbox("Requests", kinds, key=view.key("kind"))
+    return cards.measured(kind)
+
+
+def limits(view: View):
+    with view.controls:
+        number = st.selectbox(
+            "Question",
+            range(len(cards.QUESTIONS)),
+            1,
+            format_func=lambda i: cards.asked(cards.QUESTIONS[i]),
+            key=view.key("question"),
+        )
+        tries = st.slider("Seeds for all questions", 1, 5, 3, key=view.key("tries"))
+        seed = view.pick_seed()
+    every = versions(view)
+    whole = slow(
+        view,
+        "Ask all questions",
+        (*family(view).names.values(), seed, tries),
+        lambda progress: cards.examine(every, seed, tries, progress),
+    )
+    question = cards.QUESTIONS[number]
+    tasks = cards.ask(every, question, seed)
+    texts = [choices for _, choices in stream(view, "", tasks)]
+    one = cards.answered(question, tasks, texts)
+    return [one] if whole is None else [one, cards.marks(every, whole, seed)]
+
+
+def about_answers(view: View) -> str:
+    here = family(view)
+    tuned = cards.listed(here.tuned)
+    note = f"*{markdown(here.note)}*" if here.note else ""
+    return f"""
+    A pre-trained model continues text; it was never told that a request wants an answer. **Post-training** goes on
+    training the same weights on requests with answers. Here are the versions that came of it, {tuned}, beside the
+    base: the same request, the same seed, all at fp32. The base reads the bare request, the others read it through a
+    chat template.
+
+    An answer is over when the model itself writes an end token. What has none was cut off at the limit.
+
+    {note}
+    """
+
+
+def about_preference(view: View) -> str:
+    return f"""
+    Preference tuning needs no answer to imitate, only a verdict: of two answers to a request, one is better. **DPO**
+    ({RAFAILOV}, eq. 7) raises the log-probability of the *chosen* answer against that of the *rejected*
+    one, each measured against a frozen **reference**, here {family(view).reference}, so that the model does not drift
+    off. The **reward** of an answer is $r = \\beta\\,(\\ln \\pi - \\ln \\pi_{{ref}})$, the loss
+    $-\\ln \\sigma(r_c - r_r)$.
+
+    Where the margin is large already, next to nothing is pushed. β sets how far the policy may leave the reference.
+    """
+
+
+def about_limits(view: View) -> str:
+    base = versions(view)[0].get()
+    count = sum(parameter.numel() for parameter in base.model.parameters())
+    return f"""
+    The base has {count / 1e6:,.1f} million parameters. Examples can teach it a *form*: to stay with a request, to
+    stop. That a tuned model's knowledge is almost all from pre-training, and tuning mainly picks a style,
+    is a hypothesis of {ZHOU}. Put it to the test: sums, facts, and instructions of a kind that the bundled versions
+    were never tuned on, beside one of a kind that they were.
+
+    Each answer is marked by a pattern, not by taste. A pattern can be met by luck, so ask with several seeds.
+    """
+
+
+chapter(
+    number=13,
+    title="Post-training",
+    question="How does a model that continues text learn to answer?",
+    lead=(
+        "Pre-training ends with a model that goes on with whatever it is given. Assistants are made from it by two "
+        "further, much shorter trainings: on answers to imitate, then on pairs of which one answer is preferred."
+    ),
+    beats=[
+        Beat(
+            "answers",
+            "The same request, before and after tuning",
+            prose=about_answers,
+            draw=answers,
+            try_this=(
+                "Ask for a scene with three words of your own and read what the rule says under each answer. "
+                "Then change the seed: is the difference between the versions larger than that between seeds?"
+            ),
+        ),
+        Beat(
+            "template",
+            "To the model, a conversation is one text with marks in it",
+            prose="""
+            A model has no idea of speakers. A **chat template** writes the conversation as one row of tokens, with
+            **special tokens** where a turn begins or ends. They have ids of their own, which no text is
+            encoded to: what you type cannot become one, even if it looks like it.
+
+            The row ends where the assistant's turn begins. Predicting the next token from there *is* answering.
+            """,
+            draw=template,
+            try_this="Type `<|end|>` or `<|im_end|>` into your own request and see which tokens it becomes.",
+        ),
+        Beat(
+            "without",
+            "Without the template, nothing says whose turn it is",
+            prose="""
+            The same tuned version, the same seed, the same request: once through the template and once as bare text.
+            The marks are the only sign that tuning tied the habit of answering to. Without them, the weights are the
+            same, but the text looks like any text.
+            """,
+            draw=without,
+            try_this="Lower the temperature to 0: both texts are now the version's favourites. Which of them ends?",
+        ),
+        Beat(
+            "mask",
+            "Only the answer carries loss",
+            prose="""
+            **Supervised fine-tuning (SFT)** has the loss of pre-training, the mean surprisal, with one change: the
+            tokens of the request and of the template are labelled −100 and left out of the mean. The model is not
+            trained to ask, only to answer, and to end: the end mark carries loss too.
+
+            All of them are read by one pass all the same. Write an answer and see what it costs.
+            """,
+            draw=mask,
+            try_this="Compare the base with the tuned versions: where does the loss of the same answer fall most?",
+        ),
+        Beat(
+            "kl",
+            "Tuning moves some predictions further than others",
+            prose="""
+            All versions read the same tokens, and each gives a distribution at every position. The **KL divergence**
+            of a tuned version from the base says how far its prediction has moved there. Preference tuning with
+            a reward model pays a penalty for this quantity
+            ([Ouyang et al. 2022](https://arxiv.org/abs/2203.02155)); in DPO the reference plays that part.
+
+            Below: the favourites of each version after the token you choose.
+            """,
+            draw=drift,
+            try_this="Switch to the request and its answer: what do the versions expect where the answer begins?",
+        ),
+        Beat(
+            "preference",
+            "DPO pushes two answers apart, against a frozen reference",
+            prose=about_preference,
+            draw=preference,
+            try_this=(
+                "Make the reference itself the policy: both rewards are 0 and the loss is ln 2, as before DPO's first "
+                "step. Then swap the two answers."
+            ),
+        ),
+        Beat(
+            "runs",
+            "Both trainings, as they went",
+            prose="""
+            These runs made the bundled tuned versions. Fine-tuning is watched on held-out answers, and on plain prose
+            to see what it costs. Preference tuning is watched on held-out pairs: how often the margin is positive
+            (at update 0 every margin is 0), and where the two log-probabilities go.
+            """,
+            draw=runs,
+            try_this="Look at DPO's log-probabilities. The loss asks only for a distance: does the chosen one rise?",
+        ),
+        Beat(
+            "measured",
+            "What came of it, counted on held-out requests",
+            prose="""
+            The pairs were ranked by a written rule that a program can apply: does the answer use every asked word, end
+            properly, keep the asked length, and repeat nothing? The same rule marks answers of all versions to
+            requests that none of them was tuned on. A model becomes better at what is rewarded; whether a text is any
+            good, the rule does not ask.
+            """,
+            draw=measured,
+            try_this="Go through the kinds of requests. On which does preference tuning add most to fine-tuning?",
+        ),
+        Beat(
+            "limits",
+            "Tuning teaches how to answer, hardly what",
+            prose=about_limits,
+            draw=limits,
+            try_this="Ask all questions. Which of the passes are luck? Read the answers with other seeds.",
+        ),
+    ],
+)
