@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.cards import training_live as tiny
 from engine.cards import training_phases as cards
-from engine.text import markdown
+from engine.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.runs import run as going
@@ -131,7 +131,7 @@ def pick_position(view: View, final) -> int:
         "After this token",
         places,
         len(tokens) - 1,
-        format_func=lambda i: f"{i}  {markdown(tokens[i].display)}",
+        format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
         key=view.key("position"),
     )
 

@@ -42,7 +42,7 @@ def request(view: View) -> str:
     """The request of the chapter: the reader's own, or one that was held out of the tuning."""
     offered = cards.requests(family(view))
     with view.controls:
-        example = pick(view, "example", "Request", offered, offered[0], option)
+        example = pick(view, "example", "Request", offered, cards.simple(offered), option)
         own = write(view, "own", "Or your own", limit=cards.LONGEST, hint="Write two sentences about the …")
     return cards.checked(own or example, "request")
 
@@ -399,8 +399,8 @@ chapter(
             prose="""
             The pairs were ranked by a written rule that a program can apply: does the answer use every asked word, end
             properly, keep the asked length, and repeat nothing? The same rule marks answers of all versions to
-            requests that none of them was tuned on. A model becomes better at what is rewarded; whether a text is any
-            good, the rule does not ask.
+            requests that none of them was tuned on. What is rewarded is the score: one part of it may rise at the
+            price of another, and whether a text is any good, the rule does not ask.
             """,
             draw=measured,
             try_this="Go through the kinds of requests. On which does preference tuning add most to fine-tuning?",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import time
 from collections.abc import Sequence
@@ -139,9 +140,16 @@ def measured_rows(rows: Rows, prose: dict[str, HeldOutLoss]) -> Rows:
     return table
 
 
+_UNFIT = re.compile(
+    r"\b(negro|nigger|darky|darkie|savage|squaw|gips|gyps|heathen|indian|jew|coolie)", re.IGNORECASE
+)
+"""How old books call peoples: such a request is measured like any other, and not held up as an example."""
+
+
 def first_of_each_kind(examples: Sequence[Example], count: int) -> list[Example]:
-    """The first ``count`` examples of every kind, kind by kind."""
-    return [e for kind in rule.KINDS for e in [x for x in examples if x.kind == kind][:count]]
+    """The first ``count`` examples of every kind, kind by kind, that a page may offer to a class."""
+    fit = [example for example in examples if not _UNFIT.search(example.request)]
+    return [e for kind in rule.KINDS for e in [x for x in fit if x.kind == kind][:count]]
 
 
 def log_rows(log: Rows, having: str) -> Rows:

@@ -84,16 +84,14 @@ def decoded(tokenizer: Any, answer: Answer) -> str:
 
 
 def pair_of(line: dict[str, Any], gap: float) -> Pair | None:
-    """The two answers that the rule tells apart most; among equals those of the most equal lengths, then the first.
-
-    Equal lengths, because the longer of two answers has more chances to use a word: DPO sums over tokens and would
-    learn to be long. None where no two answers lie ``gap`` apart.
-    """
+    """Best and worst answer of a sampled request, the first drawn among equals; None where no gap lies between."""
     answers = [answer for answer in line["answers"] if answer["ids"]]
-    found = [(a, b) for a in answers for b in answers if a["score"] - b["score"] >= gap]
-    if not found:
+    if len(answers) < 2:
         return None
-    best, worst = max(found, key=_told_apart)
+    best = max(answers, key=lambda answer: answer["score"])
+    worst = min(answers, key=lambda answer: answer["score"])
+    if best["score"] - worst["score"] < gap:
+        return None
     return Pair(
         line["kind"],
         line["request"],
@@ -104,11 +102,6 @@ def pair_of(line: dict[str, Any], gap: float) -> Pair | None:
         best["score"],
         worst["score"],
     )
-
-
-def _told_apart(pair: tuple[dict[str, Any], dict[str, Any]]) -> tuple[float, int]:
-    chosen, rejected = pair
-    return chosen["score"] - rejected["score"], -abs(len(chosen["ids"]) - len(rejected["ids"]))
 
 
 def save_pairs(path: Path, pairs: Iterable[Pair]) -> None:

@@ -57,12 +57,18 @@ the books that the base was trained on. Cross-entropy on the answer and its end 
 warm-up of {warmup} updates, constant until update {hold}, then linear to zero at update {steps}; about {batch_tokens}
 tokens an update, {precision}, gradients clipped at {clip:g}, seed {seed}."""
 
-_DPO = """{pairs} pairs: the fine-tuned model answered {sampled} requests {each} times each at temperature
-{temperature:g}, the rule ranked the answers, and best and worst became a pair where their scores differ by {gap:g} or
-more; every tenth request was kept for measuring. Loss of Rafailov et al. 2023, equation 7, with beta {beta:g}; the
-reference is the fine-tuned model, frozen. AdamW, learning rate {lr:g}, warm-up of {warmup} updates, constant until
-update {hold}, then linear to zero at update {steps}; about {batch_tokens} tokens an update, {precision}, gradients
-clipped at {clip:g}, seed {seed}."""
+_DPO = (
+    "{pairs} pairs: the fine-tuned model answered {sampled} requests {each} times each at temperature\n"
+    "{temperature:g}, the rule ranked the answers, and the two that it tells apart most became a pair where their "
+    "scores differ\n"
+    "by {gap:g} or more; every tenth request was kept for measuring. Loss of Rafailov et al. 2023, equation 7, with "
+    "beta {beta:g}; the\n"
+    "reference is the fine-tuned model, frozen. AdamW, learning rate {lr:g}, warm-up of {warmup} updates, constant "
+    "until\n"
+    "update {hold}, then linear to zero at update {steps}; about {batch_tokens} tokens an update, {precision}, "
+    "gradients\n"
+    "clipped at {clip:g}, seed {seed}."
+)
 
 _SHARES = ("words", "ends", "length", "fresh")
 

@@ -584,3 +584,11 @@ def test_the_page_says_what_it_shows_instead():
     app = app.switch_page("pages/13_Post_Training.py").run()
     [about] = [block.value for block in app.markdown if "has no tuned version here" in block.value]
     assert all(not line.startswith(" ") for line in about.splitlines())  # four spaces would be code
+
+
+def test_the_first_request_shown_asks_for_one_sentence_where_there_is_one():
+    assert (
+        cards.simple(["Continue: a", "Write one sentence about the king.", "b"])
+        == "Write one sentence about the king."
+    )
+    assert cards.simple(["Continue: a", "b"]) == "Continue: a"

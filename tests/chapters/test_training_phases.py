@@ -311,9 +311,23 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
     weights = fingerprint(Path(locate("pocket-llama")) / "model.safetensors")
     other = "0" * 32
     for begun, finished, name, at, said, called in (
-        (other, other, common.ANOTHER, -1, "pocket-llama comes from another run", "pocket-llama, trained anew"),
+        (
+            other,
+            other,
+            common.ANOTHER,
+            -1,
+            "pocket-llama comes from another run",
+            "pocket-llama, trained anew",
+        ),
         (other, weights, common.FINISHED, -1, "", "pocket-llama"),
-        (weights, other, common.BEGUN, 0, "pocket-llama is what its run began with", "pocket-llama, trained on"),
+        (
+            weights,
+            other,
+            common.BEGUN,
+            0,
+            "pocket-llama is what its run began with",
+            "pocket-llama, trained on",
+        ),
     ):
         changed = tuple(replace(one, begun=begun, finished=finished) for one in kept)
         for module in (live, common):

@@ -197,3 +197,20 @@ def test_the_prose_loss_of_base_is_that_of_its_own_card():
     whole = next(r for r in load_recording("post-training").table("measured") if r["version"] == "base")
     text = (ASSETS / "pocket-llama" / "README.md").read_text(encoding="utf-8")
     assert f"{whole['bits_per_character']:.3f}" in text
+
+
+def test_examples_for_a_class_are_the_first_of_each_kind_without_what_old_books_call_peoples():
+    made = [
+        Example(rule.CONTINUE, f"Continue: {text}", "An answer.", "x")
+        for text in ("A savage came.", "b", "c", "d")
+    ]
+    assert [e.request for e in post_training.first_of_each_kind(made, 2)] == ["Continue: b", "Continue: c"]
+
+
+def test_no_bundled_example_request_uses_such_a_word():
+    recording = load_recording("post-training")
+    requests = (
+        recording.table("requests") + recording.table("answers") + load_recording("dpo-llama").table("pairs")
+    )
+    assert requests
+    assert not [r["request"] for r in requests if post_training._UNFIT.search(r["request"])]

@@ -6,7 +6,17 @@ from engine.cards.post_training.exam import QUESTIONS, answered, ask, asked, exa
 from engine.cards.post_training.family import Family, Version, by_label, family_of
 from engine.cards.post_training.masked import loss
 from engine.cards.post_training.pairwise import pair, preference
-from engine.cards.post_training.recorded import QUANTITIES, beta, dpo, kinds, measured, pairs, requests, sft
+from engine.cards.post_training.recorded import (
+    QUANTITIES,
+    beta,
+    dpo,
+    kinds,
+    measured,
+    pairs,
+    requests,
+    sft,
+    simple,
+)
 from engine.cards.post_training.tasks import (
     Task,
     answers,
@@ -57,6 +67,7 @@ __all__ = [
     "rendered",
     "requests",
     "sft",
+    "simple",
     "speaker",
     "task",
     "template",

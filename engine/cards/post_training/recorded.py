@@ -1,6 +1,6 @@
 """The recorded runs of post-training: their curves, and what each version did on held-out requests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -184,6 +184,11 @@ def measured(kind: str) -> Card:
 def requests(family: Family) -> list[str]:
     """Held-out requests to pick from; a few plain ones where none were recorded for this family."""
     return [str(row["request"]) for row in _rows(family, MEASURED, "requests")] or list(REQUESTS)
+
+
+def simple(offered: Sequence[str]) -> str:
+    """The first request for a single sentence, whose answers are the easiest to compare; else the first of all."""
+    return next((request for request in offered if request.startswith("Write one sentence")), offered[0])
 
 
 def pairs(family: Family) -> list[tuple[str, str, str]]:
