@@ -3,7 +3,8 @@
 import ast
 
 import pytest
-from conftest import PAGES, ROOT
+
+from tests.pages.conftest import PAGES, ROOT
 
 ENGINE = sorted(str(file.relative_to(ROOT)) for file in (ROOT / "engine").rglob("*.py"))
 HEAVY = {"plotly", "torch", "transformers"}

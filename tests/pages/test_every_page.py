@@ -7,10 +7,10 @@ from functools import cache
 
 import numpy as np
 import pytest
-from conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.card import Badge
+from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 
 everywhere = pytest.mark.parametrize(
     ("page", "checkpoint"), [(page, name) for page in PAGES for name in BUNDLED]

@@ -3,12 +3,12 @@
 import threading
 
 import pytest
-from conftest import DEMO_PAGE, open_app
 
 from engine.card import Badge, Card
 from engine.text import markdown
 from pages._shared import card as cards
 from pages._shared import chapters, jobs
+from tests.pages.conftest import DEMO_PAGE, open_app
 
 
 def words(app):

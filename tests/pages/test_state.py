@@ -3,7 +3,6 @@
 from dataclasses import fields
 
 import pytest
-from conftest import DEMO_PAGE, HOME
 from hypothesis import example, given, settings
 from hypothesis import strategies as texts
 
@@ -12,6 +11,7 @@ from engine.errors import ReaderError
 from engine.text import PROMPT_CHARACTERS
 from pages._shared import frame, state
 from pages._shared.state import State
+from tests.pages.conftest import DEMO_PAGE, HOME
 
 ADDRESS = {
     "prompt": "Ünï 😀\ncode & $x$ =1",
@@ -220,7 +220,7 @@ def test_any_address_opens_a_page(small_book, query):
 @pytest.fixture(scope="module")
 def small_book(tmp_path_factory):
     """`demo`, made once for all examples."""
-    from conftest import make_book
+    from tests.pages.conftest import make_book
 
     with pytest.MonkeyPatch.context() as patch:
         yield make_book(tmp_path_factory.mktemp("book"), patch)
