@@ -1,7 +1,9 @@
 """What the process keeps for all sessions: loaded checkpoints, and traces through `engine.cache`."""
 
+import gc
 import threading
 from collections import OrderedDict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,9 +35,21 @@ def loaded(name: str, precision: str) -> "Loaded":
         if model is None:
             from engine import load
 
+            _set_libraries_aside()
             model = load(name, precision)
             _keep(name, precision, model)
     return model
+
+
+@cache
+def _set_libraries_aside() -> None:
+    """Once: tell the garbage collector that all there is now, which is libraries, stays.
+
+    Streamlit collects after every run, before its last messages leave. Walking torch and transformers each time would
+    add a quarter of a second between a control and its figure.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _recent(name: str, precision: str) -> "Loaded | None":

@@ -1,5 +1,6 @@
 """The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
 
+import gc
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from engine.card import Badge, Card
 from engine.text import markdown
 from pages._shared import card as cards
-from pages._shared import chapters, jobs
+from pages._shared import chapters, jobs, resources
 from tests.pages.conftest import DEMO_PAGE, open_app
 
 
@@ -196,3 +197,18 @@ def test_a_chapter_can_be_the_first_page_of_a_session(demo, tmp_path):
     app = open_app(DEMO_PAGE, tmp_path)
     assert not app.exception
     assert "Prose one." in words(app)
+
+
+def test_the_collection_after_every_run_does_not_walk_the_libraries():
+    resources._set_libraries_aside.cache_clear()
+    gc.unfreeze()
+    everything = len(gc.get_objects())
+    try:
+        resources._set_libraries_aside()
+        assert gc.get_freeze_count() > everything / 2
+        assert len(gc.get_objects()) < everything / 2
+        frozen = gc.get_freeze_count()
+        resources._set_libraries_aside()
+        assert gc.get_freeze_count() <= frozen, "what is made later can still be collected"
+    finally:
+        gc.unfreeze()
