@@ -339,8 +339,8 @@ chapter(
             "Without the template, nothing says whose turn it is",
             prose="""
             The same tuned version, the same seed, the same request: once through the template and once as bare text.
-            The marks are the only sign that tuning tied the habit of answering to. Without them, the weights are the
-            same, but the text looks like any text.
+            Without the marks nothing sets the request apart from what the version writes itself. It may go on with the
+            request's own sentence, or, where the request ends as an answer does, write the end token at once.
             """,
             draw=without,
             try_this="Lower the temperature to 0: both texts are now the version's favourites. Which of them ends?",

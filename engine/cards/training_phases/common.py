@@ -17,7 +17,7 @@ from engine.training.snapshots import Snapshot, fingerprint, snapshots
 RUNS = {"pocket-llama": "pretrain-llama", "pocket-gpt2": "induction-gpt2"}
 """Bundled checkpoint → the recording of a run of its architecture, and the folder of the kept snapshots."""
 
-BEGUN, FINISHED, ANOTHER = "update 0, as bundled", "finished", "bundled, another run"
+BEGUN, FINISHED, ANOTHER = "as bundled", "finished", "bundled"
 """What the bundled checkpoint is to that run."""
 
 _CALLED = {BEGUN: "{}, trained on", FINISHED: "{}", ANOTHER: "{}, trained anew"}
