@@ -20,14 +20,16 @@ TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its 
 
 
 def story(view: View):
-    steps = cards.recorded_steps(cards.STORY)
+    stories = cards.stories()
     with view.controls:
+        name = stories[st.selectbox("Run", list(stories), key=view.key("story"))]
+        steps = cards.recorded_steps(name)
         step = st.select_slider(
             "Updates",
             steps,
             steps[-1],
-            format_func=lambda at: cards.step_name(cards.STORY, at),
-            key=view.key(f"step-{len(steps)}-{steps[-1]}"),
+            format_func=lambda at: cards.step_name(name, at),
+            key=view.key(f"step-{name}-{len(steps)}-{steps[-1]}"),
         )
         unit = st.segmented_control(
             "Loss in", list(cards.UNITS), default="nats per token", required=True, key=view.key("unit")
@@ -35,12 +37,12 @@ def story(view: View):
         beside = st.segmented_control(
             "At this step, show", [TEXT, TOKENS, HEADS], default=TEXT, required=True, key=view.key("beside")
         )
-    curve = cards.loss(cards.STORY, step, unit)
+    curve = cards.loss(name, step, unit)
     if beside == TOKENS:
-        return [curve, cards.expected(cards.STORY, step)]
+        return [curve, cards.expected(name, step)]
     if beside == HEADS:
-        return [curve, cards.heads_at(cards.STORY, step)]
-    sample = cards.sample(cards.STORY, step)
+        return [curve, cards.heads_at(name, step)]
+    sample = cards.sample(name, step)
     with view.stage:
         st.markdown(f"{markdown(sample.prompt)} :blue-background[{markdown(sample.text)}]")
         st.caption(markdown(sample.about))

@@ -76,12 +76,13 @@ class Repeats:
     recur_tokens: tuple[int, int] = (24, 200)
     tile_share: float = 0.20
     tile_tokens: tuple[int, int] = (16, 128)
+    random_share: float = 0.0
+    """Windows that tile a segment, as long as ``tile_tokens`` says, of tokens drawn evenly from the vocabulary."""
 
     def __post_init__(self) -> None:
-        if min(self.recur_share, self.tile_share) < 0 or self.recur_share + self.tile_share > 1:
-            raise ValueError(
-                "The shares of windows that recur and that tile lie in 0…1 and so does their sum."
-            )
+        shares = (self.recur_share, self.tile_share, self.random_share)
+        if min(shares) < 0 or sum(shares) > 1:
+            raise ValueError("The shares of windows that repeat lie in 0…1 and so does their sum.")
 
 
 def with_recurring_stretch(
@@ -104,14 +105,22 @@ def tiled(window: np.ndarray, shortest: int, longest: int, rng: np.random.Genera
     return np.resize(window[start : start + length], len(window))
 
 
-def apply_repeats(windows: np.ndarray, repeats: Repeats, rng: np.random.Generator) -> np.ndarray:
-    """``windows`` (batch, seq) with the induction mix applied to a random share of the rows."""
+def apply_repeats(
+    windows: np.ndarray, repeats: Repeats, rng: np.random.Generator, vocab: int = 0
+) -> np.ndarray:
+    """``windows`` (batch, seq) with the induction mix applied to a random share of the rows.
+
+    ``vocab``: number of tokens that random ones are drawn from; needed where ``random_share`` is not 0.
+    """
     out = windows.copy()
+    recur, tile = repeats.recur_share, repeats.recur_share + repeats.tile_share
     for row, draw in enumerate(rng.random(len(windows))):
-        if draw < repeats.recur_share:
+        if draw < recur:
             out[row] = with_recurring_stretch(windows[row], *repeats.recur_tokens, rng)
-        elif draw < repeats.recur_share + repeats.tile_share:
+        elif draw < tile:
             out[row] = tiled(windows[row], *repeats.tile_tokens, rng)
+        elif draw < tile + repeats.random_share:
+            out[row] = tiled(rng.integers(0, vocab, len(windows[row])), *repeats.tile_tokens, rng)
     return out
 
 
@@ -123,6 +132,7 @@ def batch_at(
     seq: int,
     seed: int,
     repeats: Repeats | None = None,
+    vocab: int = 0,
 ) -> np.ndarray:
     """The windows of update ``step``: int64, shape (batch, seq + 1); inputs are [:, :-1], targets [:, 1:].
 
@@ -141,7 +151,7 @@ def batch_at(
         windows[row] = stream[start : start + seq + 1]
     if repeats is None:
         return windows
-    return apply_repeats(windows, repeats, np.random.default_rng([seed, step, 1]))
+    return apply_repeats(windows, repeats, np.random.default_rng([seed, step, 1]), vocab)
 
 
 def blend(start: Mapping[str, float], end: Mapping[str, float], progress: float) -> dict[str, float]:

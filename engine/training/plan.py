@@ -10,10 +10,21 @@ from typing import Any
 
 from engine.training.architectures import ARCHITECTURES, Shape
 from engine.training.checkpointing import save_json
+from engine.training.data import Repeats
 
 # What may change while a run goes on; everything else would make it a different run.
 CHANGEABLE = frozenset(
-    {"steps", "decay_start", "decay_steps", "induction_from", "snapshot_every", "induction_every"}
+    {
+        "steps",
+        "decay_start",
+        "decay_steps",
+        "induction_from",
+        "recur_share",
+        "tile_share",
+        "random_share",
+        "snapshot_every",
+        "induction_every",
+    }
 )
 
 
@@ -37,6 +48,9 @@ class Plan:
     decay_start: int | None = None
     decay_steps: int = 0
     induction_from: int | None = None
+    recur_share: float = Repeats.recur_share
+    tile_share: float = Repeats.tile_share
+    random_share: float = Repeats.random_share
     induction_every: int = 30
     snapshot_every: int = 0
 
@@ -49,6 +63,15 @@ class Plan:
             raise ValueError(
                 f"A batch of {self.batch} cannot be cut into micro-batches of {self.micro_batch}."
             )
+
+        _ = self.repeats  # refuses what is no share
+
+    @property
+    def repeats(self) -> Repeats:
+        """What the induction mix does while it is on."""
+        return Repeats(
+            recur_share=self.recur_share, tile_share=self.tile_share, random_share=self.random_share
+        )
 
     @property
     def last_step(self) -> int | None:
@@ -94,7 +117,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     whole = ("seed", "batch", "micro_batch", "warmup", "steps", "induction_every", "snapshot_every")
     for name in whole:
         parser.add_argument("--" + name.replace("_", "-"), type=int)
-    for name in ("lr", "weight_decay", "clip"):
+    for name in ("lr", "weight_decay", "clip", "recur_share", "tile_share", "random_share"):
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     parser.add_argument("--precision", choices=("bf16", "fp32"))
     parser.add_argument("--mix", type=parse_mix, help="source shares in the constant phase: children=0.35,…")

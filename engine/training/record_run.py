@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from engine.texts import passage
 from engine.training.checkpointing import read_log
-from engine.training.data import Repeats, load_tokenizer, token_stream
+from engine.training.data import load_tokenizer, token_stream
 from engine.training.evaluate import Evaluation, evaluate, load_checkpoint
 from engine.training.held_out import HeldOut, HeldOutLoss, held_out_loss, held_out_passages, held_out_windows
 from engine.training.plan import Plan, load_plan
@@ -118,7 +118,9 @@ def passage_rows(losses: Iterable[tuple[int, HeldOutLoss]]) -> Rows:
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """The plan, and what the induction mix did to the windows where there was one."""
-    return asdict(plan) | ({"repeats": asdict(Repeats())} if plan.induction_from is not None else {})
+    if plan.induction_from is None:
+        return asdict(plan)
+    return asdict(plan) | {"repeats": asdict(plan.repeats)}
 
 
 def record_run(

@@ -38,7 +38,8 @@ class Snapshot:
     """A kept snapshot: of which checkpoint's run, after how many steps and tokens, and the held-out loss recorded then.
 
     ``loss``: nats per token, of the weights before they were rounded to int8. ``begun``, ``finished``:
-    :func:`fingerprint` of the weights that the run began and ended with, "" where that is not known.
+    :func:`fingerprint` of the weights that the run began and ended with, "" where that is not known. ``continued``: of
+    the weights that a later run ended with, which began where this one ended.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Snapshot:
     loss: float
     begun: str
     finished: str
+    continued: str
 
 
 def fingerprint(weights: Path) -> str:
@@ -115,6 +117,7 @@ def described(path: Path) -> Snapshot:
             float(about["held_out_loss"]),
             about.get("begun", ""),
             about.get("finished", ""),
+            about.get("continued", ""),
         )
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise _broken(path) from error
@@ -157,6 +160,7 @@ def keep(
     recording: Recording,
     begun: str = "",
     finished: str = "",
+    continued: str = "",
 ) -> list[Path]:
     """Write the snapshots of ``steps`` into ``out``. Raises ValueError for a step without snapshot or recorded loss."""
     recorded = {row["step"]: row["held_out_loss"] for row in recording.table("snapshots")}
@@ -177,6 +181,7 @@ def keep(
             "held_out_loss": float(recorded[step] or math.nan),
             "begun": begun,
             "finished": finished,
+            "continued": continued,
         }
         path = out / f"{step:06d}.safetensors"
         write_snapshot(folders[step] / "model.safetensors", path, about)
@@ -184,8 +189,15 @@ def keep(
     return written
 
 
+def ends(run: Path, folders: Mapping[int, Path]) -> tuple[str, str]:
+    """Fingerprints of the weights that a run began and finished with, "" for what is not there."""
+    both = [folder / "model.safetensors" for folder in (folders.get(0, run), run / "final")]
+    begun, finished = (fingerprint(weights) if weights.exists() else "" for weights in both)
+    return begun, finished
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Keep some of a run's snapshots."""
+    """Keep some of a run's snapshots. Raises ValueError when ``--then`` did not begin where ``--run`` ended."""
     parser = argparse.ArgumentParser(
         prog="python -m engine.training.snapshots", description=__doc__.split("\n\n")[0]
     )
@@ -198,14 +210,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder named as the run's recording is")
+    parser.add_argument(
+        "--then", type=Path, help="the --out of a finished run that went on from this one's end"
+    )
     parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="folder of the recording")
     args = parser.parse_args(arguments)
     run, *earlier = args.run
     recording = load_recording(args.out.resolve().name, args.recordings)
     folders = snapshot_folders(run, earlier)
-    ends = [folder / "model.safetensors" for folder in (folders.get(0, run), run / "final")]
-    begun, finished = (fingerprint(weights) if weights.exists() else "" for weights in ends)
-    for path in keep(folders, args.steps, args.out, recording, begun, finished):
+    begun, finished = ends(run, folders)
+    continued = ""
+    if args.then is not None:
+        start, continued = ends(args.then, snapshot_folders(args.then))
+        if not finished or start != finished:
+            raise ValueError(f"{args.then} did not begin with the weights that {run} ended with.")
+    for path in keep(folders, args.steps, args.out, recording, begun, finished, continued):
         print(f"wrote {path.name}, {path.stat().st_size / 1e6:.1f} MB")
 
 

@@ -35,8 +35,10 @@ class Run:
     @property
     def repeats(self) -> Repeats | None:
         """The induction mix, if it is on."""
-        begin = self.plan.induction_from
-        return Repeats() if begin is not None and self.step >= begin else None
+        plan = self.plan
+        if plan.induction_from is None or self.step < plan.induction_from:
+            return None
+        return plan.repeats
 
 
 def make_optimizers(model: nn.Module, plan: Plan) -> tuple[torch.optim.Optimizer, ...]:
@@ -82,7 +84,10 @@ def windows_of(run: Run) -> Tensor:
     plan = run.plan
     progress = decay_progress(run.step, plan.decay_start, plan.decay_steps)
     shares = blend(plan.mix, plan.mix_at_end, progress)
-    batch = batch_at(run.step, run.streams, shares, plan.batch, plan.shape.context, plan.seed, run.repeats)
+    shape = plan.shape
+    batch = batch_at(
+        run.step, run.streams, shares, plan.batch, shape.context, plan.seed, run.repeats, shape.vocab
+    )
     return torch.from_numpy(batch).to(run.device)
 
 

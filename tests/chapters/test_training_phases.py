@@ -310,26 +310,37 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
     kept = live.snapshots("pretrain-llama")
     weights = fingerprint(Path(locate("pocket-llama")) / "model.safetensors")
     other = "0" * 32
-    for begun, finished, name, at, said, called in (
+    for begun, finished, continued, name, at, said, called in (
         (
             other,
             other,
+            "",
             common.ANOTHER,
             -1,
             "pocket-llama comes from another run",
             "pocket-llama, trained anew",
         ),
-        (other, weights, common.FINISHED, -1, "", "pocket-llama"),
+        (other, weights, "", common.FINISHED, -1, "", "pocket-llama"),
+        (
+            other,
+            other,
+            weights,
+            common.CONTINUED,
+            -1,
+            "pocket-llama was trained on from where that run ended",
+            "pocket-llama, at an earlier stage",
+        ),
         (
             weights,
             other,
+            "",
             common.BEGUN,
             0,
             "pocket-llama is what its run began with",
             "pocket-llama, trained on",
         ),
     ):
-        changed = tuple(replace(one, begun=begun, finished=finished) for one in kept)
+        changed = tuple(replace(one, begun=begun, finished=finished, continued=continued) for one in kept)
         for module in (live, common):
             monkeypatch.setattr(module, "snapshots", lambda run, changed=changed: changed)
         stages = cards.stages(bundled)

@@ -8,7 +8,7 @@ import pytest
 from engine.training.grokking import first_step
 from engine.training.recording import load_recording, recording_names
 
-RUNS = [name for name in recording_names() if name.startswith(("pretrain-", "induction-"))]
+RUNS = [name for name in recording_names() if name.startswith(("pretrain-", "induction-", "further-"))]
 COLUMNS = {
     "train": {"step", "tokens", "seconds", "loss", "lr", "grad_norm"},
     "measured": {"step", "tokens", "held_out_loss", "bits_per_character", "induction_score", "previous_token_score",

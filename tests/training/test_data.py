@@ -15,6 +15,7 @@ from engine.training.data import (
     token_stream,
     with_recurring_stretch,
 )
+from engine.training.plan import Plan
 from engine.training.tokenizer import train_tokenizer
 
 SEQ = 512
@@ -64,9 +65,30 @@ def test_shares_of_windows_are_those_of_the_mix():
     assert recur == pytest.approx(0.15, abs=0.023)
 
 
-def test_shares_over_one_are_refused():
+def test_random_segments_come_from_the_whole_vocabulary_and_only_where_asked_for():
+    windows = np.tile(distinct(), (4000, 1))
+    asked = Repeats(recur_share=0.1, tile_share=0.0, random_share=0.3)
+    out = apply_repeats(windows, asked, np.random.default_rng(7), vocab=900)
+    strange = out[(out < 1000).all(axis=1)]  # the windows hold nothing under 1000
+    assert len(strange) / len(out) == pytest.approx(0.3, abs=0.03)
+    assert (strange.min(), strange.max()) == (0, 899)
+    for row in strange[:20]:
+        assert any((row[period:] == row[:-period]).all() for period in range(16, 129))
+    assert ((out < 1000).any(axis=1) == (out < 1000).all(axis=1)).all()
+
+
+def test_windows_without_random_segments_do_not_depend_on_the_vocabulary():
+    windows = np.tile(distinct(), (64, 1))
+    small, large = (apply_repeats(windows, Repeats(), np.random.default_rng(7), vocab) for vocab in (10, 900))
+    assert (small == large).all()
+
+
+@pytest.mark.parametrize("share", ["recur_share", "tile_share", "random_share"])
+def test_shares_over_one_are_refused(share):
     with pytest.raises(ValueError, match="shares"):
-        Repeats(recur_share=0.7, tile_share=0.4)
+        Repeats(**{"recur_share": 0.4, "tile_share": 0.4, "random_share": 0.2, share: 0.7})
+    with pytest.raises(ValueError, match="shares"):
+        Plan(**{share: -0.1})
 
 
 STREAMS = {"a": np.arange(0, 1000, dtype=np.uint16), "b": np.arange(2000, 3000, dtype=np.uint16)}

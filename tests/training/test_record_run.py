@@ -59,6 +59,8 @@ def test_the_repeats_are_stated_where_they_were_mixed_in():
     assert "repeats" not in settings_of(Plan())
     stated = settings_of(Plan(induction_from=100))["repeats"]
     assert (stated["recur_share"], stated["tile_share"]) == (0.15, 0.20)
+    fewer = settings_of(Plan(induction_from=100, recur_share=0.05, tile_share=0.03))["repeats"]
+    assert (fewer["recur_share"], fewer["tile_share"]) == (0.05, 0.03)
 
 
 @pytest.fixture

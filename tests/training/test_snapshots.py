@@ -15,14 +15,16 @@ from engine.training.data import load_tokenizer
 from engine.training.evaluate import draw_sample
 from engine.training.held_out import held_out_loss
 from engine.training.induction import measure_induction
-from engine.training.record_run import passage_windows
-from engine.training.recording import Recording, load_recording
+from engine.training.record_run import passage_windows, snapshot_folders
+from engine.training.recording import Recording, load_recording, save_recording
 from engine.training.snapshots import (
     FOLDER,
     described,
+    ends,
     fingerprint,
     keep,
     load_snapshot,
+    main,
     packed,
     quantized,
     snapshots,
@@ -167,15 +169,14 @@ def test_snapshots_come_by_step_and_a_run_without_any_has_none(tmp_path):
     assert snapshots("another", tmp_path) == ()
 
 
-def tiny(folder: Path) -> Path:
+def tiny(folder: Path, value: float = 1) -> Path:
     path = folder / "model.safetensors"
-    save_file({"w": torch.eye(3), "b": torch.ones(3)}, path)
+    save_file({"w": value * torch.eye(3), "b": torch.ones(3)}, path)
     return path
 
 
-def test_a_step_that_was_not_recorded_is_not_kept(tmp_path):
-    tiny(tmp_path)
-    recording = Recording(
+def a_recording() -> Recording:
+    return Recording(
         name="a-run",
         command="x",
         date="2025-01-31",
@@ -185,11 +186,36 @@ def test_a_step_that_was_not_recorded_is_not_kept(tmp_path):
         settings={"arch": "llama", "batch": 2, "shape": {"context": 50}},
         tables={"snapshots": [{"step": 4, "held_out_loss": 2.5}]},
     )
+
+
+def test_a_run_that_went_on_is_known_by_where_it_began(tmp_path):
+    def run(name: str, first: float, last: float) -> Path:
+        for where, value in (("snapshots/000000", first), ("snapshots/000004", 0.5), ("final", last)):
+            (tmp_path / name / where).mkdir(parents=True)
+            tiny(tmp_path / name / where, value)
+        return tmp_path / name
+
+    one, two, other = run("one", 1, 2), run("two", 2, 3), run("other", 4, 5)
+    (tmp_path / "recordings").mkdir()
+    save_recording(a_recording(), tmp_path / "recordings" / "a-run.json")
+    arguments = ["--run", str(one), "--steps", "4", "--out", str(tmp_path / "a-run")]
+    arguments += ["--recordings", str(tmp_path / "recordings"), "--then"]
+    main([*arguments, str(two)])
+    (kept,) = snapshots("a-run", tmp_path)
+    assert (kept.begun, kept.finished) == ends(one, snapshot_folders(one))
+    assert kept.continued == fingerprint(two / "final" / "model.safetensors")
+    with pytest.raises(ValueError, match="did not begin"):
+        main([*arguments, str(other)])
+
+
+def test_a_step_that_was_not_recorded_is_not_kept(tmp_path):
+    tiny(tmp_path)
+    recording = a_recording()
     folders = {4: tmp_path, 5: tmp_path}
-    (path,) = keep(folders, [4], tmp_path / "a-run", recording, "abc", "def")
+    (path,) = keep(folders, [4], tmp_path / "a-run", recording, "abc", "def", "ghi")
     kept = described(path)
     assert (kept.step, kept.tokens, kept.loss, kept.checkpoint) == (4, 400, 2.5, "pocket-llama")
-    assert (kept.begun, kept.finished) == ("abc", "def")
+    assert (kept.begun, kept.finished, kept.continued) == ("abc", "def", "ghi")
     for step in (5, 6):
         with pytest.raises(ValueError, match=str(step)):
             keep(folders, [step], tmp_path / "a-run", recording)

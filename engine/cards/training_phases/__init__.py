@@ -8,6 +8,7 @@ from engine.cards.training_phases.common import (
     mixed_in,
     recorded_steps,
     step_name,
+    stories,
 )
 from engine.cards.training_phases.grokking import (
     about_grokking,
@@ -47,6 +48,7 @@ __all__ = [
     "spread",
     "stages",
     "step_name",
+    "stories",
     "surprisal",
     "told",
 ]

@@ -11,19 +11,27 @@ from numpy.typing import NDArray
 from engine.card import Recorded
 from engine.checkpoints import locate
 from engine.errors import ReaderError
-from engine.training.recording import Recording, load_recording
+from engine.training.recording import Recording, load_recording, recording_names
 from engine.training.snapshots import Snapshot, fingerprint, snapshots
 
 RUNS = {"pocket-llama": "pretrain-llama", "pocket-gpt2": "induction-gpt2"}
 """Bundled checkpoint → the recording of a run of its architecture, and the folder of the kept snapshots."""
 
-BEGUN, FINISHED, ANOTHER = "as bundled", "finished", "bundled"
+BEGUN, FINISHED, CONTINUED, ANOTHER = "as bundled", "finished", "bundled (later)", "bundled"
 """What the bundled checkpoint is to that run."""
 
-_CALLED = {BEGUN: "{}, trained on", FINISHED: "{}", ANOTHER: "{}, trained anew"}
+_CALLED = {
+    BEGUN: "{}, trained on",
+    FINISHED: "{}",
+    CONTINUED: "{}, at an earlier stage",
+    ANOTHER: "{}, trained anew",
+}
 
 STORY = "pretrain-llama"
 """The run that begins with random weights."""
+
+FURTHER = {"pocket-llama": "further-llama", "pocket-gpt2": "further-gpt2"}
+"""Bundled checkpoint → the recording of the run that ended with its weights."""
 
 UNITS = {"nats per token": "held_out_loss", "bits per character": "bits_per_character"}
 SCORES = {"induction": "induction", "previous token": "previous_token"}
@@ -39,6 +47,13 @@ def recording(name: str) -> Recording:
         return load_recording(name)
     except (FileNotFoundError, ValueError) as error:
         raise ReaderError(f"The recording “{name}” cannot be shown: {error}") from error
+
+
+def stories() -> dict[str, str]:
+    """The runs that can be followed from step to step: what they are called → the recording."""
+    there = recording_names()
+    last = {f"{checkpoint}, last stage": name for checkpoint, name in FURTHER.items() if name in there}
+    return {"from random weights": STORY} | last
 
 
 def source(run: Recording) -> Recorded:
@@ -115,13 +130,14 @@ def mixed_in(checkpoint: str) -> str:
 
 def place_of(kept: Sequence[Snapshot], checkpoint: str) -> str:
     """Whether the run of these snapshots began or finished with the bundled weights (taken for granted where none are
-    kept), or has nothing to do with them.
+    kept), or another run made them from where it finished, or it has nothing to do with them.
     """
     if not kept:
         return FINISHED
     weights = Path(locate(checkpoint)) / "model.safetensors"
     known = _fingerprint(weights, weights.stat().st_mtime_ns)
-    return {kept[-1].begun: BEGUN, kept[-1].finished: FINISHED}.get(known, ANOTHER)
+    last = kept[-1]
+    return {last.begun: BEGUN, last.finished: FINISHED, last.continued: CONTINUED}.get(known, ANOTHER)
 
 
 @lru_cache(maxsize=4)

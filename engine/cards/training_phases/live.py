@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
-from engine.cards.training_phases.common import ANOTHER, BEGUN, FINISHED, RUNS, millions, place_of
+from engine.cards.training_phases.common import (
+    ANOTHER,
+    BEGUN,
+    CONTINUED,
+    FINISHED,
+    RUNS,
+    millions,
+    place_of,
+)
 from engine.checkpoints import ASSETS, locate
 from engine.errors import ReaderError
 from engine.loading import Loaded
@@ -79,6 +87,7 @@ def about_snapshots() -> str:
 _WHENCE = {
     BEGUN: " The bundled {} is what its run began with.",
     FINISHED: "",
+    CONTINUED: " The bundled {} was trained on from where that run ended.",
     ANOTHER: " The bundled {} comes from another run than its snapshots.",
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from engine.card import Badge, Card
 from engine.cards.training_phases.common import (
+    FURTHER,
     SCORES,
     UNITS,
     grids,
@@ -15,6 +16,7 @@ from engine.cards.training_phases.common import (
     recording,
     row_at,
     source,
+    stories,
     tokens_at,
 )
 from engine.figures.heads import score_panels
@@ -106,7 +108,25 @@ def told(name: str) -> str:
 
     The last recorded loss is {losses[-1]:.2f}, after {int(steps[-1]):,} updates of
     {tokens_at(run, 1):,} tokens each. {_afterwards(run)}
+
+    {_further()}
     """
+
+
+def _further() -> str:
+    """What the last stage did for each bundled checkpoint; empty where none was recorded."""
+    sentences = []
+    for checkpoint, name in FURTHER.items():
+        if name not in stories().values():
+            continue
+        run = recording(name)
+        steps, losses = _held_out(run, "held_out_loss")
+        tokens = millions(tokens_at(run, int(steps[-1])))
+        sentences.append(
+            f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and took its held-out loss from "
+            f"{losses[0]:.2f} to {losses[-1]:.2f}."
+        )
+    return " ".join(sentences)
 
 
 def _first(steps: np.ndarray, losses: np.ndarray, mark: float) -> int | None:
