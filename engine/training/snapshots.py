@@ -53,9 +53,14 @@ class Snapshot:
 
 
 def fingerprint(weights: Path) -> str:
-    """The first half of the SHA-256 over names and bytes of a safetensors file's tensors, whatever its metadata say."""
+    """:func:`fingerprint_of` a safetensors file's tensors, whatever its metadata say."""
+    return fingerprint_of(load_file(weights))
+
+
+def fingerprint_of(tensors: Mapping[str, Tensor]) -> str:
+    """The first half of the SHA-256 over names and bytes of ``tensors``, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(load_file(weights).items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
