@@ -83,6 +83,17 @@ def test_the_story_names_the_first_step_below_each_reference(use):
     assert "last recorded loss is 0.90, after 40 updates" in told
 
 
+def test_the_story_says_what_a_recorded_last_stage_did(use, monkeypatch):
+    repeats = {"recur_share": 0.11, "recur_tokens": [3, 9], "tile_share": 0.22, "tile_tokens": [4, 8]}
+    use(run_of({0: 1.4, 5000: 0.8}, induction_from=0, repeats=repeats))
+    for there, said in (({"x": "further-gpt2"}, True), ({"x": "another"}, False)):
+        monkeypatch.setattr(story, "stories", lambda there=there: there)
+        told = " ".join(cards.told("a-run").split())
+        assert ("bundled **pocket-gpt2** read 1.0 M tokens more" in told) is said
+        assert ("from 1.40 to 0.80 nats per token, while in 11% of the windows a stretch" in told) is said
+        assert "pocket-llama" not in told
+
+
 def test_a_reference_that_was_never_passed_is_said_to_be(use):
     use(run_of({0: 2.2, 10: 1.4}))
     assert "it did better at no step of this recording" in " ".join(cards.told("a-run").split())
@@ -166,8 +177,10 @@ def test_what_was_mixed_in_is_read_from_the_plan(use):
     said = cards.mixed_in("pocket-llama")
     assert "from update 1,234 on" in said
     assert "11% of the windows a stretch of 3 to 9" in said
-    assert "22% repeat a segment of 4 to 8" in said
+    assert "recurs, and 22% repeat a segment of 4 to 8 tokens over and over." in said
     assert "random weights" in said
+    use(run_of({20: 1.2}, induction_from=0, repeats=repeats | {"random_share": 0.05}))
+    assert "over and over, and 5% do so with random tokens." in cards.mixed_in("pocket-llama")
 
 
 def grokking_run(rows):
@@ -348,6 +361,16 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
         assert said in cards.about_snapshots()
         assert ("The bundled pocket-llama" in cards.about_snapshots()) is bool(said)
         assert common.called("pocket-llama") == called
+
+
+def test_update_0_is_said_to_be_trained_where_its_run_began_with_an_earlier_ones_weights(monkeypatch):
+    kept = replace(live.snapshots("pretrain-llama")[0], step=0, tokens=0)
+    monkeypatch.setattr(live, "snapshots", lambda run: (kept,))
+    sentence = "Update 0 of pocket-llama is a model already trained on prose."
+    for command, said in (("python -m x --arch llama", False), ("python -m x --init-from final", True)):
+        run = replace(run_of({0: 2.2}), command=command)
+        monkeypatch.setattr(live, "recording", lambda name, run=run: run)
+        assert (sentence in cards.about_snapshots()) is said
 
 
 def test_a_score_that_fell_again_is_told_with_its_peak():

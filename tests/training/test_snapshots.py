@@ -226,22 +226,37 @@ def test_at_most_four_are_bundled_and_each_is_small():
     assert max(kept.path.stat().st_size for kept in KEPT) < 10.6e6
 
 
+def compare(model, recording: Recording, step: int, folder: Path, *, factor: float) -> None:
+    """Passage loss, both halves of random tokens and every head's scores against the recording; `factor` tightens."""
+    (row,) = [row for row in recording.table("snapshots") if row["step"] == step]
+    tokenizer = load_tokenizer(folder)
+    passage = held_out_loss(model, passage_windows(tokenizer, recording.settings["shape"]["context"]))
+    where = {"step": step}
+    assert passage.loss == pytest.approx(recording.column("passage", "loss", where)[0], abs=LOSS * factor)
+    heads = measure_induction(model)
+    assert heads.first_half_loss == pytest.approx(row["first_half_loss"], abs=RANDOM_LOSS * factor)
+    assert heads.second_half_loss == pytest.approx(row["second_half_loss"], abs=RANDOM_LOSS * factor)
+    for name, scores in (("induction", heads.induction), ("previous_token", heads.previous_token)):
+        recorded = recording.column("heads", name, where).reshape(scores.shape)
+        assert np.abs(scores.numpy() - recorded).max() < SCORE * factor
+
+
 @pytest.mark.parametrize("kept", KEPT, ids=ids)
 def test_what_was_recorded_of_a_kept_snapshot_comes_out_of_its_file(kept):
     recording = load_recording(kept.path.parent.name)
     (row,) = [row for row in recording.table("snapshots") if row["step"] == kept.step]
     assert kept.loss == row["held_out_loss"]
-    model = load_snapshot(kept).model
-    tokenizer = load_tokenizer(Path(locate(kept.checkpoint)))
-    passage = held_out_loss(model, passage_windows(tokenizer, recording.settings["shape"]["context"]))
-    where = {"step": kept.step}
-    assert passage.loss == pytest.approx(recording.column("passage", "loss", where)[0], abs=LOSS)
-    heads = measure_induction(model)
-    assert heads.first_half_loss == pytest.approx(row["first_half_loss"], abs=RANDOM_LOSS)
-    assert heads.second_half_loss == pytest.approx(row["second_half_loss"], abs=RANDOM_LOSS)
-    for name, scores in (("induction", heads.induction), ("previous_token", heads.previous_token)):
-        recorded = recording.column("heads", name, where).reshape(scores.shape)
-        assert np.abs(scores.numpy() - recorded).max() < SCORE
+    folder = Path(locate(kept.checkpoint))
+    compare(load_snapshot(kept).model, recording, kept.step, folder, factor=1)
+
+
+def test_the_bundled_gpt2_is_what_its_last_recorded_stage_made_of_the_kept_snapshot():
+    folder = Path(locate("pocket-gpt2"))
+    assert snapshots("induction-gpt2")[-1].continued == fingerprint(folder / "model.safetensors")
+    recording = load_recording("further-gpt2")
+    last = int(recording.column("snapshots", "step")[-1])
+    assert last == recording.settings["decay_start"] + recording.settings["decay_steps"]
+    compare(load("pocket-gpt2").model, recording, last, folder, factor=0.02)
 
 
 @pytest.mark.parametrize("kept", KEPT[-1:], ids=ids[-1:])

@@ -109,23 +109,35 @@ def mix_step(run: Recording) -> int | None:
     return None if begin is None else int(begin)
 
 
+def began_trained(run: Recording) -> bool:
+    """Whether a run began with the weights of an earlier one, not with random ones."""
+    return "--init-from" in run.command.split()
+
+
 def mixed_in(checkpoint: str) -> str:
     """One paragraph: what was mixed into the training text of a checkpoint, and when. Markdown."""
     run = recording(RUNS[checkpoint])
     begin = mix_step(run)
-    trained = "--init-from" in run.command.split()
-    weights = "a model already trained on prose" if trained else "random weights"
+    weights = "a model already trained on prose" if began_trained(run) else "random weights"
     start = f"The recorded run of **{checkpoint}** began with {weights}"
     if begin is None:
         return f"{start}, and nothing was mixed into its text."
+    when = "from its first update" if begin == 0 else f"from update {begin:,}"
+    return f"{start}. Plain prose gives few reasons to copy, so {when} on, {repeated(run)}."
+
+
+def repeated(run: Recording) -> str:
+    """What repeats in which share of a run's windows, as a clause. Raises KeyError where nothing was mixed in."""
     repeats = run.settings["repeats"]
     (low, high), (short, long) = repeats["recur_tokens"], repeats["tile_tokens"]
-    when = "from its first update" if begin == 0 else f"from update {begin:,}"
-    return (
-        f"{start}. Plain prose gives few reasons to copy, so {when} on, in {repeats['recur_share']:.0%} of the "
-        f"windows a stretch of {low} to {high} tokens recurs, and {repeats['tile_share']:.0%} repeat a segment of "
-        f"{short} to {long} tokens over and over."
-    )
+    parts = [
+        f"in {repeats['recur_share']:.0%} of the windows a stretch of {low} to {high} tokens recurs",
+        f"{repeats['tile_share']:.0%} repeat a segment of {short} to {long} tokens over and over",
+    ]
+    share = repeats.get("random_share", 0)
+    if share:
+        parts.append(f"{share:.0%} do so with random tokens")
+    return f"{', '.join(parts[:-1])}, and {parts[-1]}"
 
 
 def place_of(kept: Sequence[Snapshot], checkpoint: str) -> str:

@@ -17,8 +17,10 @@ from engine.cards.training_phases.common import (
     CONTINUED,
     FINISHED,
     RUNS,
+    began_trained,
     millions,
     place_of,
+    recording,
 )
 from engine.checkpoints import ASSETS, locate
 from engine.errors import ReaderError
@@ -74,7 +76,9 @@ def about_snapshots() -> str:
         if kept:
             steps = ", ".join(f"{one.step:,} ({millions(one.tokens)} tokens)" for one in kept)
             parts.append(f"**{checkpoint}** after update{'s' if len(kept) > 1 else ''} {steps}")
-            others += [_WHENCE[place_of(kept, checkpoint)].format(checkpoint)]
+            if kept[0].step == 0 and began_trained(recording(run)):
+                others.append(f" Update 0 of {checkpoint} is a model already trained on prose.")
+            others.append(_WHENCE[place_of(kept, checkpoint)].format(checkpoint))
     if not parts:
         return "No snapshots are kept here, so only the bundled checkpoint reads your prompt."
     return (

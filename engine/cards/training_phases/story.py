@@ -14,6 +14,7 @@ from engine.cards.training_phases.common import (
     millions,
     mix_step,
     recording,
+    repeated,
     row_at,
     source,
     stories,
@@ -124,7 +125,8 @@ def _further() -> str:
         tokens = millions(tokens_at(run, int(steps[-1])))
         sentences.append(
             f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and took its held-out loss from "
-            f"{losses[0]:.2f} to {losses[-1]:.2f}."
+            f"{losses[0]:.2f} to {losses[-1]:.2f} nats per token"
+            + ("." if mix_step(run) is None else f", while {repeated(run)}.")
         )
     return " ".join(sentences)
 
