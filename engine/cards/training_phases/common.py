@@ -17,7 +17,7 @@ from engine.training.snapshots import Snapshot, fingerprint, snapshots
 RUNS = {"pocket-llama": "pretrain-llama", "pocket-gpt2": "induction-gpt2"}
 """Bundled checkpoint → the recording of a run of its architecture, and the folder of the kept snapshots."""
 
-BEGUN, FINISHED, CONTINUED, ANOTHER = "as bundled", "finished", "bundled (later)", "bundled"
+BEGUN, FINISHED, CONTINUED, ANOTHER = "as bundled", "finished", "bundled now", "bundled"
 """What the bundled checkpoint is to that run."""
 
 _CALLED = {

@@ -91,7 +91,8 @@ def heads_through(checkpoint: str, kind: str) -> Card:
     return Card(
         key="heads-through",
         title=f"{called(checkpoint)}, {kind}: {names[best]} scores {flat[best, -1]:.2f} at the end; "
-        f"of {len(names)} heads, {after} score more than {INDUCTION_HEAD}, and {before} did at the start",
+        f"of {len(names)} heads, {after} score{'s' if after == 1 else ''} more than {INDUCTION_HEAD}, "
+        f"and {before} did at the start",
         alt=f"A heat map of {len(names)} heads down and {len(steps)} snapshots across; darker cells are higher {kind} "
         "scores.",
         badge=Badge.RECORDED,
