@@ -124,6 +124,14 @@ def test_the_curve_holds_every_held_out_loss_once_and_marks_the_step(use):
     assert len(cards.loss("a-run", 20, "nats per token").figure.data) == 2
 
 
+def test_a_run_that_went_on_is_drawn_on_even_steps_beside_the_one_level_that_is_near(use):
+    for command, axis, levels in (("x --arch llama", "log", 3), ("x --init-from final", "linear", 1)):
+        use(replace(run_of({0: 2.2, 20: 1.2}), command=command))
+        layout = cards.loss("a-run", 20, "nats per token").figure.layout
+        assert (layout.xaxis.type or "linear") == axis
+        assert len([shape for shape in layout.shapes if shape.xref == "x domain"]) == levels
+
+
 def test_a_step_that_was_not_evaluated_is_refused(use):
     use(run_of({0: 2.2}))
     with pytest.raises(ReaderError, match="5"):

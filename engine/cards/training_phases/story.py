@@ -9,6 +9,7 @@ from engine.cards.training_phases.common import (
     FURTHER,
     SCORES,
     UNITS,
+    began_trained,
     grids,
     level,
     millions,
@@ -52,7 +53,9 @@ def loss(name: str, step: int, unit: str) -> Card:
     if column == "held_out_loss":
         series = {"training batches": (run.column("train", "step"), run.column("train", "loss"))} | series
     per = "loss" if column == "held_out_loss" else column
-    levels = {f"{text}: {level(run, key, per):.2f}": level(run, key, per) for key, text in GUESSES.items()}
+    further = began_trained(run)
+    guesses = {"bigram": GUESSES["bigram"]} if further else GUESSES
+    levels = {f"{text}: {level(run, key, per):.2f}": level(run, key, per) for key, text in guesses.items()}
     return Card(
         key="loss",
         title=f"After {step:,} updates, {millions(tokens_at(run, step))} tokens: {here[column]:.2f} {unit} on held-out "
@@ -66,12 +69,14 @@ def loss(name: str, step: int, unit: str) -> Card:
             colors={"training batches": "token", "held-out text": "query"},
             levels=levels,
             at=step,
+            log=not further,
             y_name=f"loss ({unit})",
         ),
         table={"updates": held[0].tolist(), f"held-out loss ({unit})": held[1].tolist()},
         source=source(run),
-        note="Dotted: the held-out cross-entropy of three ways to guess without reading further back than one token, "
-        "counted on the training text. Update 0 is the model before its first step.",
+        note="Dotted: the held-out cross-entropy of "
+        + ("guessing from" if further else "three ways to guess without reading further back than")
+        + " one token, counted on the training text. Update 0 is the model before this run's first step.",
     )
 
 
