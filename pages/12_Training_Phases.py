@@ -205,7 +205,7 @@ chapter(
                 f"what stood before it ({OLSSON}). See in which order the rows of the two maps darken."
             ),
             draw=through,
-            try_this="Find the darkest row of the induction map, then look in the layers above it for the helper.",
+            try_this="Find the darkest row of the induction map, then look for its helper in the layers before it.",
         ),
         Beat(
             "prompt",

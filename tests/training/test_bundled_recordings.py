@@ -26,7 +26,7 @@ each_run = pytest.mark.parametrize("name", RUNS)
 
 
 def test_the_runs_that_the_chapter_tells_are_there():
-    assert {"pretrain-llama", "induction-gpt2", "further-gpt2"} <= set(RUNS)
+    assert {"pretrain-llama", "induction-gpt2", "further-gpt2", "further-llama"} <= set(RUNS)
 
 
 @each_run

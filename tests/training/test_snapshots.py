@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import capture, load
+from engine.cards.training_phases.common import FURTHER
 from engine.checkpoints import locate
 from engine.errors import ReaderError
 from engine.training.data import load_tokenizer
@@ -250,13 +251,17 @@ def test_what_was_recorded_of_a_kept_snapshot_comes_out_of_its_file(kept):
     compare(load_snapshot(kept).model, recording, kept.step, folder, factor=1)
 
 
-def test_the_bundled_gpt2_is_what_its_last_recorded_stage_made_of_the_kept_snapshot():
-    folder = Path(locate("pocket-gpt2"))
-    assert snapshots("induction-gpt2")[-1].continued == fingerprint(folder / "model.safetensors")
-    recording = load_recording("further-gpt2")
+@pytest.mark.parametrize(("checkpoint", "run"), FURTHER.items())
+def test_a_bundled_checkpoint_is_what_its_last_recorded_stage_ended_with(checkpoint, run):
+    recording = load_recording(run)
     last = int(recording.column("snapshots", "step")[-1])
     assert last == recording.settings["decay_start"] + recording.settings["decay_steps"]
-    compare(load("pocket-gpt2").model, recording, last, folder, factor=0.02)
+    compare(load(checkpoint).model, recording, last, Path(locate(checkpoint)), factor=0.02)
+
+
+def test_the_bundled_gpt2_came_of_the_kept_snapshot():
+    weights = Path(locate("pocket-gpt2")) / "model.safetensors"
+    assert snapshots("induction-gpt2")[-1].continued == fingerprint(weights)
 
 
 @pytest.mark.parametrize("kept", KEPT[-1:], ids=ids[-1:])
