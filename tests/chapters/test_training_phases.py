@@ -94,6 +94,15 @@ def test_the_story_says_what_a_recorded_last_stage_did(use, monkeypatch):
         assert "pocket-llama" not in told
 
 
+@pytest.mark.parametrize(("peak", "said"), [(1.6, True), (1.4, False)])
+def test_the_story_says_that_a_last_stage_first_got_worse(use, monkeypatch, peak, said):
+    use(run_of({0: 1.4, 300: peak, 5000: 0.8}))
+    monkeypatch.setattr(story, "stories", lambda: {"x": "further-llama"})
+    told = " ".join(cards.told("a-run").split())
+    assert ("from 1.40 to 0.80 nats per token. On the way" in told) is said
+    assert ("it had risen to 1.60 (update 300)" in told) is said
+
+
 def test_a_reference_that_was_never_passed_is_said_to_be(use):
     use(run_of({0: 2.2, 10: 1.4}))
     assert "it did better at no step of this recording" in " ".join(cards.told("a-run").split())

@@ -120,20 +120,26 @@ def told(name: str) -> str:
 
 
 def _further() -> str:
-    """What the last stage did for each bundled checkpoint; empty where none was recorded."""
-    sentences = []
+    """What the last stage did for each bundled checkpoint, a paragraph each; empty where none was recorded."""
+    paragraphs = []
     for checkpoint, name in FURTHER.items():
         if name not in stories().values():
             continue
         run = recording(name)
         steps, losses = _held_out(run, "held_out_loss")
         tokens = millions(tokens_at(run, int(steps[-1])))
-        sentences.append(
+        paragraph = (
             f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and took its held-out loss from "
             f"{losses[0]:.2f} to {losses[-1]:.2f} nats per token"
             + ("." if mix_step(run) is None else f", while {repeated(run)}.")
         )
-    return " ".join(sentences)
+        if losses.max() > losses[0] + 0.01:
+            paragraph += (
+                f" On the way, at a high learning rate, it had risen to {losses.max():.2f} "
+                f"(update {int(steps[losses.argmax()]):,})."
+            )
+        paragraphs.append(paragraph)
+    return "\n\n    ".join(paragraphs)
 
 
 def _first(steps: np.ndarray, losses: np.ndarray, mark: float) -> int | None:
