@@ -23,7 +23,13 @@ FIELDS = {
     "hardware": "2-core CPU",
     "seconds": 1.0,
 }
-PLAN = {"batch": 2, "shape": {"context": 100, "vocab": 8}, "induction_from": None, "decay_start": None}
+PLAN = {
+    "batch": 2,
+    "shape": {"context": 100, "vocab": 8},
+    "induction_from": None,
+    "decay_start": None,
+    "lr": 1e-3,
+}
 
 
 def evaluated(step, loss):
@@ -36,7 +42,7 @@ def run_of(losses, **settings):
         name="a-run",
         settings={**PLAN, **settings},
         tables={
-            "train": [{"step": step, "loss": loss} for step, loss in losses.items()],
+            "train": [{"step": step, "loss": loss, "lr": 1e-3 / (1 + step / 300)} for step, loss in losses.items()],
             "measured": [
                 {"step": 0, "held_out_loss": 9.0, "bits_per_character": 9.0},
                 {"step": 15, "held_out_loss": None, "bits_per_character": None},
@@ -100,7 +106,7 @@ def test_the_story_says_that_a_last_stage_first_got_worse(use, monkeypatch, peak
     monkeypatch.setattr(story, "stories", lambda: {"x": "further-llama"})
     told = " ".join(cards.told("a-run").split())
     assert ("from 1.40 to 0.80 nats per token. On the way" in told) is said
-    assert ("it had risen to 1.60 (update 300)" in told) is said
+    assert ("it had risen to 1.60 (update 300, the learning rate at 50% of its highest)" in told) is said
 
 
 def test_a_reference_that_was_never_passed_is_said_to_be(use):

@@ -134,9 +134,12 @@ def _further() -> str:
             + ("." if mix_step(run) is None else f", while {repeated(run)}.")
         )
         if losses.max() > losses[0] + 0.01:
+            peak = int(steps[losses.argmax()])
+            before = run.column("train", "step") <= peak
+            rate = run.column("train", "lr")[before][-1] / run.settings["lr"]
             paragraph += (
-                f" On the way, at a high learning rate, it had risen to {losses.max():.2f} "
-                f"(update {int(steps[losses.argmax()]):,})."
+                f" On the way it had risen to {losses.max():.2f} (update {peak:,}, the learning rate at "
+                f"{rate:.0%} of its highest)."
             )
         paragraphs.append(paragraph)
     return "\n\n    ".join(paragraphs)
