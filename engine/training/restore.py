@@ -41,13 +41,14 @@ def restore(path: Path, out: Path) -> None:
 def note_continued(path: Path, run: Path) -> None:
     """Note in the snapshot at ``path`` which weights ``run`` ended with.
 
-    Raises ValueError when the run began neither with the snapshot nor with what the snapshot's own run ended with, or
-    when it is not finished.
+    Raises ValueError when the run began neither with the snapshot nor with what the snapshot's own run or the one noted
+    before ended with, or when it is not finished.
     """
     start, continued = ends(run, snapshot_folders(run))
     if not continued:
         raise ValueError(f"{run} is not finished.")
-    if not start or start not in (described(path).finished, fingerprint_of(restored(path))):
+    known = described(path)
+    if not start or start not in (known.finished, known.continued, fingerprint_of(restored(path))):
         raise ValueError(f"{run} did not begin where {path.name} stands or where its run ended.")
     with safe_open(path, "pt") as file:
         about = dict(file.metadata())

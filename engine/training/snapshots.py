@@ -39,7 +39,8 @@ class Snapshot:
 
     ``loss``: nats per token, of the weights before they were rounded to int8. ``begun``, ``finished``:
     :func:`fingerprint` of the weights that the run began and ended with, "" where that is not known. ``continued``: of
-    the weights that a later run ended with, which began where this one ended.
+    the weights that a later run ended with, which began where this one ended; where several followed each other, the
+    last.
     """
 
     path: Path

@@ -68,6 +68,16 @@ def test_a_run_that_began_with_the_snapshot_is_noted_and_nothing_else_changes(ke
     assert after.keys() == before.keys()
 
 
+def test_a_run_after_the_one_noted_takes_its_place(kept, folder, tmp_path):
+    first = a_run(tmp_path / "first", folder)
+    second = a_run(tmp_path / "second", first / "final")
+    with pytest.raises(ValueError, match="did not begin"):
+        main(["--snapshot", str(kept), "--then", str(second)])
+    for run in (first, second):
+        main(["--snapshot", str(kept), "--then", str(run)])
+    assert described(kept).continued == fingerprint(second / "final" / "model.safetensors")
+
+
 def test_a_run_that_began_elsewhere_or_is_not_finished_is_refused(kept, folder, tmp_path):
     run = a_run(tmp_path, folder, scale=1.5)
     with pytest.raises(ValueError, match="did not begin"):
