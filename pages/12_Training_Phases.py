@@ -23,6 +23,8 @@ def story(view: View):
     stories = cards.stories()
     with view.controls:
         name = stories[st.selectbox("Run", list(stories), key=view.key("story"))]
+        if about := cards.last_stage(name):
+            st.markdown(about)
         steps = cards.recorded_steps(name)
         step = st.select_slider(
             "Updates",
@@ -185,8 +187,8 @@ chapter(
             prose=lambda view: cards.told(cards.STORY),
             draw=story,
             try_this=(
-                "Begin at 0 and move up one step at a time. At which loss does the text get words, and at which "
-                "sentences?"
+                "With the run from random weights, begin at 0 and move up one step at a time. At which loss does the "
+                "text get words, and at which sentences?"
             ),
         ),
         Beat(

@@ -393,6 +393,8 @@ def test_the_title_says_which_answers_ended(pair):
     open_, closed = (replace(c, end=False) for c in choices), over
     card = cards.answers("answers", [task, task], [tuple(open_), closed])
     assert card.title == "Ended by itself: instruct after 3 tokens; cut off: instruct after 4"
+    at_once = cards.answers("answers", [task], [(replace(choices[0], end=True),)])
+    assert at_once.title == "Ended by itself: instruct after 1 token"
     assert cards.words(task, closed) == task.version.get().tokenizer.decode([c.id for c in over[:2]])
     with pytest.raises(ReaderError):
         cards.answers("answers", [], [])

@@ -89,22 +89,26 @@ def test_the_story_names_the_first_step_below_each_reference(use):
     assert "last recorded loss is 0.90, after 40 updates" in told
 
 
-def test_the_story_says_what_a_recorded_last_stage_did(use, monkeypatch):
+@pytest.mark.parametrize(("there", "said"), [("further-gpt2", True), ("another", False)])
+def test_the_story_sends_on_to_the_last_stages_that_are_recorded(use, monkeypatch, there, said):
+    use(run_of({0: 2.2, 10: 1.4}))
+    monkeypatch.setattr(story, "stories", lambda: {"x": there})
+    assert ("as their last stages" in cards.told("a-run")) is said
+
+
+def test_a_last_stage_is_told_with_what_it_did(use):
     repeats = {"recur_share": 0.11, "recur_tokens": [3, 9], "tile_share": 0.22, "tile_tokens": [4, 8]}
     use(run_of({0: 1.4, 5000: 0.8}, induction_from=0, repeats=repeats))
-    for there, said in (({"x": "further-gpt2"}, True), ({"x": "another"}, False)):
-        monkeypatch.setattr(story, "stories", lambda there=there: there)
-        told = " ".join(cards.told("a-run").split())
-        assert ("bundled **pocket-gpt2** read 1.0 M tokens more" in told) is said
-        assert ("from 1.40 to 0.80 nats per token, while in 11% of the windows a stretch" in told) is said
-        assert "pocket-llama" not in told
+    told = cards.last_stage("further-gpt2")
+    assert "bundled **pocket-gpt2** read 1.0 M tokens more" in told
+    assert "from 1.40 to 0.80 nats per token, while in 11% of the windows a stretch" in told
+    assert cards.last_stage("pretrain-llama") == ""
 
 
 @pytest.mark.parametrize(("peak", "said"), [(1.6, True), (1.4, False)])
-def test_the_story_says_that_a_last_stage_first_got_worse(use, monkeypatch, peak, said):
+def test_a_last_stage_that_first_got_worse_says_so(use, peak, said):
     use(run_of({0: 1.4, 300: peak, 5000: 0.8}))
-    monkeypatch.setattr(story, "stories", lambda: {"x": "further-llama"})
-    told = " ".join(cards.told("a-run").split())
+    told = cards.last_stage("further-llama")
     assert ("from 1.40 to 0.80 nats per token. On the way" in told) is said
     assert ("it had risen to 1.60 (update 300, the learning rate at 50% of its highest)" in told) is said
 

@@ -147,7 +147,11 @@ def answers(
 
 def _endings(tasks: Sequence[Task], texts: Sequence[tuple[Choice, ...]]) -> str:
     pairs = list(zip(tasks, texts, strict=True))
-    done = [f"{one.label} after {len(choices)} tokens" for one, choices in pairs if ended(choices)]
+    done = [
+        f"{one.label} after {len(choices)} token{'' if len(choices) == 1 else 's'}"
+        for one, choices in pairs
+        if ended(choices)
+    ]
     cut = [f"{one.label} after {len(choices)}" for one, choices in pairs if not ended(choices)]
     said = {"ended by itself": done, "cut off": cut}
     whole = "; ".join(f"{what}: {', '.join(labels)}" for what, labels in said.items() if labels)

@@ -20,7 +20,7 @@ from engine.cards.training_phases.grokking import (
 from engine.cards.training_phases.induction import birth, heads_through
 from engine.cards.training_phases.live import Stage, about_snapshots, stages
 from engine.cards.training_phases.prompt import next_token, surprisal
-from engine.cards.training_phases.story import Sample, expected, heads_at, loss, sample, told
+from engine.cards.training_phases.story import Sample, expected, heads_at, last_stage, loss, sample, told
 from engine.cards.training_phases.twice import second_reading
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "grokking_steps",
     "heads_at",
     "heads_through",
+    "last_stage",
     "loss",
     "mixed_in",
     "next_token",

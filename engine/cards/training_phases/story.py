@@ -115,34 +115,39 @@ def told(name: str) -> str:
     The last recorded loss is {losses[-1]:.2f}, after {int(steps[-1]):,} updates of
     {tokens_at(run, 1):,} tokens each. {_afterwards(run)}
 
-    {_further()}
+    {_going_further()}
     """
 
 
-def _further() -> str:
-    """What the last stage did for each bundled checkpoint, a paragraph each; empty where none was recorded."""
-    paragraphs = []
-    for checkpoint, name in FURTHER.items():
-        if name not in stories().values():
-            continue
-        run = recording(name)
-        steps, losses = _held_out(run, "held_out_loss")
-        tokens = millions(tokens_at(run, int(steps[-1])))
-        paragraph = (
-            f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and took its held-out loss from "
-            f"{losses[0]:.2f} to {losses[-1]:.2f} nats per token"
-            + ("." if mix_step(run) is None else f", while {repeated(run)}.")
+def _going_further() -> str:
+    last = [checkpoint for checkpoint, name in FURTHER.items() if name in stories().values()]
+    if not last:
+        return ""
+    return "What training on with more text did to the bundled checkpoints is under **Run**, as their last stages."
+
+
+def last_stage(name: str) -> str:
+    """What the recorded last stage of a bundled checkpoint did, a paragraph of markdown; empty for other runs."""
+    checkpoint = {recorded: bundled for bundled, recorded in FURTHER.items()}.get(name)
+    if checkpoint is None:
+        return ""
+    run = recording(name)
+    steps, losses = _held_out(run, "held_out_loss")
+    tokens = millions(tokens_at(run, int(steps[-1])))
+    paragraph = (
+        f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and "
+        f"took its held-out loss from {losses[0]:.2f} to {losses[-1]:.2f} nats per token"
+        + ("." if mix_step(run) is None else f", while {repeated(run)}.")
+    )
+    if losses.max() > losses[0] + 0.01:
+        peak = int(steps[losses.argmax()])
+        before = run.column("train", "step") <= peak
+        rate = run.column("train", "lr")[before][-1] / run.settings["lr"]
+        paragraph += (
+            f" On the way it had risen to {losses.max():.2f} (update {peak:,}, the learning rate at "
+            f"{rate:.0%} of its highest)."
         )
-        if losses.max() > losses[0] + 0.01:
-            peak = int(steps[losses.argmax()])
-            before = run.column("train", "step") <= peak
-            rate = run.column("train", "lr")[before][-1] / run.settings["lr"]
-            paragraph += (
-                f" On the way it had risen to {losses.max():.2f} (update {peak:,}, the learning rate at "
-                f"{rate:.0%} of its highest)."
-            )
-        paragraphs.append(paragraph)
-    return "\n\n    ".join(paragraphs)
+    return paragraph
 
 
 def _first(steps: np.ndarray, losses: np.ndarray, mark: float) -> int | None:
