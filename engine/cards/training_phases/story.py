@@ -107,12 +107,13 @@ def told(name: str) -> str:
     passed = {key: _first(steps, losses, level(run, key)) for key in ("unigram", "bigram")}
     frequencies, pairs = (_when(run, passed[key]) for key in ("unigram", "bigram"))
     return f"""
-    Before its first update the model costs {losses[0]:.2f} nats per token; a uniform guess among {vocab:,} tokens costs
-    $\\ln {vocab}$ = {level(run, "uniform"):.2f}. Guessing by frequency alone costs {level(run, "unigram"):.2f}, and it
-    did better {frequencies}. Knowing only the token before allows {level(run, "bigram"):.2f}; it did better {pairs}.
+    With random weights, before its first update, the model costs {losses[0]:.2f} nats per token; a uniform guess among
+    {vocab:,} tokens costs $\\ln {vocab}$ = {level(run, "uniform"):.2f}. Guessing by frequency alone costs
+    {level(run, "unigram"):.2f}, and it did better {frequencies}. Knowing only the token before allows
+    {level(run, "bigram"):.2f}; it did better {pairs}.
     What it gains below that line must come from further back, or from what no table of neighbours holds.
 
-    The last recorded loss is {losses[-1]:.2f}, after {int(steps[-1]):,} updates of
+    Its last recorded loss is {losses[-1]:.2f}, after {int(steps[-1]):,} updates of
     {tokens_at(run, 1):,} tokens each. {_afterwards(run)}
 
     {_going_further()}
