@@ -57,6 +57,7 @@ class Card:
     numbers  LIVE: what `result` must equal, within `atol`
     source   RECORDED: the run that wrote the file
     note     a caption below the figure; plain text
+    picks    fields of the reader's state that a click on the figure chooses, in the order of a point's `customdata`
 
     Raises ValueError when a badge lacks its evidence.
     """
@@ -73,6 +74,7 @@ class Card:
     atol: float = 1e-4
     source: Recorded | None = None
     note: str = ""
+    picks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.title or not self.alt:

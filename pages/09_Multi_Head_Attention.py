@@ -36,6 +36,11 @@ def wall_prose(view: View) -> str:
     )
 
 
+def shared(view: View) -> tuple[int, int]:
+    """The layer and the head that all beats share."""
+    return view.state.layer, view.state.head
+
+
 def draw_wall(view: View) -> Card:
     with view.controls:
         layer, head = view.pick_layer(), view.pick_head()
@@ -112,14 +117,14 @@ def pick_sink(view: View) -> bool:
 def draw_scores(view: View) -> Card:
     with view.controls:
         sink, seed = pick_sink(view), view.pick_seed()
-    return cards.score_map(view.loaded, seed, sink)
+    return cards.score_map(view.loaded, seed, sink, shared(view))
 
 
 def draw_kinds(view: View) -> Card:
     with view.controls:
         threshold = st.slider("Threshold", 0.05, 0.95, cards.THRESHOLD, 0.05, key=view.key("threshold"))
         sink, seed = pick_sink(view), view.pick_seed()
-    return cards.classes(view.loaded, seed, sink, threshold)
+    return cards.classes(view.loaded, seed, sink, threshold, shared(view))
 
 
 def draw_second(view: View) -> Card:
@@ -169,7 +174,7 @@ def draw_sweep(view: View) -> None:
         cards.advance(view.loaded, before, sweep, 0.5 if running else 0.1)
     done = len(sweep.kl)
     bar.progress(done / sweep.total, text=f"{done} of {sweep.total} heads measured")
-    view.show(cards.sweep_map(view.loaded, before, sweep, where))
+    view.show(cards.sweep_map(view.loaded, before, sweep, where, shared(view)))
     view.show(cards.sweep_ranking(view.loaded, before, sweep, where))
     if running and not sweep.done:
         go_on()

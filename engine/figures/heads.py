@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from engine.figures.axes import exact, floats
 from engine.figures.heat import attention_map
+from engine.figures.targets import frame, targets
 from engine.figures.theme import COLORS, NEUTRAL, canvas, rgba, sequential
 from engine.ops.heads import KINDS, UNCLASSIFIED, queries, target_keys
 from engine.text import label
@@ -52,8 +53,11 @@ def repeated_map(weights: ArrayLike, tokens: Sequence[str], length: int) -> go.F
     return figure
 
 
-def score_panels(scores: Mapping[str, ArrayLike]) -> go.Figure:
+def score_panels(scores: Mapping[str, ArrayLike], marked: tuple[int, int] | None = None) -> go.Figure:
     """One small layer × head heat map for each name, two beside each other, all on one 0–1 scale.
+
+    marked  (layer, head) to be framed in each
+    Points carry `customdata` [layer, head], so that a click on a cell can choose it.
 
     They are drawn as one heat map with empty rows and columns between the panels: one pair of axes is enough.
     """
@@ -63,13 +67,19 @@ def score_panels(scores: Mapping[str, ArrayLike]) -> go.Figure:
     down, across = layers + -(-40 // cell), heads + max(1, heads // 8)  # from panel to panel
     rows = -(-len(grids) // 2)
     sheet = np.full((rows * down - (down - layers), 2 * across - (across - heads)), np.nan)
-    hover = np.full(sheet.shape, "", dtype=object)
+    cells: dict[tuple[int, int], tuple[int, int]] = {}  # row and column on the sheet -> layer and head
+    hover = []
     figure = canvas(110 + cell * (len(sheet) + 2), "head", "layer")
     for i, (name, values) in enumerate(grids.items()):
         top, left = (i // 2) * down, (i % 2) * across
         sheet[top : top + layers, left : left + heads] = values
         for layer, head in np.ndindex(layers, heads):
-            hover[top + layer, left + head] = f"layer {layer}, head {head}<br>{label(name)}"
+            cells[top + layer, left + head] = layer, head
+            value = float(values[layer, head])
+            shown = exact(value) if np.isfinite(value) else "not a number"
+            hover.append(f"layer {layer}, head {head}<br>{label(name)} <b>{shown}</b>")
+        if marked is not None:
+            frame(figure, left + marked[1], top + marked[0])
         figure.add_shape(
             type="rect",
             x0=left - 0.5,
@@ -92,19 +102,18 @@ def score_panels(scores: Mapping[str, ArrayLike]) -> go.Figure:
         zmax=1,
         colorscale=sequential("attention"),
         colorbar=_score_bar(),
-        customdata=hover,
-        hoverongaps=False,
-        hovertemplate="%{customdata} <b>%{z:.4g}</b><extra></extra>",
+        hoverinfo="skip",
     )
-    broken = np.argwhere(~np.isfinite(sheet) & (hover != ""))
+    broken = [place for place in cells if not np.isfinite(sheet[place])]
     figure.add_scatter(
-        x=broken[:, 1],
-        y=broken[:, 0],
+        x=[column for _, column in broken],
+        y=[row for row, _ in broken],
         mode="text",
         text=["×"] * len(broken),
-        hovertemplate="not a number<extra></extra>",
+        hoverinfo="skip",
         showlegend=False,
     )
+    targets(figure, [column for _, column in cells], [row for row, _ in cells], list(cells.values()), hover)
     every = max(1, -(-heads // 6)), max(1, -(-layers // 12))
     figure.update_xaxes(**_repeated_ticks(heads, across, 2, every[0]), range=[-0.5, sheet.shape[1] - 0.5])
     figure.update_yaxes(**_repeated_ticks(layers, down, rows, every[1]), range=[len(sheet) - 0.5, -1.9])
@@ -140,8 +149,12 @@ def _score_bar() -> dict[str, Any]:
     }
 
 
-def kind_map(kinds: ArrayLike, best: ArrayLike) -> go.Figure:
-    """Layer × head cells, each with the letter and the colour of its kind; hover text has the largest score."""
+def kind_map(kinds: ArrayLike, best: ArrayLike, marked: tuple[int, int] | None = None) -> go.Figure:
+    """Layer × head cells, each with the letter and the colour of its kind; hover text has the largest score.
+
+    marked  (layer, head) to be framed
+    Points carry `customdata` [layer, head], so that a click on a cell can choose it.
+    """
     names, values = np.asarray(kinds), floats(best)
     layers, heads = names.shape
     order = (*KINDS, UNCLASSIFIED)
@@ -158,12 +171,22 @@ def kind_map(kinds: ArrayLike, best: ArrayLike) -> go.Figure:
         text=[[f"<b>{LETTERS[kind]}</b>" for kind in row] for row in names.tolist()],
         texttemplate="%{text}" if heads <= 16 else None,
         textfont={"size": 13},
-        customdata=[
-            [f"{kind}<br>largest score <b>{exact(value)}</b>" for kind, value in zip(*rows, strict=True)]
-            for rows in zip(names.tolist(), values.tolist(), strict=True)
-        ],
-        hovertemplate="layer %{y}, head %{x}: %{customdata}<extra></extra>",
+        hoverinfo="skip",
     )
+    places = list(np.ndindex(layers, heads))
+    targets(
+        figure,
+        [head for _, head in places],
+        [layer for layer, _ in places],
+        places,
+        [
+            f"layer {layer}, head {head}: {names[layer, head]}<br>"
+            f"largest score <b>{exact(float(values[layer, head]))}</b>"
+            for layer, head in places
+        ],
+    )
+    if marked is not None:
+        frame(figure, marked[1], marked[0])
     for kind, shade in zip(order, paint, strict=True):
         if count := int((names == kind).sum()):
             figure.add_scatter(

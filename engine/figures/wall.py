@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from numpy.typing import ArrayLike, NDArray
 
 from engine.figures.axes import exact, floats
+from engine.figures.targets import frame, targets
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
 from engine.text import label
 
@@ -27,7 +28,7 @@ def wall(
 
     notes   [layer][head]: a short hover text, as the head's kind
     marked  (layer, head) to be framed
-    Points carry `customdata` [layer, head], so that a click on a panel can select it.
+    Points carry `customdata` [layer, head], so that a click on a panel can choose it.
     """
     shown = floats(weights)
     layers, heads = shown.shape[:2]
@@ -45,31 +46,20 @@ def wall(
     )
     places = [(layer, head) for layer in range(layers) for head in range(heads)]
     largest = np.nanmax(np.where(np.isfinite(shown), shown, -1), axis=(2, 3), initial=-1)
-    figure.add_scatter(
-        x=[head for _, head in places],
-        y=[layer for layer, _ in places],
-        mode="markers",
-        marker={"symbol": "square", "size": 30, "color": "rgba(128,128,128,0.001)"},
-        unselected={"marker": {"opacity": 1}},
-        customdata=[[layer, head] for layer, head in places],
-        text=[
+    targets(
+        figure,
+        [head for _, head in places],
+        [layer for layer, _ in places],
+        places,
+        [
             f"layer {layer}, head {head}<br>largest weight <b>{exact(float(largest[layer, head]))}</b>"
             + (f"<br>{label(notes[layer][head])}" if notes else "")
             for layer, head in places
         ],
-        hovertemplate="%{text}<extra></extra>",
-        showlegend=False,
     )
     if marked is not None:
         layer, head = marked
-        figure.add_shape(
-            type="rect",
-            x0=head - 0.5,
-            x1=head + 0.5,
-            y0=layer - 0.5,
-            y1=layer + 0.5,
-            line={"color": NEUTRAL, "width": 3},
-        )
+        frame(figure, head, layer, width=3)
     _scale_key(figure, concept)
     figure.update_xaxes(range=[-0.5, heads - 0.5], dtick=1, showgrid=False)
     figure.update_yaxes(range=[layers - 0.5, -0.5], dtick=1, showgrid=False)

@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -25,23 +26,28 @@ _BADGES = {
     Badge.RECORDED: ("blue", "Read from a file that a run of a script in this repository wrote."),
     Badge.TOY: ("orange", "A small example with made-up inputs; the arithmetic is done by the same engine."),
 }
+_INVITATION = "A click in the figure chooses the {} for all beats."
 _PLOT = {"displayModeBar": False, "scrollZoom": False}
 
 
-def draw(card: Card, page: str) -> None:
-    """Draw a card on a page: title, badge, figure, note, and a row of evidence that opens on request."""
+def draw(card: Card, page: str, pick: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+    """Draw a card on a page: title, badge, figure, note, and a row of evidence that opens on request.
+
+    `pick` is told in a callback which fields of the state a click on the figure has chosen.
+    """
     for listener in listeners:
         listener(card)
     key = f"{page}-{card.key}"
+    clickable = bool(card.picks) and pick is not None and not _on_a_phone()
     with st.container(key=f"card-{key}", gap="small"):
         _head(card, key)
         if card.figure is not None:
-            figure = _enlarged(card.figure) if state.presenting() else card.figure
-            st.plotly_chart(figure, theme="streamlit", key=f"{key}-figure", alt=card.alt, config=_PLOT)
+            _figure(card, key, pick if clickable else None)
         else:
             _table(card, f"{key}-shown")
-        if card.note:
-            st.caption(markdown(card.note))
+        note = f"{card.note} {_INVITATION.format(' and '.join(card.picks))}" if clickable else card.note
+        if note:
+            st.caption(markdown(note.strip()))
         if card.source is not None:
             st.caption(_source(card))
         st.fragment(_evidence)(card, key)
@@ -52,6 +58,39 @@ def _head(card: Card, key: str) -> None:
     with st.container(key=f"head-{key}", horizontal=True, gap="small"):
         st.badge(card.badge.value, color=color, help=meaning)
         st.markdown(f"#### {markdown(card.title)}", width="stretch")
+
+
+def _figure(card: Card, key: str, pick: Callable[[Mapping[str, Any]], None] | None) -> None:
+    figure = _enlarged(card.figure) if state.presenting() else card.figure
+    if pick is None:
+        st.plotly_chart(figure, theme="streamlit", key=f"{key}-figure", alt=card.alt, config=_PLOT)
+        return
+    key = f"{key}-clickable"
+    st.plotly_chart(
+        figure,
+        theme="streamlit",
+        key=key,
+        alt=card.alt,
+        config=_PLOT,
+        on_select=partial(_picked, card.picks, key, pick),
+        selection_mode="points",
+    )
+
+
+def _picked(fields: Sequence[str], key: str, pick: Callable[[Mapping[str, Any]], None]) -> None:
+    """A point was clicked: what it carries comes from the browser, and is checked where it is used."""
+    points = st.session_state[key]["selection"]["points"]
+    values = points[0].get("customdata") if points else None
+    if isinstance(values, Sequence) and len(values) == len(fields):
+        pick(dict(zip(fields, values, strict=True)))
+
+
+def _on_a_phone() -> bool:
+    """There a figure that answers a tap would also hold back the finger that wants to scroll past it.
+
+    "Mobi" is what browsers of phones say of themselves (MDN, "Browser detection using the user agent").
+    """
+    return "Mobi" in (st.context.headers.get("User-Agent") or "")
 
 
 def _source(card: Card) -> str:

@@ -104,7 +104,7 @@ def _words(view: View, words: str | Callable[[View], str]) -> None:
 def _figures(view: View, draw: Callable[[View], Card | Sequence[Card] | None]) -> None:
     drawn = draw(view) or ()
     for card in [drawn] if isinstance(drawn, Card) else drawn:
-        cards.draw(card, view.page)
+        cards.draw(card, view.page, view.pick)
 
 
 def _neighbours(number: int) -> None:

@@ -1,6 +1,6 @@
 """What a beat is, and what its `draw` function is given."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,8 +116,14 @@ class View:
     def show(self, card: Card) -> None:
         """Draw a card into the stage now."""
         with self.stage:
-            cards.draw(card, self.page)
+            cards.draw(card, self.page, self.pick)
         self.shown.append(card)
+
+    def pick(self, values: Mapping[str, Any]) -> None:
+        """In a callback: set fields of the state, then rerun every beat on the page, this one before the others."""
+        if state.change(**values):
+            state.write_address()
+            fragments.rerun(self.fragment)
 
     def pick_layer(self, label: str = "Layer") -> int:
         """A slider for the layer that all beats share."""
@@ -157,8 +163,7 @@ class View:
         return int(st.slider(label, 0, count - 1, key=key, on_change=self._copy, args=(field, key)))
 
     def _copy(self, field: str, key: str) -> None:
-        """A control was moved: the state first, then every beat on the page, this one before the others."""
+        """A control was moved."""
         value = st.session_state.get(key)
-        if value is not None and state.change(**{field: value}):
-            state.write_address()
-            fragments.rerun(self.fragment)
+        if value is not None:
+            self.pick({field: value})

@@ -3,7 +3,7 @@
 from urllib.parse import parse_qs, urlparse
 
 from tests.browser.controls import exceptions, warnings
-from tests.screenshot import server, settle
+from tests.screenshot import SIZES, server, settle, url_of
 
 QUERY = "prompt=A+dog+and+a+cat+ran&checkpoint=pocket-llama&precision=bf16&focus=2&layer=3&head=4&seed=9"
 
@@ -35,6 +35,41 @@ def test_a_chip_moves_the_focus_and_the_address(visit):
     again = visit("08_Attention_QKV", urlparse(page.url).query)
     checked = again.locator('[class*="st-key-strip"] button').nth(4)
     assert checked.get_attribute("aria-checked") == "true" or checked.get_attribute("aria-pressed") == "true"
+
+
+def test_a_click_on_a_map_of_heads_moves_the_layer_and_the_head_everywhere(visit):
+    page = visit("09_Multi_Head_Attention", QUERY)
+    left, right = (0.03, "0"), (0.97, "9")
+    for beat, turns in (
+        ("wall", (left, right, left)),
+        ("scores", (right, left)),
+        ("kinds", (right, left, right)),
+    ):
+        figure = page.locator(f'[class*="st-key-beat-9-{beat}"] [class*="-clickable"] .nsewdrag').first
+        for x, head in turns:
+            figure.scroll_into_view_if_needed()
+            box, before = figure.bounding_box(), page.url
+            page.mouse.click(box["x"] + x * box["width"], box["y"] + 0.98 * box["height"])
+            page.wait_for_function("before => location.href !== before", arg=before)
+            settle(page)
+            address = parse_qs(urlparse(page.url).query)
+            assert (address["layer"], address["head"]) == (["5"], [head])
+            sliders = page.locator(
+                '[class*="st-key-beat-9-head"] [data-testid="stSlider"] input[type="range"]'
+            )
+            assert [sliders.nth(i).input_value() for i in (0, 1)] == ["5", head]
+    assert exceptions(page) == []
+
+
+def test_on_a_phone_a_finger_scrolls_past_the_map_of_heads(browser, address):
+    telephone = "Mozilla/5.0 (Linux; Android 16) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
+    context = browser.new_context(viewport={"width": 390, "height": SIZES[390]}, user_agent=telephone)
+    page = context.new_page()
+    page.goto(url_of(address, "09_Multi_Head_Attention", QUERY))
+    settle(page)
+    assert page.locator('[class*="st-key-card-9-wall"] .nsewdrag').count() == 1
+    assert page.locator('[class*="-clickable"]').count() == 0
+    context.close()
 
 
 def test_choices_survive_going_to_another_chapter(visit):

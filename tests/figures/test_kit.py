@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import pytest
 
 from engine import figures as kit
+from engine.figures.heads import kind_map, score_panels
 
 EVIL = "<b>x</b>$y$&z"
 TOKENS = ["a", "a", EVIL, "‹F0 9F›"]
@@ -57,6 +58,8 @@ ALL = {
     "chips": lambda: kit.chips(TOKENS, ["1", "2", EVIL, "4"], details=TOKENS),
     "arcs": lambda: kit.arcs(causal(4), TOKENS),
     "tree": lambda: kit.tree([[(EVIL, 0.5), ("b", 0.3)], [("c", 0.9)]], [0, 0]),
+    "kind_map": lambda: kind_map([["sink", "unclassified"]], [[0.6, 0.1]]),
+    "score_panels": lambda: score_panels({EVIL: [[0.5, np.nan]]}),
     "wall": lambda: kit.wall(np.stack([[causal(4)]]), notes=[[EVIL]]),
 }
 
@@ -198,3 +201,51 @@ def test_wall_points_know_their_layer_and_head():
     figure = kit.wall(np.stack([[causal(3)] * 3] * 2), marked=(1, 2))
     assert [list(c) for c in figure.data[0].customdata] == [[i, j] for i in range(2) for j in range(3)]
     assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].y0) == (1.5, 0.5)
+
+
+def marks(figure):
+    """The marks that a click can choose: what each carries, by its place."""
+    (trace,) = (trace for trace in figure.data if trace.customdata is not None)
+    assert trace.selectedpoints is None
+    return {
+        (x, y): (tuple(c), text)
+        for x, y, c, text in zip(trace.x, trace.y, trace.customdata, trace.text, strict=True)
+    }
+
+
+def test_every_cell_of_a_map_of_kinds_can_be_chosen():
+    kinds = np.array([["sink", "induction", "previous"], ["sink", "unclassified", "duplicate"]])
+    figure = kind_map(kinds, np.arange(6.0).reshape(2, 3) / 10, marked=(1, 2))
+    found = marks(figure)
+    assert {place: chosen for place, (chosen, _) in found.items()} == {
+        (head, layer): (layer, head) for layer in range(2) for head in range(3)
+    }
+    assert found[1, 0][1] == "layer 0, head 1: induction<br>largest score <b>0.1</b>"
+    assert [(s.x0, s.x1, s.y0, s.y1) for s in figure.layout.shapes] == [(1.5, 2.5, 0.5, 1.5)]
+
+
+def test_every_cell_of_the_score_panels_stands_for_the_head_whose_value_it_shows():
+    scores = {
+        "first": np.arange(6.0).reshape(2, 3),
+        "second": np.array([[1, np.nan, 3], [4, 5, 6.0]]),
+        "third": np.full((2, 3), 0.25),
+    }
+    figure = score_panels(scores, marked=(1, 0))
+    sheet, found = np.array(figure.data[0].z), marks(figure)
+    assert len(found) == 18
+    for (column, row), ((layer, head), text) in found.items():
+        value = scores[text.split("<br>")[1].split()[0]][layer, head]
+        np.testing.assert_equal(sheet[row, column], np.float32(value))
+        assert text.startswith(f"layer {layer}, head {head}<br>")
+        assert text.endswith("<b>not a number</b>" if np.isnan(value) else f"<b>{value:.6g}</b>")
+    assert np.isfinite(sheet).sum() == 17
+    frames = [shape for shape in figure.layout.shapes if shape.x1 - shape.x0 == 1]
+    assert [found[s.x0 + 0.5, s.y0 + 0.5][0] for s in frames] == [(1, 0)] * 3
+
+
+def test_a_figure_that_answers_a_click_still_stands_still_when_dragged():
+    figure = kit.wall(np.stack([[causal(3)] * 3] * 2))
+    assert figure.layout.xaxis.fixedrange
+    assert figure.layout.yaxis.fixedrange
+    assert figure.layout.clickmode == "event+select"
+    assert figure.layout.hoverdistance == -1  # the nearest mark, however far

@@ -32,6 +32,24 @@ def test_a_card_title_is_literal_text(demo):
     assert rf"#### {markdown('layer 0 focus 11 <b>$x$</b>')}" in words(demo())
 
 
+@pytest.mark.parametrize(
+    ("sent", "chosen"),
+    [
+        ({"customdata": [4, 7]}, {"layer": 4, "head": 7}),
+        ({"customdata": [4]}, None),
+        ({"customdata": {"0": 4, "1": 7}}, None),
+        ({}, None),
+        (None, None),  # clicked again: nothing is selected any more
+    ],
+)
+def test_a_click_chooses_what_its_point_carries(monkeypatch, sent, chosen):
+    points = [] if sent is None else [sent]
+    monkeypatch.setattr(cards.st, "session_state", {"9-wall-clickable": {"selection": {"points": points}}})
+    heard = []
+    cards._picked(("layer", "head"), "9-wall-clickable", heard.append)
+    assert heard == ([] if chosen is None else [chosen])
+
+
 def test_a_recorded_card_names_its_run(demo):
     named = markdown("Recorded by engine/training/demo.py on 2025-01-02, a laptop.")
     assert named in [caption.value for caption in demo().caption]

@@ -17,6 +17,9 @@ from engine.trace import Array
 Heads = tuple[tuple[int, int], ...]
 """(layer, head) pairs."""
 
+PICKS = ("layer", "head")
+"""What a click on a map of heads chooses."""
+
 
 def name(layer: int, head: int) -> str:
     """How a head is called on this page: both numbers count from 0."""

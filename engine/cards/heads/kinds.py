@@ -10,6 +10,7 @@ from engine import Loaded
 from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import (
     ATTENTION_CODE,
+    PICKS,
     largest_difference,
     names,
     returned_attention,
@@ -40,8 +41,11 @@ def found(trace: Trace, sink: bool) -> dict[str, Floats]:
     return scores(trace.attention, length) if sink else scores_without_sink(trace.attention, length)
 
 
-def score_map(loaded: Loaded, seed: int, sink: bool) -> Card:
-    """Layer × head heat maps of the scores; without the sink its raw share stays for comparison."""
+def score_map(loaded: Loaded, seed: int, sink: bool, chosen: tuple[int, int] | None = None) -> Card:
+    """Layer × head heat maps of the scores; without the sink its raw share stays for comparison.
+
+    `chosen` is the (layer, head) to be framed.
+    """
     trace = repeated(loaded, seed)
     scored = found(trace, sink)
     shown: dict[str, Floats] = {**scored}
@@ -53,7 +57,7 @@ def score_map(loaded: Loaded, seed: int, sink: bool) -> Card:
         alt="Four heat maps, one for each kind of head, with layers down and heads across; darker cells are heads that "
         "look more often where that kind looks.",
         badge=Badge.LIVE,
-        figure=score_panels(shown),
+        figure=score_panels(shown, chosen),
         table=_table(shown),
         prove=lambda: prove_scores(loaded, trace, sink),
         code=_code(loaded, trace, sink),
@@ -61,11 +65,14 @@ def score_map(loaded: Loaded, seed: int, sink: bool) -> Card:
         atol=tolerance(loaded),
         note=f"Mean over the second half's queries, seed {seed}. A head that spreads its attention evenly over all "
         f"earlier keys would score {uniform_score(_length(trace)):.3f} on each.",
+        picks=PICKS,
     )
 
 
-def classes(loaded: Loaded, seed: int, sink: bool, threshold: float) -> Card:
-    """Each head's kind: the largest of its scores, where that reaches the threshold."""
+def classes(
+    loaded: Loaded, seed: int, sink: bool, threshold: float, chosen: tuple[int, int] | None = None
+) -> Card:
+    """Each head's kind: the largest of its scores, where that reaches the threshold; `chosen` is framed."""
     trace = repeated(loaded, seed)
     scored = found(trace, sink)
     kinds = classify(scored, threshold)
@@ -76,7 +83,7 @@ def classes(loaded: Loaded, seed: int, sink: bool, threshold: float) -> Card:
         title=f"{named} of {kinds.size} heads reach {threshold:.2f} on one of the scores: {_induction(kinds)}",
         alt="A grid of layers and heads; each cell has the letter of the head's kind, or a dot where it has none.",
         badge=Badge.LIVE,
-        figure=kind_map(kinds, best),
+        figure=kind_map(kinds, best, chosen),
         table=_table({"kind": kinds, "largest score": best, **scored}),
         prove=lambda: prove_scores(loaded, trace, sink),
         code=_code(loaded, trace, sink),
@@ -84,6 +91,7 @@ def classes(loaded: Loaded, seed: int, sink: bool, threshold: float) -> Card:
         atol=tolerance(loaded),
         note=("Scores of the maps as they are." if sink else "Scores of the maps without the start token.")
         + f" Seed {seed}. The proof and the code recompute the scores that the kinds are read from.",
+        picks=PICKS,
     )
 
 

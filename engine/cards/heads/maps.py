@@ -6,6 +6,7 @@ from engine import Loaded
 from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import (
     ATTENTION_CODE,
+    PICKS,
     largest_difference,
     name,
     returned_attention,
@@ -52,6 +53,7 @@ def wall(loaded: Loaded, trace: Trace, layer: int, head: int) -> Card:
         note="Rows of the grid are layers, the first on top; columns are heads. Inside a map rows are queries, "
         "columns are keys, and the first token is at the top left. The first query is left out of the count: "
         "it has only itself to look at.",
+        picks=PICKS,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 import numpy as np
+import plotly.graph_objects as go
 import torch
 
 from engine import Loaded
@@ -14,8 +15,10 @@ from engine.cache import ByteLRU
 from engine.capturing import forward
 from engine.card import Badge, Card, Proof
 from engine.cards.heads.ablation import ablation_code
-from engine.cards.heads.common import Heads, largest_difference, logits_without, name, tolerance
+from engine.cards.heads.common import PICKS, Heads, largest_difference, logits_without, name, tolerance
 from engine.figures import bars, heatmap
+from engine.figures.axes import exact
+from engine.figures.targets import frame, targets
 from engine.interventions import AblateHeads
 from engine.ops.heads import kl_divergence
 from engine.script import preamble
@@ -89,8 +92,13 @@ def ranked(sweep: Sweep) -> list[tuple[tuple[int, int], float]]:
     return sorted(dict(sweep.kl).items(), key=lambda item: -np.nan_to_num(item[1], nan=-1.0))
 
 
-def sweep_map(loaded: Loaded, before: Trace, sweep: Sweep, where: str) -> Card:
-    """KL of every head by layer and head. `where` says in words at which positions it was measured."""
+def sweep_map(
+    loaded: Loaded, before: Trace, sweep: Sweep, where: str, chosen: tuple[int, int] | None = None
+) -> Card:
+    """KL of every head by layer and head. `where` says in words at which positions it was measured.
+
+    `chosen` is the (layer, head) to be framed.
+    """
     order = ranked(sweep)
     grid = np.full((sweep.n_layer, sweep.n_head), np.nan)
     for (layer, head), value in order:
@@ -106,17 +114,37 @@ def sweep_map(loaded: Loaded, before: Trace, sweep: Sweep, where: str) -> Card:
         alt="Heat map of layers and heads; darker cells are heads whose removal moves the distribution further; "
         "heads not measured are hatched.",
         badge=Badge.LIVE,
-        figure=heatmap(
-            grid,
-            concept="logits",
-            masked=missing,
-            row_name="layer",
-            column_name="head",
-            value_name="KL (nats)",
-        ),
+        figure=_map(grid, missing, chosen),
         **_evidence(loaded, before, sweep, order),  # type: ignore[arg-type]
         note=f"KL of the next-token distribution {where}, one head taken out at a time. Hatched: not measured yet.",
+        picks=PICKS if sweep.done else (),  # while it runs, it is redrawn too often to be clicked
     )
+
+
+def _map(grid: np.ndarray, missing: np.ndarray, chosen: tuple[int, int] | None) -> go.Figure:
+    """A heat map of KL by layer and head in which a cell can be clicked."""
+    figure = heatmap(
+        grid, concept="logits", masked=missing, row_name="layer", column_name="head", value_name="KL (nats)"
+    )
+    places = list(np.ndindex(*grid.shape))
+    targets(
+        figure,
+        [head for _, head in places],
+        [layer for layer, _ in places],
+        places,
+        [
+            f"layer {layer}, head {head}<br>"
+            + (
+                "not measured yet"
+                if missing[layer, head]
+                else f"KL (nats) <b>{exact(float(grid[layer, head]))}</b>"
+            )
+            for layer, head in places
+        ],
+    )
+    if chosen is not None:
+        frame(figure, chosen[1], chosen[0])
+    return figure
 
 
 def sweep_ranking(loaded: Loaded, before: Trace, sweep: Sweep, where: str, count: int = 12) -> Card:
