@@ -195,7 +195,7 @@ def test_a_clamped_neuron_is_its_row_of_the_down_projection_more_or_less(tiny_mo
     more = (-2.5 - plain.mlp_act[1, :, 9])[:, None] * row
     np.testing.assert_allclose(after.mlp_out[1] - plain.mlp_out[1], more, rtol=0, atol=2e-5)
     np.testing.assert_allclose(
-        logits_of(changes.by_hand(loaded, change), plain.ids), after.logits, rtol=0, atol=1e-4
+        logits_of(changes.by_hand(loaded, change, after.mlp_act), plain.ids), after.logits, rtol=0, atol=1e-4
     )
     assert np.abs(plain.logits - after.logits).max() > 1e-5
 
@@ -212,9 +212,37 @@ def test_the_clamp_card_proves_itself_and_a_wrong_one_does_not(subject):
 def test_keeping_neurons_by_hand_is_what_the_intervention_does(subject, k):
     change = KeepTopNeurons(k, None)
     after = capture(subject, PROMPT, (change,))
-    np.testing.assert_allclose(
-        logits_of(changes.by_hand(subject, change), after.ids), after.logits, rtol=0, atol=1e-4
-    )
+    model = changes.by_hand(subject, change, after.mlp_act)
+    np.testing.assert_allclose(logits_of(model, after.ids), after.logits, rtol=0, atol=1e-4)
+    assert changes.wrongly_kept(model) < 1e-4
+
+
+def test_a_wrong_choice_of_neurons_does_not_prove_itself(subject):
+    change = KeepTopNeurons(20, None)
+    after = capture(subject, PROMPT, (change,))
+
+    def judged(layer, position, put, take):
+        acts = after.mlp_act.copy()
+        row = acts[layer, position]
+        kept, left = np.flatnonzero(row), np.flatnonzero(row == 0)
+        row[left[:put]] = 1.0
+        row[kept[np.argsort(-np.abs(row[kept]))[:take]]] = 0.0
+        model = changes.by_hand(subject, change, acts)
+        logits_of(model, after.ids)
+        return changes.wrongly_kept(model)
+
+    assert judged(0, 3, 0, 0) < 1e-4
+    assert judged(0, 3, 0, 1) == np.inf  # one too few
+    assert judged(0, 3, 1, 0) == np.inf  # one too many
+    assert 1e-3 < judged(0, 3, 1, 1) < np.inf  # another one than the strongest
+
+
+def test_of_two_neurons_that_are_equally_strong_either_may_be_kept():
+    strength = torch.tensor([[[3.0, 2.0, 2.0, 1.0]]])
+    for kept in ([1, 1, 0, 0], [1, 0, 1, 0]):
+        assert changes._wrong(strength, torch.tensor([kept]) == 1, 2) == 0
+    assert changes._wrong(strength, torch.tensor([[1, 0, 0, 1]]) == 1, 2) == 1
+    assert changes._wrong(strength, torch.tensor([[1, 1, 1, 0]]) == 1, 2) == np.inf
 
 
 TEXT = "The old king had three sons, and the youngest of them had a boat. " * 9

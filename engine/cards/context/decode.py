@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import figures
+from engine.capturing import tokenize
 from engine.card import Badge, Card, Proof
 from engine.loading import Loaded
 from engine.ops import kv_cache
 from engine.rounding import tolerance
 from engine.script import preamble
+from engine.texts import passage
 from engine.trace import Trace
 
 _DECODE = """
@@ -110,7 +112,7 @@ def _measured(loaded: Loaded, measured: Sequence[kv_cache.Latency]) -> Card:
         "prefill": [m.prefill for m in measured],
     }
     last = measured[-1]
-    ids = list(range(16))
+    ids = [token.id for token in tokenize(loaded, passage())[:16]]
     return Card(
         key="work",
         title=f"At {last.context} tokens a step takes {last.cached.median:.3g} ms with the cache, "

@@ -1,5 +1,6 @@
 """Neurons held at a value or silenced: the next-token distribution before and after."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from engine.ops.heads import kl_divergence
 from engine.ops.sampling import Float, softmax
 from engine.script import preamble
 from engine.text import shorten
-from engine.trace import Trace
+from engine.trace import Array, Trace
 
 SHOWN = 8
 
@@ -82,7 +83,7 @@ def compared(
             names[0]: p[shown].tolist(),
             names[1]: q[shown].tolist(),
         },
-        prove=lambda: _prove(loaded, before, change, position, p, q),
+        prove=lambda: _prove(loaded, before, after, change, position, p, q),
         code=preamble(loaded, before.ids) + _code(loaded, change, position, shown.tolist()),
         numbers={"before": p[shown], "after": q[shown], "kl": kl},
         atol=max(probability_tolerance(loaded), 1e-3 * kl),
@@ -101,30 +102,45 @@ def _favourite(loaded: Loaded, p: Float, q: Float) -> str:
     return f"{name} gives way to “{shorten(token(loaded, then).display)}”"
 
 
-def _prove(loaded: Loaded, before: Trace, change: Change, position: int, p: Float, q: Float) -> Proof:
-    ours, theirs = (
-        logits_of(model, before.ids)[position] for model in (private_copy(loaded), by_hand(loaded, change))
-    )
+def _prove(
+    loaded: Loaded, before: Trace, after: Trace, change: Change, position: int, p: Float, q: Float
+) -> Proof:
+    model = by_hand(loaded, change, list(after.mlp_act))
+    ours, theirs = (logits_of(one, before.ids)[position] for one in (private_copy(loaded), model))
     how = (
         "the difference between the two activations, times the neuron's row of W_down, is added to the MLP's output"
         if isinstance(change, ClampNeuron)
-        else "each MLP's down projection is replaced by one that sums the kept neurons alone"
+        else "each MLP's down projection is replaced by one that sums the kept neurons alone (and none of those left "
+        "out was stronger than one that was kept)"
     )
     return Proof(
         f"Both distributions, against private copies of the model: one untouched, and one in which {how}.",
-        max(difference(p, softmax(ours)), difference(q, softmax(theirs))),
+        max(difference(p, softmax(ours)), difference(q, softmax(theirs)), wrongly_kept(model)),
         probability_tolerance(loaded),
     )
 
 
-def by_hand(loaded: Loaded, change: Change) -> Any:
-    """A private copy of the model whose down projections compute what the change leaves."""
+def by_hand(loaded: Loaded, change: Change, acts: Sequence[Array]) -> Any:
+    """A private copy of the model whose down projections compute what the change leaves.
+
+    acts  (layer, seq, d_ff) of the run with the change. Of neurons that are equally strong but for rounding, either
+          may be the last one kept, so the copy keeps those that the run kept; `wrongly_kept` judges the choice.
+    """
     model = private_copy(loaded)
     layers: Sequence[int] = [change.layer] if isinstance(change, ClampNeuron) else _layers(loaded, change)
     for layer in layers:
         where = path(loaded, "down_proj", layer)
-        model.set_submodule(where, _Changed(model.get_submodule(where), change, loaded.half))
+        kept = torch.tensor(np.asarray(acts[layer]) != 0)
+        model.set_submodule(where, _Changed(model.get_submodule(where), change, loaded.half, kept))
     return model
+
+
+def wrongly_kept(model: Any) -> float:
+    """By how much, at most, a neuron left out was stronger than one kept, in the last run of a `by_hand` model.
+
+    Infinite where the number of neurons kept is not k (or all that are not zero, if they are fewer).
+    """
+    return max((part.wrong for part in model.modules() if isinstance(part, _Changed)), default=0.0)
 
 
 def _layers(loaded: Loaded, change: KeepTopNeurons) -> Sequence[int]:
@@ -134,9 +150,9 @@ def _layers(loaded: Loaded, change: KeepTopNeurons) -> Sequence[int]:
 class _Changed(nn.Module):
     """A down projection that changes its own output, not what enters it."""
 
-    def __init__(self, plain: Any, change: Change, half: torch.dtype) -> None:
+    def __init__(self, plain: Any, change: Change, half: torch.dtype, kept: torch.Tensor) -> None:
         super().__init__()
-        self.plain, self.change = plain, change
+        self.plain, self.change, self.kept, self.wrong = plain, change, kept, 0.0
         weight, bias = matrix(plain, half)  # d_ff, d_model
         self.rows, self.bias = torch.tensor(weight), torch.tensor(bias)
 
@@ -148,12 +164,22 @@ class _Changed(nn.Module):
             out: torch.Tensor = self.plain(acts)
             return (out.float() + more).to(out.dtype)
         wide = acts.float()
-        kept = wide.abs().topk(min(self.change.k, wide.shape[-1]), dim=-1).indices
-        alone = wide * torch.zeros_like(wide).scatter(-1, kept, 1.0)
+        kept = self.kept.to(acts.device)
+        self.wrong = _wrong(wide.abs(), kept, self.change.k)
+        alone = wide * kept
         if not self.plain.weight.is_floating_point():  # a quantized layer rounds what enters it, too
             answer: torch.Tensor = self.plain(alone.to(acts.dtype))
             return answer
         return (alone @ rows + self.bias.to(acts.device)).to(acts.dtype)
+
+
+def _wrong(strength: torch.Tensor, kept: torch.Tensor, k: int) -> float:
+    """See `wrongly_kept`; (batch, seq, d_ff) and (seq, d_ff)."""
+    if (kept.sum(-1) != (strength > 0).sum(-1).clamp(max=k)).any():
+        return math.inf
+    weakest = strength.masked_fill(~kept, math.inf).amin(-1)
+    strongest = strength.masked_fill(kept, 0).amax(-1)
+    return max(0.0, float((strongest - weakest).max()))
 
 
 def change_lines(loaded: Loaded, change: Change, k: str = "") -> str:
