@@ -1,6 +1,6 @@
 """The landing page: the reader's prompt on its way through the model, and the table of chapters."""
 
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, Station, View, home
 
 

@@ -7,22 +7,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.capturing import capture, tokenize
-    from engine.errors import ReaderError
-    from engine.loading import Loaded, load
-    from engine.trace import Token, Trace
+    from engine.model.capturing import capture, tokenize
+    from engine.model.loading import Loaded, load
+    from engine.model.trace import Token, Trace
 
 __all__ = ["Loaded", "ReaderError", "Token", "Trace", "capture", "load", "tokenize"]
 
 _HOME = {
-    "Loaded": "engine.loading",
-    "ReaderError": "engine.errors",
-    "Token": "engine.trace",
-    "Trace": "engine.trace",
-    "capture": "engine.capturing",
-    "load": "engine.loading",
-    "tokenize": "engine.capturing",
+    "Loaded": "engine.model.loading",
+    "Token": "engine.model.trace",
+    "Trace": "engine.model.trace",
+    "capture": "engine.model.capturing",
+    "load": "engine.model.loading",
+    "tokenize": "engine.model.capturing",
 }
+
+
+class ReaderError(Exception):
+    """Something the reader can act on. The message is one plain sentence and is shown on the page as it is."""
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,10 @@
 
 import streamlit as st
 
-from engine import texts
-from engine.card import Card
 from engine.cards import tokenization as cards
-from engine.text import PROMPT_CHARACTERS, display_bytes, markdown, shorten
+from engine.evidence.card import Card
+from engine.tokens import passages
+from engine.tokens.text import PROMPT_CHARACTERS, display_bytes, markdown, shorten
 from pages._shared import Beat, View, chapter
 
 SAMPLE = "naïve 🦉 日本語 café"
@@ -24,7 +24,7 @@ def chips(view: View) -> Card:
 
 
 def own(view: View) -> list[Card]:
-    samples = {sentence.name: sentence.text for sentence in texts.sentences()}
+    samples = {sentence.name: sentence.text for sentence in passages.sentences()}
     with view.controls:
         chosen = st.selectbox("Text", ["The prompt", *samples], key=view.key("which"))
     return cards.own(view.loaded, samples.get(chosen, view.state.prompt))

@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine import Token
 from engine.cards import embeddings as cards
-from engine.text import markdown, shorten
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, sidebar
 from pages._shared.chapters import chapter_number
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import streamlit as st
 
-from engine.card import Card
 from engine.cards import neurons as cards
-from engine.interventions import ClampNeuron
+from engine.evidence.card import Card
+from engine.model.interventions import ClampNeuron
 from engine.ops.neurons import ACTIVATIONS, standout, strongest
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.slow import slow

@@ -2,12 +2,12 @@
 
 import streamlit as st
 
-from engine.card import Card
 from engine.cards import neurons as cards
-from engine.checkpoints import BUNDLED
-from engine.interventions import KeepTopNeurons
+from engine.checkpoints.catalogue import BUNDLED
+from engine.evidence.card import Card
+from engine.model.interventions import KeepTopNeurons
 from engine.ops.neurons import ACTIVATIONS
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.slow import slow
 

@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from engine.card import Card
+from engine import ReaderError
 from engine.cards import sampling as cards
-from engine.errors import ReaderError
+from engine.evidence.card import Card
 from engine.ops.sampling import Filters
-from engine.text import markdown, shorten
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
 TOP_K = (0, 1, 2, 3, 5, 10, 20, 40, 80, 150, 400, 1000)

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.cards import backprop as cards
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.cards import optimizers as cards
 from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.slow import slow
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from engine.card import Card
 from engine.cards import attention as cards
-from engine.text import markdown, shorten
+from engine.evidence.card import Card
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
 STAGE_NAMES = {"scores": "Scores", "masked": "Masked", "weights": "Softmax"}

@@ -3,9 +3,9 @@
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-from engine.card import Card
 from engine.cards import heads as cards
-from engine.text import markdown
+from engine.evidence.card import Card
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 
 ELHAGE = "[Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)"

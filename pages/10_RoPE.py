@@ -2,11 +2,11 @@
 
 import streamlit as st
 
-from engine.card import Card
 from engine.cards import rope as cards
-from engine.loading import Loaded
-from engine.text import markdown, shorten
-from engine.trace import Trace
+from engine.evidence.card import Card
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
 STAND_IN = {"rotary": "pocket-llama", "learned": "pocket-gpt2"}

@@ -2,14 +2,14 @@
 
 import streamlit as st
 
-from engine import interventions as iv
 from engine import tokenize
 from engine.cards import block as cards
 from engine.cards.sampling import lens
-from engine.checkpoints import BUNDLED
+from engine.checkpoints.catalogue import BUNDLED
+from engine.model import interventions as iv
 from engine.ops.parts import block_parts, model_parts
 from engine.ops.sampling import top
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.cards import training_live as tiny
 from engine.cards import training_phases as cards
-from engine.text import markdown, shorten
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.runs import run as going

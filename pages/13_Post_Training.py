@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine.cards import post_training as cards
-from engine.text import display, markdown, shorten
+from engine.tokens.text import display, markdown, shorten
 from pages._shared import Beat, View, chapter, resources
 from pages._shared.choices import pick, write
 from pages._shared.slow import slow

@@ -5,8 +5,8 @@ import streamlit as st
 from engine import tokenize
 from engine.cards import context as cards
 from engine.ops import kv_cache
-from engine.text import markdown
-from engine.texts import passage
+from engine.tokens.passages import passage
+from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.slow import slow
 

@@ -3,9 +3,9 @@
 import streamlit as st
 
 from engine.cards import quantization as cards
-from engine.checkpoints import PRECISIONS
-from engine.text import display, markdown
-from engine.texts import passage
+from engine.checkpoints.catalogue import PRECISIONS
+from engine.tokens.passages import passage
+from engine.tokens.text import display, markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.slow import slow

@@ -4,8 +4,8 @@ import threading
 
 import numpy as np
 
-from engine.cache import ByteLRU, traced, traces
-from engine.interventions import SkipMlp
+from engine.model.cache import ByteLRU, traced, traces
+from engine.model.interventions import SkipMlp
 
 
 def block(kilobytes):

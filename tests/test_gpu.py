@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine import capture, load
-from engine.generation import generate
+from engine.model.generation import generate
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 pytestmark = [

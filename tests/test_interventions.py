@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from engine import ReaderError, capture
-from engine import interventions as iv
+from engine.model import interventions as iv
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 MODELS = (*BUNDLED, "gpt2", "llama-gqa", "qwen2", "qwen3", "neox-parallel", "neox-sequential")

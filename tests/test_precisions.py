@@ -8,9 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from transformers.pytorch_utils import Conv1D
 
-from engine import capture, load
-from engine.checkpoints import PRECISIONS
-from engine.errors import ReaderError
+from engine import ReaderError, capture, load
+from engine.checkpoints.catalogue import PRECISIONS
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 QUANTIZED = ("int8", "nf4", "fp4")

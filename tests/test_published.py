@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.published import MODELS, cache_bytes, of_spec, parameters
+from engine.checkpoints.published import MODELS, cache_bytes, of_spec, parameters
 
 
 def test_the_formula_counts_every_parameter_of_a_loaded_model(loaded):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from engine import ReaderError, load
-from engine.adapters import SUPPORTED, adapter_for
+from engine.model.adapters import SUPPORTED, adapter_for
 from tests.conftest import tiny_configs
 
 ONE_SENTENCE = re.compile(r"^[^\n]{10,300}[.]$")

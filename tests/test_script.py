@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine import capture
-from engine.script import preamble
+from engine.evidence.script import preamble
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import ReaderError, capture, tokenize
-from engine.text import PROMPT_CHARACTERS, clean_prompt, display, display_bytes, label, markdown
+from engine.tokens.text import PROMPT_CHARACTERS, clean_prompt, display, display_bytes, label, markdown
 from tests.conftest import BUNDLED, loaded_checkpoint
 
 ANY_TEXT = st.text(st.characters(), max_size=200)  # lone surrogates included

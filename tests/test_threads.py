@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from engine import capture
-from engine import interventions as iv
+from engine.model import interventions as iv
 
 CAPTURES, THREADS = 600, 8
 WORDS = "the king and queen walked into a dark wood where an old wolf was asleep".split()

@@ -8,13 +8,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from engine import capture, load
-from engine.chat import END, render, special_ids, stop_ids
-from engine.checkpoints import BUNDLED, CATALOGUE, TUNED, folder, known, locate
-from engine.errors import ReaderError
-from engine.generation import generate
-from engine.hub import is_cached
-from engine.script import preamble
+from engine import ReaderError, capture, load
+from engine.checkpoints.catalogue import BUNDLED, CATALOGUE, TUNED, folder, known, locate
+from engine.checkpoints.hub import is_cached
+from engine.evidence.script import preamble
+from engine.model.generation import generate
+from engine.tokens.chat import END, render, special_ids, stop_ids
 from tests.conftest import PROMPT, loaded_checkpoint
 
 each = pytest.mark.parametrize("name", [checkpoint.name for checkpoint in TUNED])
@@ -84,7 +83,7 @@ def test_tuned_checkpoints_are_named_but_not_listed(monkeypatch):
 
 
 def test_an_adapter_that_is_not_complete_is_refused_in_a_sentence(tmp_path):
-    from engine import tuned
+    from engine.model import tuned
 
     for file in Path(TUNED[0].location).iterdir():
         if file.name != "adapter_model.safetensors":

@@ -11,7 +11,7 @@ from engine.figures import attention_panels as panels
 from engine.figures.axes import across, down, floats, short
 from engine.figures.heat import scale
 from engine.figures.theme import NEGATIVE, NEUTRAL, POSITIVE, color, rgba
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 
 def matrix_product(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 MOST_ACROSS, MOST_DOWN = 24, 32
 TICK_WIDTH = 12

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from engine.figures.axes import down, exact, floats, percent, short
 from engine.figures.theme import NEGATIVE, NEUTRAL, POSITIVE, canvas, color, cycle, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 LABEL_WIDTH = 15
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 _CONCEPTS = {
     "embedding": "embedding",

@@ -12,7 +12,7 @@ from engine.figures.heat import attention_map
 from engine.figures.targets import frame, targets
 from engine.figures.theme import COLORS, NEUTRAL, canvas, rgba, sequential
 from engine.ops.heads import KINDS, UNCLASSIFIED, queries, target_keys
-from engine.text import label
+from engine.tokens.text import label
 
 KIND_COLORS = dict(
     zip(KINDS, (COLORS["query"], COLORS["value"], COLORS["key"], COLORS["token"]), strict=True)

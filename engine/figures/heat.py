@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.figures.axes import across, down, floats, numbers, plain
 from engine.figures.theme import NEUTRAL, canvas, diverging, rgba, sequential
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 Kind = Literal["sequential", "diverging"]
 Bools = NDArray[np.bool_]

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 
 @dataclass(frozen=True)

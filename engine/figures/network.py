@@ -12,7 +12,7 @@ from engine.figures import attention_panels as panels
 from engine.figures.axes import floats, short
 from engine.figures.heat import scale
 from engine.figures.theme import NEGATIVE, NEUTRAL, POSITIVE, color, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 Edge = tuple[int, int, int]
 """(layer of weights, from which unit, to which unit)."""

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from engine.figures.axes import down, exact, floats, short
 from engine.figures.boxes import Box, add_boxes
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 _DASHES = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 

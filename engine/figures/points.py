@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color, cycle
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 _SYMBOLS = ("circle", "diamond", "square", "cross", "x")  # the ones that 2-D and 3-D figures share
 

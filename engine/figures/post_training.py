@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from engine.figures.axes import across, down, exact, floats
 from engine.figures.series import curve_with_points
 from engine.figures.theme import NEUTRAL, canvas, color, rgba, sequential
-from engine.text import label
+from engine.tokens.text import label
 
 Written = tuple[str, Sequence[tuple[str, float]]]
 

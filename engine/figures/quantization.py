@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from engine.figures.axes import across, down, exact, floats, short
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, diverging, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 
 def columns(

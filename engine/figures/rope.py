@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from engine.figures.axes import floats
 from engine.figures.series import lines
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 _ROUND = np.linspace(0, 2 * np.pi, 97)
 

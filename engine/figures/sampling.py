@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from engine.figures.axes import across, down, exact, floats, percent
 from engine.figures.series import curve_with_points
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 Segment = tuple[str, float]
 

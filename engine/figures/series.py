@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "cross")

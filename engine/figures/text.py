@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from engine.figures.axes import across, exact, floats, percent
 from engine.figures.boxes import Box, add_boxes
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 
 def chips(

@@ -7,7 +7,7 @@ every map starts from full transparency: zero is the paper itself, light or dark
 
 import plotly.graph_objects as go
 
-from engine.text import label
+from engine.tokens.text import label
 
 LIGHT_PAPER = "#FBF8F1"
 DARK_PAPER = "#17181C"

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from engine.figures.boxes import Box, add_boxes
 from engine.figures.theme import canvas, color
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 _ROW, _GAP = 30, 14  # pixels
 _PHONE = 262  # pixels that a phone leaves for the parts

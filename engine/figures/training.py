@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from engine.figures.axes import floats
 from engine.figures.heat import heatmap
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label, shorten
+from engine.tokens.text import label, shorten
 
 Curve = tuple[ArrayLike, ArrayLike]
 """Updates and values, of one length."""

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from engine.figures.axes import exact, floats
 from engine.figures.targets import frame, targets
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
-from engine.text import label
+from engine.tokens.text import label
 
 _GAP = 0.06  # of a panel
 

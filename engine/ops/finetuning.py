@@ -12,8 +12,8 @@ from torch import Tensor, nn, optim
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine import ReaderError
+from engine.model.loading import Loaded
 from engine.ops.gradients import Weights, skeleton, weights
 from engine.ops.optimizers import MAKERS
 

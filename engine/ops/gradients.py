@@ -18,8 +18,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine import ReaderError
+from engine.model.loading import Loaded
 from engine.ops.sampling import finite, softmax
 
 Weights = dict[str, Tensor]

@@ -9,7 +9,7 @@ holds the queries; each of them has four keys of interest, all different from ea
     sink        key 0, the start token                     (Xiao et al. 2023, attention sinks)
 
 The score of a head is the mean weight that these queries give to that key: four disjoint shares of one unit of
-attention, so their sum is at most 1. Axis words as in `engine.trace`.
+attention, so their sum is at most 1. Axis words as in `engine.model.trace`.
 """
 
 from collections.abc import Mapping

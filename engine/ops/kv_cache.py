@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from engine.loading import Loaded
-from engine.timing import Timing, repeated
-from engine.trace import Array
+from engine.model.loading import Loaded
+from engine.model.trace import Array
+from engine.ops.timing import Timing, repeated
 
 Progress = Callable[[float, str], None]
 

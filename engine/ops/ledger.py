@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.loading import Loaded
-from engine.trace import Array, Trace
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 
 
 @dataclass(frozen=True)

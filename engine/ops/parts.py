@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 
 EQUATIONS = {
     "embedding": "x = E[token]",

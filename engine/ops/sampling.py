@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import ReaderError
+from engine import ReaderError
 
 Float = NDArray[np.float64]
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from engine.errors import ReaderError
+from engine import ReaderError
 from engine.ops.optimizers import DECAY
-from engine.text import clean_prompt
+from engine.tokens.text import clean_prompt
 
 D_MODEL, HEADS, CONTEXT, BATCH, WARM_UP = 96, 4, 64, 16, 50
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
 
-from engine.chat import ASSISTANT, END, USER
+from engine.tokens.chat import ASSISTANT, END, USER
 from engine.training.checkpointing import save_json, write_atomically
 
 UNUSED_BYTES = "øùú"

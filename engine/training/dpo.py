@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoTokenizer
 
-from engine.chat import Rendered, render
+from engine.tokens.chat import Rendered, render
 from engine.training.adapter import load_adapter, save_adapter
 from engine.training.checkpointing import save_json
 from engine.training.preferences import Pair, load_pairs

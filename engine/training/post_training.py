@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from engine.chat import render
+from engine.tokens.chat import render
 from engine.training import rule
 from engine.training.checkpointing import read_log
 from engine.training.data import load_tokenizer

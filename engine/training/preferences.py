@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from engine.chat import render
+from engine.model.tuned import merged
+from engine.tokens.chat import render
 from engine.training.checkpointing import append_log, save_json, write_atomically
 from engine.training.evaluate import load_checkpoint
 from engine.training.instructions import Example, load_examples
 from engine.training.rule import judge
 from engine.training.sampling import Answer, sample_answers
-from engine.tuned import merged
 
 MOST_TOKENS = 96
 BATCH = 24  # requests

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from engine.texts import passage
+from engine.tokens.passages import passage
 from engine.training.checkpointing import read_log
 from engine.training.data import load_tokenizer, token_stream
 from engine.training.evaluate import Evaluation, evaluate, load_checkpoint

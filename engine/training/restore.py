@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.checkpoints import locate
+from engine.checkpoints.catalogue import locate
 from engine.training.checkpointing import write_atomically
 from engine.training.record_run import snapshot_folders
 from engine.training.snapshots import described, ends, fingerprint_of, unpacked

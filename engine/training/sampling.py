@@ -34,8 +34,8 @@ def sample_answers(
     """One answer of up to ``most`` tokens to each prompt, drawn from softmax(logits / temperature).
 
     Each row has a generator of its own, so an answer depends on prompt and seed and not on its neighbours: it is that
-    of ``engine.generation.generate``, up to the rounding of sums in batches of another size. Prompts are padded on the
-    left, with positions counted from each one's first token.
+    of ``engine.model.generation.generate``, up to the rounding of sums in batches of another size. Prompts are padded
+    on the left, with positions counted from each one's first token.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     drawn: list[list[int]] = [[] for _ in prompts]
@@ -58,7 +58,7 @@ def sample_answers(
 
 
 def _choose(weights: np.ndarray, generator: torch.Generator) -> int:
-    """As in engine.generation, so that a seed gives the same answer there."""
+    """As in engine.model.generation, so that a seed gives the same answer there."""
     return int(torch.multinomial(torch.from_numpy(weights).to(torch.float32), 1, generator=generator))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from engine.chat import Rendered, render
+from engine.tokens.chat import Rendered, render
 from engine.training.adapter import save_adapter, with_adapter, write_tokenizer
 from engine.training.checkpointing import append_log, cut_log, load_state
 from engine.training.data import load_tokenizer

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from engine.checkpoints import ASSETS
-from engine.errors import ReaderError
-from engine.loading import Loaded, load
+from engine import ReaderError
+from engine.checkpoints.catalogue import ASSETS
+from engine.model.loading import Loaded, load
 from engine.training.checkpointing import write_atomically
 from engine.training.record_run import snapshot_folders
 from engine.training.recording import FOLDER as RECORDINGS

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.card import Badge, Card
-from engine.errors import ReaderError
-from engine.text import label, markdown
+from engine import ReaderError
+from engine.evidence.card import Badge, Card
+from engine.tokens.text import label, markdown
 from pages._shared import state
 
 if TYPE_CHECKING:

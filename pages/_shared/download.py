@@ -2,8 +2,8 @@
 
 import streamlit as st
 
-from engine.errors import ReaderError
-from engine.text import markdown
+from engine import ReaderError
+from engine.tokens.text import markdown
 from pages._shared import jobs, models, state
 
 _FIELD, _ENTRY = "side-other", "anatomy.entry"
@@ -47,7 +47,7 @@ def offer() -> None:
 
 
 def _describe(name: str) -> None:
-    from engine import hub
+    from engine.checkpoints import hub
 
     try:
         with st.spinner("Asking the Hub …"):
@@ -58,7 +58,7 @@ def _describe(name: str) -> None:
 
 
 def _fetch(name: str) -> None:
-    from engine import hub
+    from engine.checkpoints import hub
 
     bar = st.progress(0.0, text="Starting the download …")
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from engine.card import Card
-from engine.errors import ReaderError
-from engine.text import markdown
+from engine import ReaderError
+from engine.evidence.card import Card
+from engine.tokens.text import markdown
 from pages._shared import card as cards
 from pages._shared import chapters, fragments, models, projector, sidebar, state, strip, style
 from pages._shared.view import Beat, View, beat_fragment

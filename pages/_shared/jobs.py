@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from engine.checkpoints import public
-from engine.text import markdown
+from engine.checkpoints.catalogue import public
+from engine.tokens.text import markdown
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

@@ -7,7 +7,7 @@ from itertools import groupby
 
 import streamlit as st
 
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import chapters, fragments, frame, models, sidebar, state, strip
 from pages._shared.view import Beat, beat_fragment
 

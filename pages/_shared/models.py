@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import streamlit as st
 
-from engine.checkpoints import BUNDLED
-from engine.errors import ReaderError
-from engine.hub import is_cached
-from engine.text import shorten
+from engine import ReaderError
+from engine.checkpoints.catalogue import BUNDLED
+from engine.checkpoints.hub import is_cached
+from engine.tokens.text import shorten
 from pages._shared import resources, state
 from pages._shared.state import State
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from engine.text import markdown
+from engine.tokens.text import markdown
 from pages._shared import chapters, state
 
 _LEAVE_FOR = "anatomy.leave_for"

@@ -1,4 +1,4 @@
-"""What the process keeps for all sessions: loaded checkpoints, and traces through `engine.cache`."""
+"""What the process keeps for all sessions: loaded checkpoints, and traces through `engine.model.cache`."""
 
 import gc
 import threading
@@ -77,7 +77,7 @@ def prompt_tokens(model: "Loaded", text: str) -> "tuple[tuple[Token, ...], int]"
 
 def prompt_trace(model: "Loaded", text: str, interventions: tuple[Any, ...] = ()) -> "Trace":
     """The trace of the tokens that the pages look at."""
-    from engine.cache import traced
+    from engine.model.cache import traced
 
     tokens, _ = prompt_tokens(model, text)
     return traced(model, tuple(token.id for token in tokens), interventions)

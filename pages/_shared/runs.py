@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import streamlit as st
 
-from engine.card import Card
-from engine.text import markdown
+from engine.evidence.card import Card
+from engine.tokens.text import markdown
 from pages._shared import card as cards
 from pages._shared.jobs import Queue, queue
 from pages._shared.view import View

@@ -5,8 +5,8 @@ from itertools import groupby
 
 import streamlit as st
 
-from engine.checkpoints import CATALOGUE, PRECISIONS, public
-from engine.text import PROMPT_CHARACTERS, markdown
+from engine.checkpoints.catalogue import CATALOGUE, PRECISIONS, public
+from engine.tokens.text import PROMPT_CHARACTERS, markdown
 from pages._shared import chapters, download, models, state
 from pages._shared.chapters import Chapter
 

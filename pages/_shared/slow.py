@@ -12,8 +12,8 @@ from typing import Any
 
 import streamlit as st
 
-from engine.checkpoints import public
-from engine.text import markdown
+from engine.checkpoints.catalogue import public
+from engine.tokens.text import markdown
 from pages._shared.jobs import queue
 from pages._shared.view import View
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import streamlit as st
 
-from engine.checkpoints import BUNDLED, PRECISIONS, check_name, default_checkpoint
-from engine.errors import ReaderError
-from engine.text import clean_prompt
+from engine import ReaderError
+from engine.checkpoints.catalogue import BUNDLED, PRECISIONS, check_name, default_checkpoint
+from engine.tokens.text import clean_prompt
 
 PROMPT = "The king and the queen lived in a castle. The king"
 LAST = -1

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from engine.errors import ReaderError
-from engine.text import markdown, shorten
+from engine import ReaderError
+from engine.tokens.text import markdown, shorten
 from pages._shared import fragments, resources, state
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from engine.card import Card
-from engine.text import shorten
+from engine.evidence.card import Card
+from engine.tokens.text import shorten
 from pages._shared import card as cards
 from pages._shared import fragments, jobs, resources, state
 from pages._shared.state import State
@@ -25,7 +25,7 @@ class Beat:
     """One idea of a chapter: a heading that states it, prose, controls, figures, and something to try.
 
     `key` is unique in its chapter and stable: it is in the address bar. `prose` and `try_this` are markdown, or a
-    function of the view that returns markdown (text from the reader goes through `engine.text.markdown`).
+    function of the view that returns markdown (text from the reader goes through `engine.tokens.text.markdown`).
     `draw` returns a card, or several, or None when it has shown everything through `view.show`.
     """
 

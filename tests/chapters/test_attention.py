@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from engine import ReaderError, capture
-from engine.cache import traced
 from engine.cards import attention as cards
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import PARTS, Head
 from engine.cards.attention.outputs import direct
-from engine.interventions import AblateHeads
+from engine.model.cache import traced
+from engine.model.interventions import AblateHeads
 from engine.ops import attention as ops
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 

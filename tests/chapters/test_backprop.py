@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from engine import tokenize
-from engine.cache import traced
+from engine import ReaderError, tokenize
 from engine.cards import backprop as cards
 from engine.cards.backprop.common import trained_copy
 from engine.cards.backprop.step import divergence
-from engine.errors import ReaderError
+from engine.model.cache import traced
 from engine.ops import gradients as ops
 from engine.ops.autodiff import Tape, backward, residual_neuron
 from engine.ops.autodiff import gradients as arrived_at

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from engine import capture
-from engine import interventions as iv
 from engine.cards import block as cards
 from engine.cards.block.apart import divergence
 from engine.cards.block.by_hand import apply_by_hand
+from engine.model import interventions as iv
 from engine.ops.ledger import affine, ledger
 from engine.ops.parts import block_parts, total
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint

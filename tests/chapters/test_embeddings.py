@@ -13,7 +13,7 @@ from engine import ReaderError, capture
 from engine.cards import embeddings as cards
 from engine.cards.embeddings import analogies, map, nearest, scoring, sentences
 from engine.cards.embeddings.matrix import Table, cosines_by_torch
-from engine.checkpoints import ASSETS
+from engine.checkpoints.catalogue import ASSETS
 from engine.figures import scatter2d
 from engine.figures.embeddings import ranked, spread_labels
 from engine.ops import embeddings as ops

@@ -12,7 +12,7 @@ from engine import ReaderError, capture
 from engine.cards import neurons as cards
 from engine.cards.neurons.kept import Sweep, enough_of
 from engine.cards.neurons.network import BIASES, EDGES, FIRST, SECOND
-from engine.interventions import KeepTopNeurons
+from engine.model.interventions import KeepTopNeurons
 from engine.ops import neurons as ops
 from tests.chapters.test_neurons import FEW, holds, model
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint

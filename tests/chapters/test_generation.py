@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from engine import ReaderError, tokenize
-from engine.generation import end_of_text, generate
-from engine.interventions import AblateHeads, SkipMlp
+from engine.model.generation import end_of_text, generate
+from engine.model.interventions import AblateHeads, SkipMlp
 from engine.ops.sampling import Filters
 from tests.conftest import PROMPT
 
@@ -85,7 +85,7 @@ def test_interventions_change_every_step_and_the_hooks_are_clean_between(loaded)
 def test_stops_after_end_of_text_and_yields_it(loaded, monkeypatch):
     ids = prompt(loaded)
     third = ours(loaded, ids, 3)[2]
-    monkeypatch.setattr("engine.generation.end_of_text", lambda loaded: frozenset([third]))
+    monkeypatch.setattr("engine.model.generation.end_of_text", lambda loaded: frozenset([third]))
     steps = list(generate(loaded, ids, 10))
     assert [step.end for step in steps][-1]
     assert steps[-1].id == third
@@ -129,7 +129,9 @@ def test_refuses_a_prompt_that_cannot_run(loaded, ids):
 
 
 def test_logits_that_are_not_numbers_are_one_sentence(loaded, monkeypatch):
-    monkeypatch.setattr("engine.generation._next_logits", lambda *args: torch.full((9,), torch.nan).numpy())
+    monkeypatch.setattr(
+        "engine.model.generation._next_logits", lambda *args: torch.full((9,), torch.nan).numpy()
+    )
     with pytest.raises(ReaderError, match="not finite"):
         list(generate(loaded, [1], 3))
     assert Filters() == Filters(1.0, 1.0, None, None, None)

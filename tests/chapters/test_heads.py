@@ -9,10 +9,10 @@ import torch
 import transformers
 
 from engine import ReaderError, capture
-from engine.card import Badge
 from engine.cards import heads as cards
 from engine.cards.heads import common, repeats
-from engine.interventions import AblateHeads
+from engine.evidence.card import Badge
+from engine.model.interventions import AblateHeads
 from engine.ops import heads as ops
 from tests.conftest import PROMPT, loaded_checkpoint
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
-from engine import ReaderError, capture, texts
+from engine import ReaderError, capture
 from engine.cards import neurons as cards
 from engine.cards.neurons import changed as changes
 from engine.cards.neurons.direction import per_unit
@@ -16,8 +16,9 @@ from engine.cards.neurons.evidence import logits_of
 from engine.cards.neurons.neuron import Neuron, mlp_input
 from engine.cards.neurons.survey import AFTER, BEFORE, COUNT
 from engine.figures.neurons import Occurrence, concordance
-from engine.interventions import ClampNeuron, KeepTopNeurons
+from engine.model.interventions import ClampNeuron, KeepTopNeurons
 from engine.ops import neurons as ops
+from engine.tokens import passages
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
 
 FEW = ("gpt2-relu-wide", "llama-mqa", "neox-parallel")
@@ -288,7 +289,7 @@ def test_a_survey_reports_its_progress_and_can_be_stopped(loaded):
 
 @pytest.mark.parametrize("lowest", [False, True])
 def test_top_tokens_over_the_sample_text_prove_themselves(loaded, lowest, monkeypatch):
-    monkeypatch.setattr(texts, "sample", lambda: TEXT)
+    monkeypatch.setattr(passages, "sample", lambda: TEXT)
     trace, found = capture(loaded, PROMPT), cards.survey(loaded)
     card = cards.top_tokens(loaded, trace, found, 2, 60, lowest)
     holds(card)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine import tokenize
+from engine import ReaderError, tokenize
 from engine.cards import optimizers as cards
-from engine.errors import ReaderError
 from engine.ops import finetuning as ops
 from engine.ops.optimizers import (
     CALLS,

@@ -16,13 +16,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 from torch.nn import functional as F
 
-from engine import load
-from engine.card import Badge
+from engine import ReaderError, load
 from engine.cards import post_training as cards
 from engine.cards.post_training import exam, family, masked, pairwise, recorded, templated
-from engine.chat import Rendered, special_ids
-from engine.errors import ReaderError
+from engine.evidence.card import Badge
 from engine.figures.post_training import loss_mask, strips
+from engine.tokens.chat import Rendered, special_ids
 from engine.training.recording import Recording
 from pages._shared import card as drawn_cards
 from tests.conftest import loaded_checkpoint, tiny_configs

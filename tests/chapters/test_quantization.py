@@ -11,14 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engine import tokenize
+from engine import ReaderError, tokenize
 from engine.cards import quantization as cards
 from engine.cards.quantization import large, passage, simulate, weights, writing
 from engine.cards.quantization.pair import Pair
-from engine.checkpoints import PRECISIONS
-from engine.errors import ReaderError
+from engine.checkpoints.catalogue import PRECISIONS
 from engine.ops import quantization as ops
-from engine.texts import control_prompts
+from engine.tokens.passages import control_prompts
 from tests.conftest import BUNDLED, loaded_checkpoint
 
 PROMPT = "The king and the queen lived in a castle. The king"

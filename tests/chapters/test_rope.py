@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from engine import capture
+from engine import ReaderError, capture
 from engine.cards import rope as cards
 from engine.cards.attention.head import Head
 from engine.cards.rope.rotation import before, rotation, with_theta
-from engine.errors import ReaderError
 from engine.ops import rope
 from tests.conftest import PROMPT, TINY, loaded_checkpoint
 

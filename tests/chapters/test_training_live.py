@@ -11,12 +11,12 @@ import torch
 from streamlit.testing.v1 import AppTest
 from torch.nn import functional as F
 
+from engine import ReaderError
 from engine.cards import training_live as cards
 from engine.cards.training_live import evidence, figure
-from engine.errors import ReaderError
 from engine.ops import tiny_training as ops
-from engine.text import label
-from engine.texts import passage, sample
+from engine.tokens.passages import passage, sample
+from engine.tokens.text import label
 from pages._shared import runs
 from pages._shared.jobs import Queue
 
@@ -302,7 +302,7 @@ def page():
     """A page with one run, for streamlit's test runner."""
     import streamlit as st
 
-    from engine.card import Badge, Card
+    from engine.evidence.card import Badge, Card
     from pages._shared.runs import run
     from pages._shared.view import View
     from tests.chapters.test_training_live import Counter

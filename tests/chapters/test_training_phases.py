@@ -11,7 +11,7 @@ import torch
 from engine import ReaderError, capture
 from engine.cards import training_phases as cards
 from engine.cards.training_phases import common, grokking, induction, live, prompt, story, twice
-from engine.checkpoints import locate
+from engine.checkpoints.catalogue import locate
 from engine.training.recording import Recording
 from engine.training.snapshots import fingerprint
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint

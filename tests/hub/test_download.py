@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from engine import ReaderError, capture, checkpoints, hub, load
+from engine import ReaderError, capture, load
+from engine.checkpoints import catalogue, hub
 from tests.hub.conftest import point_at, read_files
 from tests.hub.server import REVISION, Repo
 
@@ -290,25 +291,25 @@ def test_the_bundled_checkpoints_and_questions_about_the_cache_need_no_network(m
         entry = hub.describe(name)
         assert entry.cached
         assert entry.bytes > 15_000_000  # ten million parameters of two bytes, or a little fewer
-        assert hub.download(name, ignore) == checkpoints.folder(name)
+        assert hub.download(name, ignore) == catalogue.folder(name)
     assert not hub.is_cached("owner/elsewhere")
-    assert checkpoints.default_checkpoint() in checkpoints.CATALOGUE
+    assert catalogue.default_checkpoint() in catalogue.CATALOGUE
 
 
 def test_gpt2_becomes_the_default_once_it_is_cached(online, repo, monkeypatch):
     monkeypatch.delenv("ANATOMY_CHECKPOINT", raising=False)
     classic = "openai-community/gpt2"
     online.repos[classic] = repo
-    assert checkpoints.default_checkpoint() == "pocket-gpt2"
+    assert catalogue.default_checkpoint() == "pocket-gpt2"
     hub.download(classic, ignore)
-    assert checkpoints.default_checkpoint() == classic
+    assert catalogue.default_checkpoint() == classic
     monkeypatch.setenv("ANATOMY_CHECKPOINT", "pocket-llama")
-    assert checkpoints.default_checkpoint() == "pocket-llama"
+    assert catalogue.default_checkpoint() == "pocket-llama"
 
 
 def test_the_environment_variable_is_enough():
     """HF_ENDPOINT alone, in a fresh process, as a reader would set it."""
-    script = "from engine import hub; print(hub.describe('owner/none'))"
+    script = "from engine.checkpoints import hub; print(hub.describe('owner/none'))"
     done = run_fresh(script, HF_ENDPOINT="http://127.0.0.1:9")
     assert "The Hub (127.0.0.1:9) cannot be reached from this machine" in done.stderr
 
@@ -316,8 +317,8 @@ def test_the_environment_variable_is_enough():
 def test_asking_for_the_default_checkpoint_imports_nothing_heavy():
     script = """
         import sys
-        from engine import checkpoints, hub
-        checkpoints.default_checkpoint()
+        from engine.checkpoints import catalogue, hub
+        catalogue.default_checkpoint()
         print(sorted({"torch", "transformers", "httpx2", "numpy"} & set(sys.modules)))
     """
     assert run_fresh(script).stdout.strip() == "[]"
@@ -349,7 +350,7 @@ def test_hub_ids_have_the_form_that_huggingface_hub_accepts(name):
         accepted = True
     except HFValidationError:
         accepted = False
-    assert checkpoints.is_hub_id(name) == accepted
+    assert catalogue.is_hub_id(name) == accepted
 
 
 def test_a_name_that_is_nothing(online):
@@ -374,13 +375,13 @@ def test_a_public_copy_offers_listed_checkpoints_only(online, repo, monkeypatch,
         assert refusal(hub.describe, name).endswith(
             "is not one of the checkpoints that this public copy offers."
         )
-    assert checkpoints.known("pocket-llama")
-    assert checkpoints.known("openai-community/gpt2")
+    assert catalogue.known("pocket-llama")
+    assert catalogue.known("openai-community/gpt2")
     assert online.requests == []
 
 
 def test_full_disk_by_any_name():
-    from engine.hub_errors import sentence
+    from engine.checkpoints.hub_errors import sentence
 
     for error in (
         OSError(errno.ENOSPC, "x"),

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from engine import ReaderError, load
-from engine.checkpoints import known
-from engine.hub import check_folder
+from engine.checkpoints.catalogue import known
+from engine.checkpoints.hub import check_folder
 
 WEIGHTS = "model.safetensors"
 
@@ -37,7 +37,7 @@ def test_a_good_folder_passes_and_loads(folder):
 
 @pytest.mark.parametrize("name", ["pocket-gpt2", "pocket-llama"])
 def test_the_bundled_folders_pass(name):
-    from engine.checkpoints import folder
+    from engine.checkpoints.catalogue import folder
 
     check_folder(folder(name))
 

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from engine import hub
-from engine.checkpoints import HUB
+from engine.checkpoints import hub
+from engine.checkpoints.catalogue import HUB
 
 pytestmark = pytest.mark.network
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from engine.card import Card
+from engine.evidence.card import Card
 from pages._shared import card as cards
 from pages._shared import chapters, frame
 
@@ -77,8 +77,8 @@ def visited(page: str, checkpoint: str) -> Visit:
 
 DEMO = '''"""8 · Demo — a chapter for tests."""
 import streamlit as st
-from engine.card import Badge, Card, Proof, Recorded
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof, Recorded
+from engine import ReaderError
 from pages._shared import Beat, View, chapter
 
 def card(view, key, **more):

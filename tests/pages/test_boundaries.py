@@ -46,7 +46,14 @@ def test_a_page_leaves_state_caches_and_html_to_the_frame(file):
 
 
 @pytest.mark.parametrize(
-    "module", ["engine", "pages._shared", "engine.checkpoints", "engine.card", "engine.hub"]
+    "module",
+    [
+        "engine",
+        "pages._shared",
+        "engine.checkpoints.catalogue",
+        "engine.evidence.card",
+        "engine.checkpoints.hub",
+    ],
 )
 def test_the_first_words_need_no_torch(module):
     import subprocess

@@ -2,11 +2,11 @@
 
 import pytest
 
-from engine.errors import ReaderError
+from engine import ReaderError
 
 
 def test_a_hub_name_in_an_address_is_not_fetched_before_a_button_is_pressed(demo, monkeypatch):
-    from engine import hub
+    from engine.checkpoints import hub
 
     asked = []
     monkeypatch.setattr(hub, "describe", lambda *given: asked.append(given))
@@ -26,7 +26,7 @@ def test_every_refused_part_of_an_address_is_named_even_when_the_checkpoint_is_m
 
 
 def test_the_size_of_a_hub_checkpoint_is_shown_before_its_download(demo, monkeypatch):
-    from engine import hub
+    from engine.checkpoints import hub
 
     entry = hub.HubEntry("EleutherAI/pythia-160m", cached=False, bytes=375_000_000, revision="abc")
     monkeypatch.setattr(hub, "describe", lambda name: entry)
@@ -38,7 +38,7 @@ def test_the_size_of_a_hub_checkpoint_is_shown_before_its_download(demo, monkeyp
 
 @pytest.mark.parametrize("step", ["describe", "download"])
 def test_a_failing_hub_is_one_sentence_and_the_checkpoint_stays(demo, monkeypatch, step):
-    from engine import hub
+    from engine.checkpoints import hub
 
     def fail(*given):
         raise ReaderError("The Hub is asleep.")
@@ -57,7 +57,7 @@ def test_a_failing_hub_is_one_sentence_and_the_checkpoint_stays(demo, monkeypatc
 
 
 def test_a_finished_download_becomes_the_checkpoint(demo, monkeypatch):
-    from engine import hub
+    from engine.checkpoints import hub
     from pages._shared import models, resources
 
     name, plain, told = "EleutherAI/pythia-160m", resources.loaded, []

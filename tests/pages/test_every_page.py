@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from engine.card import Badge
+from engine.evidence.card import Badge
 from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 
 everywhere = pytest.mark.parametrize(

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from engine.card import Badge, Card
-from engine.text import markdown
+from engine.evidence.card import Badge, Card
+from engine.tokens.text import markdown
 from pages._shared import card as cards
 from pages._shared import chapters, jobs, resources
 from tests.pages.conftest import DEMO_PAGE, open_app

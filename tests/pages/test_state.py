@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as texts
 
-from engine.checkpoints import PRECISIONS, known
-from engine.errors import ReaderError
-from engine.text import PROMPT_CHARACTERS
+from engine import ReaderError
+from engine.checkpoints.catalogue import PRECISIONS, known
+from engine.tokens.text import PROMPT_CHARACTERS
 from pages._shared import frame, state
 from pages._shared.state import State
 from tests.pages.conftest import DEMO_PAGE, HOME

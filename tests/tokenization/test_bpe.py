@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import merges, texts, tokenizers
 from engine.ops import bpe
+from engine.tokens import encodings, merges, passages
 from tests.conftest import BUNDLED, loaded_checkpoint
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40) | st.text("ab AB'\n\t 19", max_size=40)
@@ -40,11 +40,11 @@ def test_nothing_to_merge():
     assert bpe.tokens(b"xy", bpe.by_vocabulary({})) == (b"x", b"y")
 
 
-@pytest.mark.parametrize("name", tokenizers.ENCODINGS)
+@pytest.mark.parametrize("name", encodings.ENCODINGS)
 @settings(max_examples=60)
 @given(text=TEXT)
 def test_replaying_ends_where_tiktoken_ends(name, text):
-    assert merges.of_encoding(name).encode(text) == tokenizers.encode(name, text)
+    assert merges.of_encoding(name).encode(text) == encodings.encode(name, text)
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -56,10 +56,14 @@ def test_replaying_ends_where_transformers_ends(name, text):
 
 
 def test_whole_tales_and_every_script(loaded):
-    for text in [texts.passage(), texts.sample(), *(sentence.text for sentence in texts.sentences())]:
+    for text in [
+        passages.passage(),
+        passages.sample(),
+        *(sentence.text for sentence in passages.sentences()),
+    ]:
         assert merges.of_loaded(loaded).encode(text) == theirs(loaded, text)
-        for name in tokenizers.ENCODINGS:
-            assert merges.of_encoding(name).encode(text) == tokenizers.encode(name, text)
+        for name in encodings.ENCODINGS:
+            assert merges.of_encoding(name).encode(text) == encodings.encode(name, text)
 
 
 def test_the_pieces_are_the_text(loaded):

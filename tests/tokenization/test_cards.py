@@ -6,12 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import capture, texts, tokenizers
+from engine import ReaderError, capture
 from engine.cards import tokenization as cards
 from engine.cards.tokenization.common import mismatch
 from engine.cards.tokenization.own import segmented, wrapped
 from engine.cards.tokenization.space import BARE, SPACED, starts_with_space, tail
-from engine.errors import ReaderError
+from engine.tokens import encodings, passages
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 ODD = "a<|endoftext|>  b\t\n<b>$x$</b> 🦉é\u202e\x00 日本"
@@ -63,7 +63,7 @@ def check(shown):
 @given(text=ANY)
 def test_any_text_makes_cards(text):
     loaded = loaded_checkpoint("pocket-gpt2")
-    assert cards.chips(text).numbers["ids"] == tokenizers.encode("o200k_base", text)
+    assert cards.chips(text).numbers["ids"] == encodings.encode("o200k_base", text)
     assert cards.roundtrip(loaded, text).numbers["lossless"] == 1
     assert len(cards.own(loaded, text)) == 2
     piece = cards.pieces(loaded, loaded.name, text)[0]
@@ -102,7 +102,7 @@ def test_chips_of_a_known_text():
 
 
 def test_own_counts_are_the_library_counts(loaded):
-    text = texts.sentences()[6].text  # Hindi
+    text = passages.sentences()[6].text  # Hindi
     counts = cards.own(loaded, text)[1].numbers
     assert counts[loaded.name] == len(loaded.tokenizer(text)["input_ids"])
     assert counts["o200k_base"] < counts["cl100k_base"] < counts["r50k_base"]
@@ -123,8 +123,8 @@ def test_the_price_of_english_is_one():
     assert card.numbers["shown"][row] == [1, 1, 1, 1]
     per_character = np.array(cards.price(loaded, "abc", "tokens per character").numbers["shown"])
     german = card.table["text"].index("German")
-    text = texts.sentences()[german].text
-    assert per_character[german, 3] == len(tokenizers.encode("o200k_base", text)) / len(text)
+    text = passages.sentences()[german].text
+    assert per_character[german, 3] == len(encodings.encode("o200k_base", text)) / len(text)
 
 
 def test_a_space_at_the_end_is_what_the_model_reads(loaded):

@@ -1,24 +1,24 @@
 """The passages that chapters share."""
 
-from engine import texts
+from engine.tokens import passages
 
 
 def test_the_tales_have_their_lengths_and_are_plain_prose():
-    assert 600 <= len(texts.passage().split()) <= 800
-    assert 1400 <= len(texts.sample().split()) <= 1800
-    for tale in (texts.passage(), texts.sample()):
+    assert 600 <= len(passages.passage().split()) <= 800
+    assert 1400 <= len(passages.sample().split()) <= 1800
+    for tale in (passages.passage(), passages.sample()):
         assert tale.isascii()
         assert tale.endswith(".\n")
 
 
 def test_there_are_eight_control_prompts():
-    prompts = texts.control_prompts()
+    prompts = passages.control_prompts()
     assert len(set(prompts)) == 8
     assert all(prompt == prompt.strip() for prompt in prompts)
 
 
 def test_sentences_cover_scripts_code_digits_and_emoji():
-    by_name = {sentence.name: sentence.text for sentence in texts.sentences()}
+    by_name = {sentence.name: sentence.text for sentence in passages.sentences()}
     assert {"English", "Python", "Digits", "Emoji"} < set(by_name)
     assert len(by_name) >= 11
     compile(by_name["Python"], "sentence", "exec")

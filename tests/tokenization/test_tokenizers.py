@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import tokenizers
+from engine.tokens import encodings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
@@ -18,8 +18,8 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    tokenizers._encoding.cache_clear()
-    tokenizers.definition.cache_clear()
+    encodings._encoding.cache_clear()
+    encodings.definition.cache_clear()
 
 
 # From tiktoken's README and tests/test_simple_public.py: "hello world" in r50k_base and cl100k_base.
@@ -32,28 +32,28 @@ def no_network(monkeypatch):
     ],
 )
 def test_published_ids(name, text, ids, no_network):
-    assert tokenizers.encode(name, text) == ids
+    assert encodings.encode(name, text) == ids
 
 
-@pytest.mark.parametrize("name", tokenizers.ENCODINGS)
+@pytest.mark.parametrize("name", encodings.ENCODINGS)
 @given(text=TEXT)
 def test_every_text_comes_back_whole(name, text):
-    assert b"".join(t.bytes for t in tokenizers.tokens(name, text)) == text.encode("utf-8")
-    assert tokenizers.encoding(name).decode(tokenizers.encode(name, text)) == text
+    assert b"".join(t.bytes for t in encodings.tokens(name, text)) == text.encode("utf-8")
+    assert encodings.encoding(name).decode(encodings.encode(name, text)) == text
 
 
-@pytest.mark.parametrize("name", tokenizers.ENCODINGS)
+@pytest.mark.parametrize("name", encodings.ENCODINGS)
 def test_a_typed_special_token_is_ordinary_text(name):
-    special = tokenizers.encoding(name).eot_token
-    ids = tokenizers.encode(name, "a<|endoftext|>b")
+    special = encodings.encoding(name).eot_token
+    ids = encodings.encode(name, "a<|endoftext|>b")
     assert special not in ids
     assert len(ids) > 5
-    assert tokenizers.encoding(name).decode(ids) == "a<|endoftext|>b"
+    assert encodings.encoding(name).decode(ids) == "a<|endoftext|>b"
 
 
-@pytest.mark.parametrize("name", tokenizers.ENCODINGS)
+@pytest.mark.parametrize("name", encodings.ENCODINGS)
 def test_every_single_byte_is_a_token(name):
-    ranks = tokenizers.definition(name)["mergeable_ranks"]
+    ranks = encodings.definition(name)["mergeable_ranks"]
     assert all(bytes([byte]) in ranks for byte in range(256))
 
 
@@ -61,18 +61,18 @@ def test_every_single_byte_is_a_token(name):
     ("name", "size"), [("r50k_base", 50257), ("cl100k_base", 100277), ("o200k_base", 200019)]
 )
 def test_vocabularies_have_their_published_sizes(name, size):
-    assert tokenizers.encoding(name).n_vocab == size
+    assert encodings.encoding(name).n_vocab == size
 
 
 def test_a_changed_rank_file_is_refused(tmp_path, monkeypatch):
     changed = tmp_path / "tokenizers" / "r50k_base.tiktoken"
     changed.parent.mkdir()
-    changed.write_bytes(tokenizers.rank_file("r50k_base").read_bytes() + b"\n")
-    monkeypatch.setattr(tokenizers, "ASSETS", tmp_path)
+    changed.write_bytes(encodings.rank_file("r50k_base").read_bytes() + b"\n")
+    monkeypatch.setattr(encodings, "ASSETS", tmp_path)
     with pytest.raises(ValueError, match="not the rank file"):
-        tokenizers.definition.__wrapped__("r50k_base")
+        encodings.definition.__wrapped__("r50k_base")
 
 
 def test_bytes_that_are_no_text_are_shown_as_hexadecimal():
-    shown = [token.display for token in tokenizers.tokens("r50k_base", "🦉")]
+    shown = [token.display for token in encodings.tokens("r50k_base", "🦉")]
     assert "".join(shown).replace("‹", "").replace("›", "").replace(" ", "") == "🦉".encode().hex().upper()

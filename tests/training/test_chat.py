@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from engine.chat import ASSISTANT, END, USER, has_template, render, special_ids
-from engine.errors import ReaderError
+from engine import ReaderError
+from engine.tokens.chat import ASSISTANT, END, USER, has_template, render, special_ids
 from engine.training.adapter import UNUSED_BYTES, special_token_ids, write_tokenizer
 
 BASE = Path("engine/assets/pocket-llama")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import load
-from engine.checkpoints import locate
+from engine.checkpoints.catalogue import locate
 from engine.training.restore import main, restored
 from engine.training.snapshots import described, fingerprint, load_snapshot, write_snapshot
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.generation import generate
+from engine.model.generation import generate
 from engine.training.sampling import left_padded, sample_answers
 from tests.conftest import loaded_checkpoint
 

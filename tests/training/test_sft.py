@@ -9,8 +9,8 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig
 
-from engine import tuned
-from engine.chat import END, Rendered
+from engine.model import tuned
+from engine.tokens.chat import END, Rendered
 from engine.training import sft
 from engine.training.adapter import save_adapter, special_token_ids, trained, with_adapter, write_tokenizer
 from engine.training.checkpointing import load_state, read_log

@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine import capture, load
+from engine import ReaderError, capture, load
 from engine.cards.training_phases.common import FURTHER
-from engine.checkpoints import locate
-from engine.errors import ReaderError
+from engine.checkpoints.catalogue import locate
 from engine.training.data import load_tokenizer
 from engine.training.evaluate import draw_sample
 from engine.training.held_out import held_out_loss

@@ -1,7 +1,7 @@
 """The *Code* scripts: each runs the model with transformers alone and takes one head apart with torch alone."""
 
 from engine.cards.attention.head import LETTER, PARTS, Head, Part
-from engine.script import preamble
+from engine.evidence.script import preamble
 
 _FLOATING = ("fp32", "bf16", "fp16")
 

@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from engine import ReaderError
 from engine.cards.attention.weights import apply, matrix
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops import attention as ops
-from engine.trace import Array, Trace
 
 Part = Literal["query", "key", "value"]
 PARTS: tuple[Part, ...] = ("query", "key", "value")

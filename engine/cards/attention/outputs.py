@@ -8,20 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.cache import traced
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap, pytorch_output
 from engine.cards.attention.head import Head
 from engine.cards.attention.weights import apply
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import bars
 from engine.figures.attention import matrix_product, weighted_values
-from engine.interventions import AblateHeads
-from engine.loading import Loaded
+from engine.model.cache import traced
+from engine.model.capturing import tokens_of
+from engine.model.interventions import AblateHeads
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 SHOWN = 7
 """Tokens promoted, and as many suppressed: a figure that fits on a projector."""

@@ -5,19 +5,19 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap, pytorch_weights, returned_weights
 from engine.cards.attention.head import Head
 from engine.cards.attention.vectors import projected
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import attention_map, heatmap
 from engine.figures.attention import dot_product, score_row
 from engine.figures.axes import short
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 Stage = Literal["scores", "masked", "weights"]
 STAGES: tuple[Stage, ...] = ("scores", "masked", "weights")

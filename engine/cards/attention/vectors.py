@@ -4,17 +4,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine import hooks
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import LETTER, PARTS, Head, Part
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.attention import matrix_product, token_vectors
 from engine.figures.axes import short
-from engine.loading import Loaded
-from engine.rounding import tolerance
-from engine.trace import Trace
+from engine.model import hooks
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 
 
 def projection(

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.attention.outputs import direct, removed
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.attention import Strip, steps
 from engine.figures.axes import short
-from engine.loading import Loaded
+from engine.model.capturing import token
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 STEPS = ("query", "dot products", "scale", "mask", "softmax", "output", "write")
 

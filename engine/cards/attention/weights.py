@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from engine.trace import Array
+from engine.model.trace import Array
 
 
 @torch.no_grad()

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.backprop.common import code, target_name
 from engine.cards.sampling.common import difference, display, quoted
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import bars
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.gradients import Example, embedding_gradient, scaled_embedding_slopes
 
 SHOWN = 16

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 
 from engine import tokenize
-from engine.cache import traced
 from engine.cards.sampling.common import display, quoted, script
-from engine.loading import Loaded
+from engine.model.cache import traced
+from engine.model.loading import Loaded
+from engine.model.trace import Token
 from engine.ops.gradients import Example
 from engine.ops.sampling import finite
-from engine.trace import Token
 
 WORD = 40
 """Characters of a typed target that are read."""

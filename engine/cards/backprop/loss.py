@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from engine.cache import traced
-from engine.card import Badge, Card, Proof
 from engine.cards.backprop.common import code, target_name
 from engine.cards.sampling.common import difference, display, tolerance
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import bars
-from engine.loading import Loaded
+from engine.model.cache import traced
+from engine.model.loading import Loaded
 from engine.ops.gradients import Example, logit_gradient, loss_of, skeleton, weights
 from engine.ops.sampling import surprisal
 

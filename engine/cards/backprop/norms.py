@@ -2,10 +2,10 @@
 
 import torch
 
-from engine.card import Badge, Card, Proof
 from engine.cards.backprop.common import code, target_name
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.gradients import ExactLoss, Example, PartGradient, gradients, part_gradients, parts_of
 
 MEASURES = {"length": "length of the gradient", "per weight": "root mean square of the derivatives"}

@@ -5,18 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from engine import tokenize
-from engine.card import Badge, Card, Proof
+from engine import ReaderError, tokenize
 from engine.cards.backprop.common import code, target_name, trained_copy
 from engine.cards.sampling.common import difference, display, quoted
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.gradients import Example, descended, gradients, next_log_probabilities, skeleton, weights
 from engine.ops.sampling import Float
-from engine.text import display as visible
-from engine.text import shorten
-from engine.texts import control_prompts
+from engine.tokens.passages import control_prompts
+from engine.tokens.text import display as visible
+from engine.tokens.text import shorten
 
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 LETTERS = ("A", "B", "C")

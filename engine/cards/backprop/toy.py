@@ -2,7 +2,7 @@
 
 import math
 
-from engine.card import Badge, Card
+from engine.evidence.card import Badge, Card
 from engine.figures.learning import GraphEdge, GraphNode, brief, computation_graph
 from engine.ops.autodiff import Flow, Node, Tape, backward, gradients, residual_neuron
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.backprop.common import code, target_name, trained_copy
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.learning import tangent
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.gradients import ExactLoss, Example
 
 MATRICES = {

@@ -7,19 +7,19 @@ import numpy as np
 import torch
 
 from engine import figures
-from engine.cache import ByteLRU
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
 from engine.cards.block.by_hand import apply_by_hand, script_lines
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import preamble
 from engine.figures.sampling import texts as drawn_texts
-from engine.generation import generate
-from engine.interventions import Intervention
-from engine.loading import Loaded
+from engine.model.cache import ByteLRU
+from engine.model.capturing import token
+from engine.model.generation import generate
+from engine.model.interventions import Intervention
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import softmax, top
-from engine.rounding import tolerance
-from engine.script import preamble
-from engine.text import shorten
-from engine.trace import Trace
+from engine.tokens.text import shorten
 
 SHOWN = 6
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine import interventions as iv
-from engine.loading import Loaded
+from engine.model import interventions as iv
+from engine.model.loading import Loaded
 
 
 class Nothing(nn.Module):

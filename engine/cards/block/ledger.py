@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from engine import figures
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
-from engine.loading import Loaded
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import preamble
+from engine.model.capturing import token
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.ledger import Ledger, ledger
-from engine.rounding import tolerance
-from engine.script import preamble
-from engine.trace import Trace
 
 
 def residual_ledger(loaded: Loaded, trace: Trace, position: int, token_id: int) -> Card:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import figures
-from engine.card import Badge, Card, Proof
+from engine.checkpoints.published import MODELS, sources
+from engine.checkpoints.published import parts as published_parts
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures.block import diagram as drawn_diagram
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.parts import Part, block_parts, model_parts, total
-from engine.published import MODELS, sources
-from engine.published import parts as published_parts
-from engine.script import preamble
 
 _COUNT = """
 def trained(module):

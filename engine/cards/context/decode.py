@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import figures
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
-from engine.loading import Loaded
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import preamble
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import kv_cache
-from engine.rounding import tolerance
-from engine.script import preamble
-from engine.texts import passage
-from engine.trace import Trace
+from engine.tokens.passages import passage
 
 _DECODE = """
 from transformers import DynamicCache

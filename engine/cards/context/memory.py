@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from engine import figures
-from engine.card import Badge, Card, Proof
-from engine.loading import Loaded
+from engine.checkpoints.published import MODELS, cache_bytes, sources
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import kv_cache
-from engine.published import MODELS, cache_bytes, sources
-from engine.script import preamble
-from engine.trace import Trace
 
 
 def held_bytes(loaded: Loaded, trace: Trace) -> Card:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 from engine import figures
-from engine.card import Badge, Card, Proof
-from engine.loading import Loaded
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import preamble
+from engine.model.loading import Loaded
+from engine.model.trace import Token
 from engine.ops import kv_cache
-from engine.rounding import tolerance
-from engine.script import preamble
-from engine.trace import Token
 
 
 def forgotten(loaded: Loaded, tokens: Sequence[Token], target: Token) -> Card:

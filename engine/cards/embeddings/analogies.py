@@ -7,15 +7,15 @@ from functools import cache
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, cosines_by_torch, name, pieces, quoted, table
-from engine.checkpoints import ASSETS
-from engine.errors import ReaderError
+from engine.checkpoints.catalogue import ASSETS
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import bars
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.embeddings import Float, nearest, rank
-from engine.text import clean_prompt, shorten
+from engine.tokens.text import clean_prompt, shorten
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from plotly.graph_objects import Figure
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, name, table
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import scatter2d, scatter3d
 from engine.figures.embeddings import spread_labels, stand_back
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Token
 from engine.ops.embeddings import Components, Float, nearest, nearest_kept, pca
-from engine.trace import Token
 
 MOST_TOKENS = 24
 """Distinct tokens of the prompt on the map; a label needs room."""

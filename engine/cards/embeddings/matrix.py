@@ -10,12 +10,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
-from engine.capturing import token, tokens_of
-from engine.loading import Loaded
+from engine.evidence.script import preamble
+from engine.model.capturing import token, tokens_of
+from engine.model.loading import Loaded
+from engine.model.trace import Token
 from engine.ops.embeddings import Float, mean_cosine, norms
-from engine.script import preamble
-from engine.text import clean_prompt, shorten
-from engine.trace import Token
+from engine.tokens.text import clean_prompt, shorten
 
 _CHUNK = 4096
 """Rows that are turned into float64 at a time."""

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, cosines_by_torch, name, pieces, quoted, table, weight
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import bars
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Token
 from engine.ops.embeddings import nearest, rank
-from engine.trace import Token
 
 
 def neighbours(loaded: Loaded, token: Token, count: int = 12) -> Card:

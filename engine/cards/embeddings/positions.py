@@ -4,17 +4,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.map import axis_names, components_code, printed, prove_components, share_shown
 from engine.cards.embeddings.matrix import CLOSE, code, signed, table, weight
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import largest, tolerance
 from engine.figures import grouped_bars, lines
 from engine.figures.embeddings import ordered_curve
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.embeddings import Float, by_distance, norms, pca, unit
-from engine.rounding import largest, tolerance
-from engine.trace import Trace
 
 MOST = 1024
 """Positions that are compared pair by pair; GPT-2 has as many."""

@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import CLOSE, code, quoted, signed, table, weight
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import heatmap, histogram
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.embeddings import Float, norms
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 
 def row(loaded: Loaded, trace: Trace, position: int) -> Card:

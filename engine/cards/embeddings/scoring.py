@@ -6,16 +6,16 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.analogies import Analogy, ordinal, usable, word_ids
 from engine.cards.embeddings.matrix import code, cosines_by_torch, name, quoted, table
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
 from engine.figures.embeddings import ranked
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.embeddings import nearest, rank
-from engine.text import shorten
+from engine.tokens.text import shorten
 
 ARITHMETIC, ALLOWED, FROM_A, FROM_C = "a − b + c", "a − b + c, inputs count", "a alone", "c alone"
 WAYS = (ARITHMETIC, ALLOWED, FROM_A, FROM_C)

@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention.evidence import gap
 from engine.cards.embeddings.matrix import quoted, signed
 from engine.cards.sampling.common import script
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import lines
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.embeddings import Float, cosine, unit
-from engine.rounding import tolerance
-from engine.text import clean_prompt, shorten
-from engine.trace import Trace
+from engine.tokens.text import clean_prompt, shorten
 
 OTHERS = "different tokens, mean"
 

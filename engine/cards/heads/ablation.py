@@ -3,16 +3,16 @@
 import numpy as np
 
 from engine import Loaded
-from engine.cache import traced
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import Heads, largest_difference, logits_without, names, table, tolerance
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import grouped_bars
-from engine.interventions import AblateHeads
+from engine.model.cache import traced
+from engine.model.capturing import token
+from engine.model.interventions import AblateHeads
+from engine.model.trace import Array, Trace
 from engine.ops.heads import kl_divergence, log_softmax
-from engine.script import preamble
-from engine.text import shorten
-from engine.trace import Array, Trace
+from engine.tokens.text import shorten
 
 
 def without(loaded: Loaded, before: Trace, heads: Heads) -> Trace:

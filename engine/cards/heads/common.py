@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from engine import Loaded
-from engine.trace import Array
+from engine.model.trace import Array
 
 Heads = tuple[tuple[int, int], ...]
 """(layer, head) pairs."""

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from engine import Loaded
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import (
     ATTENTION_CODE,
     PICKS,
@@ -18,7 +17,10 @@ from engine.cards.heads.common import (
     tolerance,
 )
 from engine.cards.heads.repeats import repeated
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures.heads import kind_map, score_panels
+from engine.model.trace import Trace
 from engine.ops.heads import (
     KINDS,
     UNCLASSIFIED,
@@ -28,8 +30,6 @@ from engine.ops.heads import (
     scores_without_sink,
     uniform_score,
 )
-from engine.script import preamble
-from engine.trace import Trace
 
 THRESHOLD = 0.5
 """Half of the attention: the four keys are different ones, so no head reaches it for two kinds."""

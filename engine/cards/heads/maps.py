@@ -3,7 +3,6 @@
 import numpy as np
 
 from engine import Loaded
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import (
     ATTENTION_CODE,
     PICKS,
@@ -13,13 +12,14 @@ from engine.cards.heads.common import (
     table,
     tolerance,
 )
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import arcs as arcs_figure
 from engine.figures import attention_map
 from engine.figures import wall as wall_figure
+from engine.model.trace import Trace
 from engine.ops.heads import row_entropy
-from engine.script import preamble
-from engine.text import shorten
-from engine.trace import Trace
+from engine.tokens.text import shorten
 
 
 def wall(loaded: Loaded, trace: Trace, layer: int, head: int) -> Card:

@@ -4,8 +4,6 @@ import numpy as np
 import torch
 
 from engine import Loaded, ReaderError
-from engine.cache import traced
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.ablation import ablation_code, without
 from engine.cards.heads.common import (
     ATTENTION_CODE,
@@ -18,11 +16,13 @@ from engine.cards.heads.common import (
     table,
     tolerance,
 )
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import lines
 from engine.figures.heads import repeated_map
+from engine.model.cache import traced
+from engine.model.trace import Trace
 from engine.ops.heads import KINDS, queries, scores, surprisal, target_keys
-from engine.script import preamble
-from engine.trace import Trace
 
 LENGTH = 32
 """Random tokens in each half, fewer where the model's context does not hold two halves and a start token."""

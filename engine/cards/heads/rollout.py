@@ -4,14 +4,14 @@ import numpy as np
 import torch
 
 from engine import Loaded
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.common import ATTENTION_CODE, largest_difference, returned_attention, table, tolerance
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import attention_map, lines
+from engine.model.trace import Trace
 from engine.ops.heads import attention_share
 from engine.ops.heads import rollout as roll
-from engine.script import preamble
-from engine.text import shorten
-from engine.trace import Trace
+from engine.tokens.text import shorten
 
 
 def rollout(loaded: Loaded, trace: Trace, layer: int, query: int) -> Card:

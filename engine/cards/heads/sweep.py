@@ -11,18 +11,18 @@ import plotly.graph_objects as go
 import torch
 
 from engine import Loaded
-from engine.cache import ByteLRU
-from engine.capturing import forward
-from engine.card import Badge, Card, Proof
 from engine.cards.heads.ablation import ablation_code
 from engine.cards.heads.common import PICKS, Heads, largest_difference, logits_without, name, tolerance
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import bars, heatmap
 from engine.figures.axes import exact
 from engine.figures.targets import frame, targets
-from engine.interventions import AblateHeads
+from engine.model.cache import ByteLRU
+from engine.model.capturing import forward
+from engine.model.interventions import AblateHeads
+from engine.model.trace import Trace
 from engine.ops.heads import kl_divergence
-from engine.script import preamble
-from engine.trace import Trace
 
 
 @dataclass(eq=False)

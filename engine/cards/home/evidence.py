@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.card import Proof
-from engine.loading import Loaded
-from engine.rounding import tolerance
-from engine.trace import Array, Trace
+from engine.evidence.card import Proof
+from engine.evidence.rounding import tolerance
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 
 
 def close(loaded: Loaded, claim: str, ours: Array, theirs: Array) -> Proof:

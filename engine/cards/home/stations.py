@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from engine import figures
-from engine.capturing import tokens_of
-from engine.card import Badge, Card
 from engine.cards.home.evidence import (
     blocks_code,
     close,
@@ -17,10 +15,12 @@ from engine.cards.home.evidence import (
     tolerance,
     unembedded,
 )
-from engine.loading import Loaded
-from engine.script import preamble
-from engine.text import display
-from engine.trace import Array, Trace
+from engine.evidence.card import Badge, Card
+from engine.evidence.script import preamble
+from engine.model.capturing import tokens_of
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
+from engine.tokens.text import display
 
 BYTES_SHOWN = 36
 DIMENSIONS_SHOWN = 64

@@ -8,23 +8,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.weights import matrix
 from engine.cards.block.by_hand import path
 from engine.cards.heads.ablation import leading
 from engine.cards.neurons.evidence import logits_of, private_copy
 from engine.cards.neurons.neuron import Neuron
 from engine.cards.sampling.common import difference, inside, probability_tolerance
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import grouped_bars
 from engine.figures.axes import short
-from engine.interventions import ClampNeuron, KeepTopNeurons
-from engine.loading import Loaded
+from engine.model.capturing import token
+from engine.model.interventions import ClampNeuron, KeepTopNeurons
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops.heads import kl_divergence
 from engine.ops.sampling import Float, softmax
-from engine.script import preamble
-from engine.text import shorten
-from engine.trace import Array, Trace
+from engine.tokens.text import shorten
 
 SHOWN = 8
 

@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from engine import texts
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked, watched
 from engine.cards.neurons.neuron import Neuron
 from engine.cards.neurons.survey import AFTER, BEFORE, Survey, windows
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import chips
 from engine.figures.axes import short
 from engine.figures.neurons import Occurrence, concordance
-from engine.loading import Loaded
-from engine.rounding import tolerance
-from engine.trace import Trace
+from engine.model.capturing import tokens_of
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
+from engine.tokens import passages
 
 
 def over_prompt(loaded: Loaded, trace: Trace, layer: int, neuron: int) -> Card:
@@ -67,7 +67,7 @@ def top_tokens(
     kinds = len({name.strip("·").casefold() for name in names})
     end = "lowest" if lowest else "highest"
     atol = tolerance(loaded, values)
-    cuts = windows(loaded, texts.sample())
+    cuts = windows(loaded, passages.sample())
     return Card(
         key="top-tokens",
         title=f"Over the sample text, {one.name} is {end} at “{names[0]}” ({short(float(values[0]))}): "
@@ -106,7 +106,7 @@ def _proof(
     loaded: Loaded, found: Survey, values: np.ndarray, places: list[int], layer: int, neuron: int, atol: float
 ) -> Proof:
     """The first and the last occurrence again, each in its window, by a private copy of the model."""
-    cuts, worst = windows(loaded, texts.sample()), 0.0
+    cuts, worst = windows(loaded, passages.sample()), 0.0
     size = len(cuts[0])
     for rank in {0, len(places) - 1}:
         window, at = divmod(places[rank], size)

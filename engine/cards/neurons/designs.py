@@ -5,18 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked
 from engine.cards.neurons.neuron import activation_name, checked_layer
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import model_lines, preamble
 from engine.figures import histogram
 from engine.figures.axes import short
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import neurons as ops
 from engine.ops.parts import block_parts
-from engine.rounding import tolerance
-from engine.script import model_lines, preamble
-from engine.trace import Trace
 
 Side = tuple[Loaded, Trace]
 

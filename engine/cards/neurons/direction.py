@@ -7,18 +7,18 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.block.by_hand import path
 from engine.cards.neurons.evidence import matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import bars
 from engine.figures.axes import short
-from engine.loading import Loaded
+from engine.model.capturing import tokens_of
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops.attention import extremes, length, through_final_norm
-from engine.rounding import tolerance
-from engine.trace import Array, Trace
 
 SHOWN = 7
 """Tokens promoted, and as many suppressed: a figure that fits on a projector."""

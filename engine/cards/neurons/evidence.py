@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from engine.cards.block.by_hand import path
-from engine.loading import Loaded, tensors
-from engine.script import preamble
-from engine.trace import Array
+from engine.evidence.script import preamble
+from engine.model.loading import Loaded, tensors
+from engine.model.trace import Array
 
 _FLOATING = ("fp32", "bf16", "fp16")
 

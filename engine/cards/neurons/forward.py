@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.weights import matrix
 from engine.cards.neurons.evidence import matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron, act, activation_name
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.axes import short
 from engine.figures.network import Panel, stages
-from engine.loading import Loaded, weight_bytes
+from engine.model.loading import Loaded, weight_bytes
+from engine.model.trace import Array, Trace
 from engine.ops import neurons as ops
 from engine.ops.parts import Part, block_parts, total
-from engine.rounding import tolerance
-from engine.trace import Array, Trace
 
 DRAWN = (40, 160)
 """At most so many rows and columns of a matrix are drawn."""

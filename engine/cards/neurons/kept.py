@@ -8,20 +8,20 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.capturing import forward
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.neurons.changed import by_hand, change_lines, compared, wrongly_kept
 from engine.cards.neurons.evidence import logits_of
 from engine.cards.neurons.sparse import steps
 from engine.cards.sampling.common import inside, probability_tolerance
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import lines
 from engine.figures.axes import short
-from engine.interventions import KeepTopNeurons
-from engine.loading import Loaded
+from engine.model.capturing import forward
+from engine.model.interventions import KeepTopNeurons
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.heads import kl_divergence
-from engine.script import preamble
-from engine.trace import Trace
 
 ENOUGH = 0.1
 """Nats of mean KL that the title of the sweep calls little."""

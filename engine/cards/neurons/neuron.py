@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from transformers.activations import ACT2FN
 
+from engine import ReaderError
 from engine.cards.attention.weights import apply, matrix
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops import neurons as ops
-from engine.trace import Array, Trace
 
 
 def checked_layer(loaded: Loaded, layer: int) -> int:

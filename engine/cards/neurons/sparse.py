@@ -3,16 +3,16 @@
 import numpy as np
 import torch
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import logits_of, private_copy
 from engine.cards.neurons.neuron import checked_layer
 from engine.cards.sampling.common import inside
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import lines
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops import neurons as ops
-from engine.script import preamble
-from engine.trace import Array, Trace
 
 SHARE = 0.9
 """The part of the absolute mass that the second line is about."""

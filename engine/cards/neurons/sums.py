@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention.evidence import gap
 from engine.cards.neurons.evidence import hooked, matrix_lines, watched
 from engine.cards.neurons.neuron import Neuron, act, activation_name, theirs
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures import waterfall
 from engine.figures.axes import short
 from engine.figures.neurons import bend
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import neurons as ops
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 SHOWN = 9
 """Products printed one by one: with the rest, the bias and the sum, a figure that fits on a projector."""

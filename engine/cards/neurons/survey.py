@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine import texts
-from engine.capturing import forward, tokenize
-from engine.loading import Loaded
+from engine.model.capturing import forward, tokenize
+from engine.model.loading import Loaded
+from engine.tokens import passages
 
 COUNT, BEFORE, AFTER = 8, 8, 4
 """Occurrences kept for each neuron and sign, and the tokens kept before and after each."""
@@ -49,7 +49,7 @@ def survey(
     text: str | None = None,
 ) -> Survey:
     """Read the sample text (or another) window by window. `progress(share, what)` is told before each window."""
-    given = windows(loaded, texts.sample() if text is None else text)
+    given = windows(loaded, passages.sample() if text is None else text)
     found: _Best | None = None
     start = 0
     for i, window in enumerate(given):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from engine.card import Badge, Card
-from engine.errors import ReaderError
+from engine import ReaderError
+from engine.evidence.card import Badge, Card
 from engine.figures.axes import short
 from engine.figures.neurons import bend
 from engine.ops import neurons as ops

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from engine.card import Badge, Card
+from engine.evidence.card import Badge, Card
 from engine.figures import lines
 from engine.ops.optimizers import Floats, descend, matrix_problem
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import difference, script
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
 from engine.figures.learning import contours
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.finetuning import Floats, Plane, Report
 from engine.ops.optimizers import Path, descend
 

@@ -7,8 +7,8 @@ import numpy as np
 from plotly.graph_objects import Figure
 from torch import Tensor
 
-from engine.card import Badge, Card
-from engine.errors import ReaderError
+from engine import ReaderError
+from engine.evidence.card import Badge, Card
 from engine.figures import lines
 from engine.figures.learning import contours
 from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR, Floats, Path, descend, grid, rates_of

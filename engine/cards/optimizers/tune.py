@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import difference, display, script
 from engine.cards.sampling.surprisal import prompt as before
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars, lines
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops.finetuning import (
     RATES,
     Report,
@@ -24,7 +24,7 @@ from engine.ops.finetuning import (
     tune,
 )
 from engine.ops.optimizers import CALLS, ByHand
-from engine.text import shorten
+from engine.tokens.text import shorten
 
 WRITTEN, OPENING, SHOWN = 16, 3, 14
 CHECKED = 2

@@ -6,16 +6,16 @@ from textwrap import dedent
 
 import numpy as np
 
-from engine.cache import ByteLRU
-from engine.capturing import capture, tokenize
+from engine import ReaderError
 from engine.cards.post_training.family import Version
-from engine.chat import Rendered, has_template, render
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine.evidence.script import preamble
+from engine.model.cache import ByteLRU
+from engine.model.capturing import capture, tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Array
 from engine.ops.sampling import finite
-from engine.script import preamble
-from engine.text import clean_prompt
-from engine.trace import Array
+from engine.tokens.chat import Rendered, has_template, render
+from engine.tokens.text import clean_prompt
 
 LONGEST = 600
 """Characters of a request or of an answer that are read."""

@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.post_training.common import logits, script
 from engine.cards.post_training.family import COLORS, Version
 from engine.cards.sampling.common import difference, display, quoted, returned_logits, tolerance
-from engine.chat import special_ids
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars
 from engine.figures.post_training import columns
+from engine.model.capturing import tokens_of
 from engine.ops.quantization import kl as divergence
 from engine.ops.sampling import Float, softmax, surprisal, top
+from engine.tokens.chat import special_ids
 
 SHOWN = 5
 """Favourites of each version at the focus token."""

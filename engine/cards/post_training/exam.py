@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.post_training.common import listed, script
 from engine.cards.post_training.family import Version
 from engine.cards.post_training.tasks import Task, answers, reread, rounding, task, words, writing
 from engine.cards.sampling.common import quoted
 from engine.cards.sampling.texts import call
 from engine.cards.sampling.writing import Choice
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import heatmap
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 
 LENGTH, TEMPERATURE = 32, 0.7
 """Tokens of an answer at most, and the temperature at which it is drawn."""
@@ -213,7 +213,7 @@ def _first(result: Marks, version: Version, question: int) -> Task:
 
 
 def _stops(version: Version) -> list[int]:
-    from engine.generation import end_of_text
+    from engine.model.generation import end_of_text
 
     return sorted(end_of_text(version.get()))
 

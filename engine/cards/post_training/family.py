@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.checkpoints import CATALOGUE
-from engine.hub import is_cached
+from engine.checkpoints.catalogue import CATALOGUE
+from engine.checkpoints.hub import is_cached
 
 if TYPE_CHECKING:
-    from engine.loading import Loaded
+    from engine.model.loading import Loaded
 
 POCKET = {"base": "pocket-llama", "SFT": "pocket-llama-sft", "DPO": "pocket-llama-dpo"}
 """The bundled family: pre-trained, then fine-tuned on instructions, then on preferences."""

@@ -4,15 +4,15 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.post_training.common import logits, rendered, script
 from engine.cards.post_training.family import Version
 from engine.cards.sampling.common import difference, returned_logits, tolerance
-from engine.chat import Rendered, special_ids
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.post_training import loss_mask
+from engine.model.capturing import tokens_of
 from engine.ops.sampling import surprisal
+from engine.tokens.chat import Rendered, special_ids
 
 IGNORED = -100
 """The label that torch's cross_entropy and transformers leave out of the mean."""

@@ -7,16 +7,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.post_training.common import logits, rendered, script
 from engine.cards.post_training.drift import moved, names_of
 from engine.cards.post_training.family import COLORS, Version
 from engine.cards.sampling.common import returned_logits, tolerance
-from engine.chat import Rendered
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars
 from engine.figures.post_training import columns, preference_loss
 from engine.ops.preference import Dpo, dpo, sequence_log_probability
+from engine.tokens.chat import Rendered
 
 ANSWERS = ("chosen", "rejected")
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card
+from engine import ReaderError
 from engine.cards.post_training.family import COLORS, Family
 from engine.cards.training_phases.common import recording, source
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card
 from engine.figures import grouped_bars
 from engine.figures.training import curves
 from engine.training.recording import Recording

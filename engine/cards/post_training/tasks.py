@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.post_training.common import head, prompt_ids
 from engine.cards.post_training.family import Version
 from engine.cards.sampling.common import difference, display, returned_logits, tolerance
 from engine.cards.sampling.texts import call
 from engine.cards.sampling.writing import Choice, Request, complete, so_far, text, write
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.post_training import strips
 from engine.ops.sampling import Filters
 from engine.training import rule

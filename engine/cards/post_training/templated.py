@@ -1,13 +1,13 @@
 """The chat template, token by token."""
 
-from engine.capturing import tokens_of
-from engine.card import Badge, Card, Proof
 from engine.cards.post_training.common import rendered, script
 from engine.cards.post_training.family import Version
 from engine.cards.sampling.common import quoted
-from engine.chat import special_ids
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import chips
-from engine.loading import Loaded
+from engine.model.capturing import tokens_of
+from engine.model.loading import Loaded
+from engine.tokens.chat import special_ids
 
 COLUMNS, SHOWN = 6, 60
 

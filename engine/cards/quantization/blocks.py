@@ -5,16 +5,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine import script
-from engine.cache import ByteLRU
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import code
 from engine.cards.quantization.weights import NAMES, SIZES, by_hand, half_name, path, quantize, weight
+from engine.evidence import script
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
 from engine.figures.quantization import staircase
-from engine.loading import Loaded
+from engine.model.cache import ByteLRU
+from engine.model.loading import Loaded
+from engine.model.trace import Array
 from engine.ops import quantization as ops
-from engine.trace import Array
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from statistics import median
 import torch
 from torch.utils import benchmark
 
-from engine import timing
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import Pair, code, head, repacked, returned_logits
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.quantization import repeats
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.ops import timing
 
 
 @dataclass(frozen=True)

@@ -4,15 +4,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.quantization.pair import COLORS, Pair, code, fraction, head, returned_logits
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars, heatmap
 from engine.figures.quantization import columns
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import quantization as ops
 from engine.ops.sampling import softmax, top
-from engine.trace import Trace
 
 SHOWN = 8
 DRIFTS = {"relative L2": "‖difference‖ / ‖reference‖", "cosine": "1 − cosine"}

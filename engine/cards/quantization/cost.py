@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import Pair, code, head, repacked
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.quantization import stacked
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 
 KINDS = {
     "linear layers": "query",

@@ -5,15 +5,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from engine import published
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.cost import linear_weights
 from engine.cards.quantization.pair import code
 from engine.cards.quantization.weights import linears
+from engine.checkpoints import published
+from engine.checkpoints.published import Published
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.quantization import sizes
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops import quantization as ops
-from engine.published import Published
 
 LARGE = tuple(model for model in published.MODELS if model.name in ("Llama-3.1-8B", "Llama-3.1-70B"))
 ROWS = {"fp32": "fp32", "fp16": "fp16 or bf16", "int8": "int8", "nf4": "nf4 or fp4"}

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from engine import script
-from engine.cache import traced
-from engine.capturing import token
-from engine.loading import Loaded
-from engine.trace import Trace
+from engine.evidence import script
+from engine.model.cache import traced
+from engine.model.capturing import token
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 
 BITSANDBYTES = ("int8", "nf4", "fp4")
 """Precisions whose linear layers bitsandbytes executes."""

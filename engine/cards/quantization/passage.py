@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.cache import ByteLRU
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.quantization.pair import Pair, code, head, returned_logits
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import histogram
-from engine.loading import Loaded
+from engine.model.cache import ByteLRU
+from engine.model.loading import Loaded
 from engine.ops.sampling import surprisal
 
 WINDOW = 128

@@ -11,14 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from engine import script
-from engine.cache import ByteLRU, traced
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import BITSANDBYTES, Pair, code, fraction
 from engine.cards.quantization.weights import linears, matrix
+from engine.evidence import script
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
 from engine.figures.axes import across
-from engine.loading import Loaded
+from engine.model.cache import ByteLRU, traced
+from engine.model.loading import Loaded
 from engine.ops import quantization as ops
 
 BITS = (2, 3, 4, 5, 6, 7, 8)

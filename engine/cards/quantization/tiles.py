@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine import script
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import code
 from engine.cards.quantization.weights import NAMES, Packed, by_hand, path, quantize, weight
+from engine.evidence import script
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import histogram
 from engine.figures.quantization import tiles
 from engine.figures.theme import NEUTRAL
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array
 from engine.ops import quantization as ops
-from engine.trace import Array
 
 ROWS, COLUMNS, SIZE = 16, 64, 64
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine import ReaderError
+from engine.model.loading import Loaded
 from engine.ops import quantization as ops
 
 SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.cache import ByteLRU
-from engine.card import Badge, Card, Proof
 from engine.cards.quantization.pair import COLORS, Pair, code, head, returned_logits, rounding
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars
-from engine.generation import Step, generate
+from engine.model.cache import ByteLRU
+from engine.model.generation import Step, generate
 from engine.ops import quantization as ops
 from engine.ops.sampling import softmax, top
 

@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.rope.pair import at_positions, within
 from engine.cards.rope.rotation import before, rotation, rounding
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.axes import short
 from engine.figures.rope import waves
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops import rope
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 LONGEST = 2048
 """Distances shown; more would be a solid block of ink for the fast pairs."""

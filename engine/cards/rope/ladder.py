@@ -1,15 +1,15 @@
 """The frequencies of all pairs."""
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention.evidence import gap
 from engine.cards.block.by_hand import path
 from engine.cards.rope.rotation import Rotation, rotation
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures import heatmap
 from engine.figures.axes import numbers
 from engine.figures.rope import ladder as drawn
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 from engine.ops import rope
-from engine.script import preamble
 
 LONGEST_SHOWN = 512
 """The cosines of more positions than this do not fit the width of a figure."""

@@ -4,18 +4,18 @@ import math
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.rope.rotation import Rotation, before, rotation, rounding
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.axes import short
 from engine.figures.rope import turning
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops import rope
-from engine.rounding import tolerance
-from engine.trace import Array, Trace
 
 LETTERS = {"query": "q", "key": "k"}
 

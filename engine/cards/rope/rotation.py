@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from engine import hooks
+from engine import ReaderError
 from engine.cards.attention.head import Head
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine.model import hooks
+from engine.model.loading import Loaded
+from engine.model.trace import Array
 from engine.ops import attention as scores
 from engine.ops.attention import Floats
-from engine.trace import Array
 
 
 @dataclass(frozen=True, eq=False)

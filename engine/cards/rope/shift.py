@@ -7,20 +7,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
 from engine.cards.attention.weights import apply
 from engine.cards.rope.rotation import before, rotation, rounding
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
 from engine.figures.axes import short
 from engine.figures.rope import shifts as drawn
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops.attention import Floats
-from engine.rounding import tolerance
-from engine.trace import Trace
 
 LINES = 3
 """Keys that get a line of their own."""

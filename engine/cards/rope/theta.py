@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.attention import code
 from engine.cards.attention.evidence import gap
 from engine.cards.attention.head import Head
@@ -10,15 +9,16 @@ from engine.cards.block.by_hand import path
 from engine.cards.rope.ladder import measured, tokens
 from engine.cards.rope.pair import at_positions
 from engine.cards.rope.rotation import Rotation, before, rotation, rounding, with_theta
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.rounding import tolerance
+from engine.evidence.script import preamble
 from engine.figures.rope import ladder as drawn
 from engine.figures.rope import waves
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops import rope
 from engine.ops.attention import Floats
-from engine.rounding import tolerance
-from engine.script import preamble
-from engine.trace import Trace
 
 THETAS = (1e3, 1e4, 1e5, 5e5, 1e6, 1e7)
 """Offered beside the checkpoint's own."""

@@ -17,12 +17,12 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from engine.capturing import token
-from engine.errors import ReaderError
-from engine.loading import Loaded
+from engine import ReaderError
+from engine.evidence.script import preamble
+from engine.model.capturing import token
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import Filters, Float
-from engine.script import preamble
-from engine.trace import Trace
 
 EXACT = 1e-9
 """Tolerance between two ways through float64 that start from the same logits."""

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card, Proof
 from engine.cards.sampling.common import (
     FORWARD,
     difference,
@@ -14,10 +13,11 @@ from engine.cards.sampling.common import (
     reference,
     script,
 )
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.sampling import counts
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import Filters, Float, filtered, inverse_cdf, softmax, top
-from engine.trace import Trace
 
 SHOWN = 12
 

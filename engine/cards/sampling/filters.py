@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.card import Badge, Card, Proof
 from engine.cards.sampling.common import (
     EXACT,
     FORWARD,
@@ -20,11 +19,12 @@ from engine.cards.sampling.common import (
     settings,
     tolerance,
 )
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.sampling import Segment, flow
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import Filters, Float, Stage, entropy, softmax, stages, top
-from engine.text import label
-from engine.trace import Trace
+from engine.tokens.text import label
 
 NAMED = 5
 """Tokens that get a segment of their own: this many favourites of the model and of the last filter."""

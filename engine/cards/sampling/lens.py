@@ -8,14 +8,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
 from engine.cards.sampling.common import difference, display, inside, probability_tolerance, quoted, script
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.sampling import lens as drawn_lens
 from engine.figures.series import lines
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Array, Trace
 from engine.ops.sampling import Float, softmax, top
-from engine.text import shorten
-from engine.trace import Array, Trace
+from engine.tokens.text import shorten
 
 FAVOURITES = 5
 

@@ -3,8 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import (
     EXACT,
     FORWARD,
@@ -17,13 +16,14 @@ from engine.cards.sampling.common import (
     script,
     tolerance,
 )
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.bars import bars
 from engine.figures.sampling import ranks
 from engine.figures.theme import NEUTRAL
-from engine.loading import Loaded
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import finite, log_softmax, softmax, top
-from engine.trace import Trace
 
 SHOWN = 20
 """Top tokens that a *Code* script has to reproduce."""

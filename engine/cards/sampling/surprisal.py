@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import difference, display, quoted, script, tolerance
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.sampling import surprisals
-from engine.loading import Loaded
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
 from engine.ops.sampling import finite, surprisal, top
-from engine.trace import Trace
 
 UNITS = {"nats": 1.0, "bits": math.log(2)}
 """Nats in one unit."""

@@ -4,13 +4,13 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import difference, display, returned_logits, script, settings, tolerance
 from engine.cards.sampling.writing import Choice, Request, written
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.sampling import texts as drawn_texts
-from engine.generation import end_of_text
-from engine.loading import Loaded
+from engine.model.generation import end_of_text
+from engine.model.loading import Loaded
 
 
 def name(request: Request) -> str:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.sampling.common import (
     difference,
     display,
@@ -17,9 +17,9 @@ from engine.cards.sampling.common import (
 )
 from engine.cards.sampling.texts import call
 from engine.cards.sampling.writing import Choice, Request, written
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.text import tree as drawn_tree
-from engine.loading import Loaded
+from engine.model.loading import Loaded
 
 ROADS = 4
 

@@ -3,9 +3,9 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from engine.cache import ByteLRU
-from engine.generation import Step, generate
-from engine.loading import Loaded
+from engine.model.cache import ByteLRU
+from engine.model.generation import Step, generate
+from engine.model.loading import Loaded
 from engine.ops.sampling import Filters, surprisal
 
 

@@ -1,9 +1,9 @@
 """A text as the tokens of o200k_base."""
 
-from engine import merges, tokenizers
-from engine.card import Badge, Card, Proof
 from engine.cards.tokenization.common import checked, in_bytes, mismatch, plural, tiktoken_lines
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.text import chips as draw
+from engine.tokens import encodings, merges
 
 NAME = "o200k_base"
 SHOWN = 72
@@ -13,7 +13,7 @@ SHOWN = 72
 def chips(text: str) -> Card:
     """Every token of a text with its id; bytes in the table and under the pointer."""
     text = checked(text)
-    tokens = tokenizers.tokens(NAME, text)
+    tokens = encodings.tokens(NAME, text)
     ids = [token.id for token in tokens]
     first = tokens[:SHOWN]
     size = len(text.encode("utf-8"))

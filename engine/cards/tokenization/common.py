@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 
-from engine import tokenizers
-from engine.errors import ReaderError
-from engine.loading import Loaded
-from engine.text import clean_prompt
-from engine.trace import Token
+from engine import ReaderError
+from engine.model.loading import Loaded
+from engine.model.trace import Token
+from engine.tokens import encodings
+from engine.tokens.text import clean_prompt
 
 PLAIN = {"r50k_base": "r50k", "cl100k_base": "cl100k", "o200k_base": "o200k"}
 """Short names for the axes of figures."""
@@ -53,16 +53,16 @@ def plural(count: int, noun: str) -> str:
 @cache
 def fingerprint(name: str) -> str:
     """SHA-256 of a bundled rank file, so that a script refuses any other."""
-    return hashlib.sha256(tokenizers.rank_file(name).read_bytes()).hexdigest()
+    return hashlib.sha256(encodings.rank_file(name).read_bytes()).hexdigest()
 
 
 def tiktoken_lines(name: str, variable: str = "encoding") -> str:
     """Lines of a script that build one of tiktoken's encodings from the bundled rank file."""
-    pattern = tokenizers.definition(name)["pat_str"]
+    pattern = encodings.definition(name)["pat_str"]
     return (
         "import tiktoken\n"
         "from tiktoken.load import load_tiktoken_bpe\n\n"
-        f"path = {str(tokenizers.rank_file(name))!r}\n"
+        f"path = {str(encodings.rank_file(name))!r}\n"
         f"{variable} = tiktoken.Encoding(\n"
         f"    {name!r},\n"
         f"    pat_str={pattern!r},\n"

@@ -2,16 +2,16 @@
 
 from textwrap import dedent
 
-from engine import merges, tokenizers
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.tokenization.common import checked, mismatch, plural, tiktoken_lines, tokenizer_lines
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.tokenization import Part, Strip, strips
-from engine.loading import Loaded
-from engine.merges import Merger
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
 from engine.ops import bpe
-from engine.text import display_bytes
+from engine.tokens import encodings, merges
+from engine.tokens.merges import Merger
+from engine.tokens.text import display_bytes
 
 R50K = "r50k_base"
 ROWS = 9
@@ -80,7 +80,7 @@ def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> 
 
 
 def _merger(loaded: Loaded, source: str) -> Merger:
-    if source in tokenizers.ENCODINGS:
+    if source in encodings.ENCODINGS:
         return merges.of_encoding(source)
     merger = merges.of_loaded(loaded) if source == loaded.name else None
     if merger is None:
@@ -128,7 +128,7 @@ def _library(loaded: Loaded, source: str) -> str:
 def _reference(loaded: Loaded, source: str, text: str) -> list[int]:
     if source == loaded.name:
         return [token.id for token in tokenize(loaded, text)]
-    return tokenizers.encode(source, text)
+    return encodings.encode(source, text)
 
 
 _REPLAY = '''

@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from engine import merges, tokenizers
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
 from engine.cards.tokenization.common import (
     PLAIN,
     checked,
@@ -17,10 +14,13 @@ from engine.cards.tokenization.common import (
     tiktoken_lines,
     tokenizer_lines,
 )
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.bars import bars
 from engine.figures.tokenization import Part, Strip, strips
-from engine.loading import Loaded
-from engine.trace import Token
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Token
+from engine.tokens import encodings, merges
 
 LINE, LINES = 34, 3
 """Bytes on a line of the figure, and lines."""
@@ -109,13 +109,13 @@ def segmented(loaded: Loaded, text: str) -> dict[str, tuple[Token, ...]]:
     """Tokenizer -> the tokens it makes of a text; the checkpoint's own comes first."""
     return {
         loaded.name: tokenize(loaded, text),
-        **{name: tokenizers.tokens(name, text) for name in tokenizers.ENCODINGS},
+        **{name: encodings.tokens(name, text) for name in encodings.ENCODINGS},
     }
 
 
 def vocabulary(loaded: Loaded, name: str) -> int:
     """Entries of a tokenizer's vocabulary."""
-    return len(loaded.tokenizer) if name == loaded.name else tokenizers.encoding(name).n_vocab
+    return len(loaded.tokenizer) if name == loaded.name else encodings.encoding(name).n_vocab
 
 
 def wrapped(cuts: dict[str, tuple[Token, ...]], line: int = LINE, lines: int = LINES) -> list[list[Strip]]:
@@ -173,6 +173,6 @@ def _replayed(loaded: Loaded, name: str, text: str) -> list[int]:
 def _code(loaded: Loaded, text: str) -> str:
     parts = [f"text = {text!a}\n", tokenizer_lines(loaded)]
     parts.append(f"ids = {{{loaded.name!r}: tokenizer(text, split_special_tokens=True).input_ids}}\n\n")
-    for name in tokenizers.ENCODINGS:
+    for name in encodings.ENCODINGS:
         parts.append(f"{tiktoken_lines(name)}ids[{name!r}] = encoding.encode_ordinary(text)\n\n")
     return "".join(parts)

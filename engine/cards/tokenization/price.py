@@ -5,14 +5,14 @@ from typing import Literal
 
 import numpy as np
 
-from engine import texts, tokenizers
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
 from engine.cards.tokenization.common import PLAIN, mismatch, tiktoken_lines, tokenizer_lines
 from engine.cards.tokenization.own import _replayed
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.heat import heatmap
-from engine.loading import Loaded
-from engine.text import clean_prompt
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
+from engine.tokens import encodings, passages
+from engine.tokens.text import clean_prompt
 
 Measure = Literal["tokens", "tokens per character", "times English"]
 MEASURES: tuple[Measure, ...] = ("tokens", "tokens per character", "times English")
@@ -22,7 +22,7 @@ YOURS = "your text"
 def price(loaded: Loaded, yours: str, measure: Measure) -> Card:
     """Tokens of every sentence for four tokenizers; `yours` is a text of the reader's own, or empty."""
     samples = _samples(yours)
-    names = [loaded.name, *tokenizers.ENCODINGS]
+    names = [loaded.name, *encodings.ENCODINGS]
     ids = {name: {which: _ids(loaded, name, text) for which, text in samples.items()} for name in names}
     counts = np.array([[len(ids[name][which]) for name in names] for which in samples], float)
     shown = measured(
@@ -77,13 +77,13 @@ def measured(counts: np.ndarray, characters: list[int], english: int, measure: M
 
 def _samples(yours: str) -> Mapping[str, str]:
     own = clean_prompt(yours)
-    return {sentence.name: sentence.text for sentence in texts.sentences()} | ({YOURS: own} if own else {})
+    return {sentence.name: sentence.text for sentence in passages.sentences()} | ({YOURS: own} if own else {})
 
 
 def _ids(loaded: Loaded, name: str, text: str) -> list[int]:
     if name == loaded.name:
         return [token.id for token in tokenize(loaded, text)]
-    return tokenizers.encode(name, text)
+    return encodings.encode(name, text)
 
 
 def _hardest(shown: np.ndarray, names: list[str]) -> tuple[str, str]:
@@ -96,7 +96,7 @@ def _code(loaded: Loaded, samples: Mapping[str, str], measure: Measure) -> str:
     parts.append(
         "columns = [[len(tokenizer(t, split_special_tokens=True).input_ids) for t in texts.values()]]\n\n"
     )
-    for name in tokenizers.ENCODINGS:
+    for name in encodings.ENCODINGS:
         parts.append(tiktoken_lines(name))
         parts.append("columns.append([len(encoding.encode_ordinary(t)) for t in texts.values()])\n\n")
     parts.append("import torch\n\ncounts = torch.tensor(columns, dtype=torch.float64).T\n")

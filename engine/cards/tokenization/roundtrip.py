@@ -3,14 +3,14 @@
 import unicodedata
 from itertools import pairwise
 
-from engine.capturing import tokenize
-from engine.card import Badge, Card, Proof
 from engine.cards.tokenization.common import checked, in_bytes, is_text, plural, printed, tokenizer_lines
 from engine.cards.tokenization.own import LINES, _between, _breaks
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures.tokenization import Part, Strip, strips
-from engine.loading import Loaded
-from engine.text import display
-from engine.trace import Token
+from engine.model.capturing import tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Token
+from engine.tokens.text import display
 
 LINE = 14
 """Bytes on a line of the figure."""

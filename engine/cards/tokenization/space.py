@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.capturing import token, tokenize
-from engine.card import Badge, Card, Proof
+from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.script import preamble
 from engine.figures.bars import grouped_bars
-from engine.loading import Loaded
-from engine.script import preamble
-from engine.text import clean_prompt
-from engine.trace import Trace
+from engine.model.capturing import token, tokenize
+from engine.model.loading import Loaded
+from engine.model.trace import Trace
+from engine.tokens.text import clean_prompt
 
 SHOWN = 5
 """Candidates taken from the top of each distribution."""

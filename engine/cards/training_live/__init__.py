@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.card import Badge, Card, Proof
 from engine.cards.training_live import evidence
 from engine.cards.training_live import figure as figures
 from engine.cards.training_live.code import repeated, script
+from engine.evidence.card import Badge, Card, Proof
 from engine.ops.tiny_training import (
     BATCH,
     CONTEXT,
@@ -22,7 +22,7 @@ from engine.ops.tiny_training import (
     Snapshot,
     Training,
 )
-from engine.texts import passage, sample
+from engine.tokens.passages import passage, sample
 
 SHOWN = 5
 """Samples in the figure; the table has all."""

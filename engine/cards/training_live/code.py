@@ -14,7 +14,7 @@ from engine.ops.tiny_training import (
     Settings,
     Snapshot,
 )
-from engine.texts import passage, sample
+from engine.tokens.passages import passage, sample
 
 REPEATED = 50
 """The script repeats so many steps; its reader may ask it for more."""

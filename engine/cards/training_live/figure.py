@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color
-from engine.text import display, label
+from engine.tokens.text import display, label
 
 WIDE = 38
 """Characters in a line of a sample, as many as a phone shows."""

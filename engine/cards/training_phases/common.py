@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.card import Recorded
-from engine.checkpoints import locate
-from engine.errors import ReaderError
+from engine import ReaderError
+from engine.checkpoints.catalogue import locate
+from engine.evidence.card import Recorded
 from engine.training.recording import Recording, load_recording, recording_names
 from engine.training.snapshots import Snapshot, fingerprint, snapshots
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from engine.card import Badge, Card
+from engine import ReaderError
 from engine.cards.training_phases.common import Floats, recording, source
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card
 from engine.figures.training import curves, two_panels
 
 RECORDING = "grokking"

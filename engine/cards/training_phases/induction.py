@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from engine.card import Badge, Card
 from engine.cards.training_phases.common import (
     RUNS,
     SCORES,
@@ -13,6 +12,7 @@ from engine.cards.training_phases.common import (
     recording,
     source,
 )
+from engine.evidence.card import Badge, Card
 from engine.figures import heatmap
 from engine.figures.training import two_panels
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from transformers import AutoModelForCausalLM
 
+from engine import ReaderError
 from engine.cards.training_phases.common import (
     ANOTHER,
     BEGUN,
@@ -22,10 +23,9 @@ from engine.cards.training_phases.common import (
     place_of,
     recording,
 )
-from engine.checkpoints import ASSETS, locate
-from engine.errors import ReaderError
-from engine.loading import Loaded
-from engine.script import preamble
+from engine.checkpoints.catalogue import ASSETS, locate
+from engine.evidence.script import preamble
+from engine.model.loading import Loaded
 from engine.training.snapshots import Snapshot, described, load_snapshot, snapshots
 
 COLORS = ("token", "query", "value", "key")

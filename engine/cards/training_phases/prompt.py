@@ -7,16 +7,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.capturing import token
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.heads.common import largest_difference
 from engine.cards.training_phases.live import ATOL, COLORS, Stage, bundled, independent_logits, script
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import grouped_bars, heatmap
+from engine.model.capturing import token
+from engine.model.trace import Trace
 from engine.ops.heads import log_softmax
 from engine.ops.heads import surprisal as surprisal_of
-from engine.text import shorten
-from engine.trace import Trace
+from engine.tokens.text import shorten
 
 Floats = NDArray[np.float64]
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.card import Badge, Card
 from engine.cards.training_phases.common import (
     FURTHER,
     SCORES,
@@ -21,9 +20,10 @@ from engine.cards.training_phases.common import (
     stories,
     tokens_at,
 )
+from engine.evidence.card import Badge, Card
 from engine.figures.heads import score_panels
 from engine.figures.training import curves, expected_tokens
-from engine.text import display
+from engine.tokens.text import display
 from engine.training.recording import Recording
 
 GUESSES = {

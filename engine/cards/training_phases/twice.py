@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from engine.cache import traced
-from engine.card import Badge, Card, Proof
+from engine import ReaderError
 from engine.cards.heads.common import largest_difference
 from engine.cards.heads.repeats import repeated_ids
 from engine.cards.training_phases.live import ATOL, COLORS, Stage, bundled, independent_logits, script
-from engine.errors import ReaderError
+from engine.evidence.card import Badge, Card, Proof
 from engine.figures import lines
+from engine.model.cache import traced
 from engine.ops.heads import scores, surprisal
 
 LONGEST = 48

@@ -1,0 +1,1 @@
+"""A figure together with what lets it prove itself."""

@@ -1,0 +1,82 @@
+"""Traces kept for the whole process, bounded by bytes."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from engine.model.interventions import Intervention
+    from engine.model.loading import Loaded
+    from engine.model.trace import Trace
+
+
+class Sized(Protocol):
+    """Anything that knows how many bytes it holds."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=Sized)
+
+
+class ByteLRU(Generic[Value]):
+    """The least recently used values leave when the total of `nbytes` would pass `limit`. Safe for threads."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now; never above `limit`."""
+        return self._bytes
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """The value under `key`, made by `make` outside the lock when missing. Too large a value is not kept."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key]
+        value = make()
+        with self._lock:
+            self._put(key, value)
+        return value
+
+    def _put(self, key: Hashable, value: Value) -> None:
+        if value.nbytes > self.limit or key in self._values:
+            return
+        while self._bytes + value.nbytes > self.limit:
+            _, oldest = self._values.popitem(last=False)
+            self._bytes -= oldest.nbytes
+        self._values[key] = value
+        self._bytes += value.nbytes
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+            self._bytes = 0
+
+
+traces: "ByteLRU[Trace]" = ByteLRU(limit=192 * 1024 * 1024)
+"""The one cache of traces of this process."""
+
+
+def traced(
+    loaded: "Loaded", text: "str | Sequence[int]", interventions: "Sequence[Intervention]" = ()
+) -> "Trace":
+    """`capture`, remembered by (checkpoint, revision, precision, token ids, interventions)."""
+    from engine.model.capturing import capture, tokenize
+
+    ids = tuple(t.id for t in tokenize(loaded, text)) if isinstance(text, str) else tuple(text)
+    key = (loaded.name, loaded.revision, loaded.precision, loaded.device, ids, tuple(interventions))
+    return traces.get(key, lambda: capture(loaded, ids, interventions))

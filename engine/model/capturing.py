@@ -1,0 +1,154 @@
+"""Run a prompt through a loaded checkpoint and keep what happened inside."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine import ReaderError
+from engine.model import hooks
+from engine.model.interventions import Intervention, check
+from engine.model.loading import Loaded
+from engine.model.trace import Token, Trace
+from engine.tokens.pieces import piece_bytes
+from engine.tokens.text import clean_prompt, display_bytes
+
+
+def tokenize(loaded: Loaded, text: str) -> tuple[Token, ...]:
+    """The tokens the checkpoint's own tokenizer makes of a text.
+
+    Text that looks like a special token is ordinary text here. An empty text becomes the beginning-of-text token
+    where there is one, because a model cannot run on nothing; else ReaderError.
+    """
+    text = clean_prompt(text, limit=200_000)
+    return tokens_of(loaded, _encode(loaded.tokenizer, text))
+
+
+def tokens_of(loaded: Loaded, ids: Sequence[int]) -> tuple[Token, ...]:
+    """Token values for ids of the checkpoint's vocabulary."""
+    return tuple(token(loaded, int(i)) for i in ids)
+
+
+def token(loaded: Loaded, id: int) -> Token:
+    """One vocabulary entry as a Token. Ids of padding rows that the tokenizer does not know get a placeholder."""
+    piece = loaded.tokenizer.convert_ids_to_tokens(id)
+    if piece is None:
+        return Token(id, "", b"", f"‹id {id}›")
+    raw = piece_bytes(loaded.tokenizer, id, piece)
+    return Token(id, piece, raw, display_bytes(raw) or "∅")
+
+
+def capture(loaded: Loaded, text: str | Sequence[int], interventions: Sequence[Intervention] = ()) -> Trace:
+    """One forward pass over a text, or over token ids, and what it left behind.
+
+    Raises ReaderError when the prompt is empty or longer than the model's context, or when an intervention names
+    something the model does not have.
+    """
+    tokens = tokenize(loaded, text) if isinstance(text, str) else tokens_of(loaded, text)
+    _check_length(loaded, tokens)
+    chosen = tuple(interventions)
+    spec = loaded.spec
+    check(chosen, spec.n_layer, spec.n_head, spec.d_ff, spec.parallel)
+    recorded = forward(loaded, [t.id for t in tokens], chosen)
+    return Trace(
+        tokens=tokens,
+        checkpoint=loaded.name,
+        revision=loaded.revision,
+        precision=loaded.precision,
+        interventions=chosen,
+        **_arrays(loaded, recorded),
+    )
+
+
+@torch.no_grad()
+def forward(
+    loaded: Loaded, ids: Sequence[int], interventions: Sequence[Intervention] = ()
+) -> dict[tuple[str, int], torch.Tensor]:
+    """The recorded tensors of one forward pass, by (name, layer), batch axis still there."""
+    batch = torch.tensor([list(ids)], device=loaded.model.device)
+    with hooks.running(hooks.Pass(tuple(interventions), record=True)) as current:
+        loaded.model(input_ids=batch, use_cache=False)
+    return current.recorded
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
+    if ids:
+        return ids
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if start is None:
+        raise ReaderError("This tokenizer makes no token of an empty text; please type something.")
+    return [start]
+
+
+def _check_length(loaded: Loaded, tokens: Sequence[Token]) -> None:
+    if not tokens:
+        raise ReaderError("A model needs at least one token to run on.")
+    if len(tokens) > loaded.spec.context:
+        raise ReaderError(
+            f"This prompt has {len(tokens):,} tokens; {loaded.name} reads at most {loaded.spec.context:,}."
+        )
+
+
+def _arrays(loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor]) -> dict[str, Any]:
+    layers = range(loaded.spec.n_layer)
+    q, k, v, q_pre, k_pre = (
+        _stack(list(x)) for x in zip(*(_qkv(loaded, recorded, i) for i in layers), strict=True)
+    )
+    return {
+        "hidden": _stack([recorded["hidden", i][0] for i in range(loaded.spec.n_layer + 1)]),
+        **{
+            name: _stack([recorded[name, i][0] for i in layers])
+            for name in ("attention", "attn_out", "mlp_out", "mlp_act")
+        },
+        "logits": _stack([recorded["logits", 0][0]], squeeze=True),
+        "q": q,
+        "k": k,
+        "v": v,
+        "q_pre": q_pre,
+        "k_pre": k_pre,
+    }
+
+
+def _qkv(
+    loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor], layer: int
+) -> list[torch.Tensor | None]:
+    """q, k, v as the dot product used them, then q and k before RoPE (None without RoPE). Shapes head, seq, d_head."""
+    q, k, v = _projected(loaded, recorded, layer)
+    if loaded.spec.positions == "learned":
+        return [q[0], k[0], v[0], None, None]
+    turned_q, turned_k = hooks.rotate(
+        loaded.part("attention", layer), q, k, recorded["cos", layer], recorded["sin", layer]
+    )
+    return [turned_q[0], turned_k[0], v[0], q[0], k[0]]
+
+
+def _projected(
+    loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor], layer: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """q, k, v as they leave the projections, shapes (1, head or kv_head, seq, d_head)."""
+    d_head = loaded.spec.d_head
+    if loaded.adapter.qkv == "separate":
+        parts = [recorded[name, layer] for name in ("q", "k", "v")]
+        q, k, v = (x.reshape(*x.shape[:2], -1, d_head).transpose(1, 2) for x in parts)
+    elif loaded.adapter.qkv == "split":
+        parts = list(recorded["qkv", layer].chunk(3, dim=-1))
+        q, k, v = (x.reshape(*x.shape[:2], -1, d_head).transpose(1, 2) for x in parts)
+    else:  # interleaved: each head's q, k and v lie side by side
+        fused = recorded["qkv", layer]
+        q, k, v = fused.reshape(*fused.shape[:2], -1, 3 * d_head).transpose(1, 2).chunk(3, dim=-1)
+    return q, k, v
+
+
+def _stack(tensors: list[torch.Tensor | None], squeeze: bool = False) -> Any:
+    """Tensors of one shape as a read-only float32 array with a new first axis, or None if they are None."""
+    if tensors[0] is None:
+        return None
+    given = [t for t in tensors if t is not None]
+    joined = given[0] if squeeze else torch.stack([t.to(given[0].device) for t in given])
+    array: np.ndarray[Any, Any] = joined.to("cpu", torch.float32).numpy()
+    if squeeze and array.base is None:
+        array = array.view()
+    array.setflags(write=False)
+    return array

@@ -1,0 +1,1 @@
+"""Text and tokens: tokenizers, vocabulary pieces, merges, chat templates, and escapers for what is shown."""

@@ -1,0 +1,85 @@
+"""A request and an answer as tokens, through the checkpoint's own chat template, and which of them carry loss.
+
+The template is applied by ``tokenizer.apply_chat_template`` alone. Text that spells a special token, such as an
+``<|end|>`` typed into a request, is encoded as the ordinary text that it is.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from engine import ReaderError
+
+if TYPE_CHECKING:
+    from engine.model.loading import Loaded
+
+USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
+"""The three special tokens of the bundled tuned checkpoints."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation of one request and at most one answer.
+
+    ids           seq: what the model reads
+    carries_loss  seq: whether fine-tuning trains the model to predict this token, True on the answer and its end mark
+    """
+
+    ids: tuple[int, ...]
+    carries_loss: tuple[bool, ...]
+
+
+def has_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def render(tokenizer: Any, request: str, answer: str | None) -> Rendered:
+    """The tokens of a request and its answer; without an answer they end where the assistant's turn begins.
+
+    The loss begins after the longest common start of the two renderings, with and without the answer, and ends with
+    the first special token behind it: what a template writes after its end mark is not the assistant's.
+    Raises ReaderError when the tokenizer has no chat template, or one that does not take a single request.
+    """
+    if not has_template(tokenizer):
+        raise ReaderError(
+            "This checkpoint has no chat template: it was not tuned to answer, and reads the bare text."
+        )
+    question = [{"role": "user", "content": request}]
+    prompt = _apply(tokenizer, question, add_generation_prompt=True)
+    if answer is None:
+        return Rendered(prompt, (False,) * len(prompt))
+    ids = _apply(
+        tokenizer, [*question, {"role": "assistant", "content": answer}], add_generation_prompt=False
+    )
+    first = next((i for i, (a, b) in enumerate(zip(ids, prompt, strict=False)) if a != b), len(prompt))
+    marks = special_ids(tokenizer)
+    last = next((i for i in range(first, len(ids)) if ids[i] in marks), len(ids) - 1)
+    return Rendered(ids, tuple(first <= i <= last for i in range(len(ids))))
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that no text is encoded to."""
+    return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+
+
+def stop_ids(loaded: "Loaded") -> frozenset[int]:
+    """Ids after which an answer is over: the checkpoint's list of end tokens and its tokenizer's end token."""
+    from engine.model.generation import end_of_text  # here, because it imports torch
+
+    last = loaded.tokenizer.eos_token_id
+    return end_of_text(loaded) | (frozenset() if last is None else {last})
+
+
+def _apply(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> tuple[int, ...]:
+    from jinja2 import TemplateError  # what the sandbox raises, a template's own refusals among it
+
+    try:
+        ids = tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            sanitize_control_tokens=True,
+            return_dict=False,
+        )
+    except TemplateError as error:
+        raise ReaderError(f"This checkpoint's chat template does not take this request: {error}") from error
+    return tuple(int(i) for i in ids)

@@ -1,0 +1,58 @@
+"""Text on its way to a reader: one escaper for each sink, and prompts made safe to tokenize."""
+
+import re
+import unicodedata
+
+from engine import ReaderError
+
+PROMPT_CHARACTERS = 2000
+"""Longest prompt accepted, in characters: it also has to fit into the address bar."""
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&=@/\"'^])")
+_VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u3000": "□"}
+
+
+def clean_prompt(text: str, limit: int = PROMPT_CHARACTERS) -> str:
+    """The prompt as the tokenizer will see it: lone surrogates become U+FFFD; nothing else changes.
+
+    Raises ReaderError when the text is longer than `limit` characters.
+    """
+    if len(text) > limit:
+        raise ReaderError(f"This text has {len(text):,} characters; the limit here is {limit:,}.")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def display(text: str) -> str:
+    """Text with visible whitespace and no control, format or bidirectional characters."""
+    return "".join(_VISIBLE.get(c) or _printable(c) for c in text)
+
+
+def display_bytes(raw: bytes) -> str:
+    """Bytes of one token as text; bytes that are not complete UTF-8 as hexadecimal in angle quotes."""
+    try:
+        return display(raw.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "‹" + raw.hex(" ").upper() + "›"
+
+
+def _printable(char: str) -> str:
+    category = unicodedata.category(char)
+    if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+        return f"‹U+{ord(char):04X}›"
+    return "·" if category == "Zs" else char
+
+
+def markdown(text: str) -> str:
+    """Text as literal characters inside Streamlit markdown: no emphasis, link, image, HTML, math, directive."""
+    flat = re.sub(r"[\r\n]+", " ", text)
+    return _MARKDOWN.sub(r"\\\1", flat)
+
+
+def label(text: str) -> str:
+    """Text as literal characters inside a plotly label, which reads a little HTML and `$…$` as TeX."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+
+
+def shorten(text: str, width: int = 16) -> str:
+    """At most `width` characters, with an ellipsis where something was cut."""
+    return text if len(text) <= width else text[: width - 1] + "…"
