@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.model.capturing import capture, tokenize
-    from engine.model.loading import Loaded, load
+    from engine.model.loaded import Loaded
+    from engine.model.loading import load
     from engine.model.trace import Token, Trace
 
 __all__ = ["Loaded", "ReaderError", "Token", "Trace", "capture", "load", "tokenize"]
 
 _HOME = {
-    "Loaded": "engine.model.loading",
+    "Loaded": "engine.model.loaded",
     "Token": "engine.model.trace",
     "Trace": "engine.model.trace",
     "capture": "engine.model.capturing",

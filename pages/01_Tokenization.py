@@ -1,10 +1,14 @@
 """1 · Tokenization — text is cut into tokens."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from engine.cards import tokenization as cards
 from engine.evidence.card import Card
 from engine.tokens import passages
+from engine.tokens.encoder import encoder
+from engine.tokens.pieces import IN_NO_TEXT
 from engine.tokens.text import PROMPT_CHARACTERS, display_bytes, markdown, shorten
 from pages._shared import Beat, View, chapter
 
@@ -81,6 +85,36 @@ def whose(view: View) -> str:
     """
 
 
+def written(view: View) -> str:
+    return f"""
+    {_single_bytes(view)} One character takes one to four bytes in UTF-8, and a cut may go right through it. Such a
+    token is no text by itself, only the tokens together are. Laid end to end, their bytes are the text again, unless
+    the title says otherwise.
+    """
+
+
+def _single_bytes(view: View) -> str:
+    lacking, name = encoder(view.loaded.tokenizer).lacking, markdown(view.loaded.name)
+    if lacking is None:
+        return f"{name} is not built from bytes, so a text may hold characters that it has no token for."
+    needed = [byte for byte in lacking if byte not in IN_NO_TEXT]
+    if not needed:
+        number = "All 256 single bytes" if not lacking else "All single bytes that occur in texts"
+        return (
+            f"{number} are in the list, so the tokenizer has no unknown word: what it has never seen it writes "
+            "byte by byte."
+        )
+    return (
+        f"What this tokenizer has never seen it writes byte by byte. But {name} lacks {len(needed)} of the single "
+        f"bytes that occur in texts ({_hexadecimal(needed)}): a character that needs one of them comes through "
+        "with a part missing, or not at all."
+    )
+
+
+def _hexadecimal(values: Sequence[int]) -> str:
+    return ", ".join(f"{value:02X}" for value in values[:8]) + (" …" if len(values) > 8 else "")
+
+
 def begins(view: View) -> str:
     example = next((t.display for t in view.tokens if t.bytes[:1] == b" " and len(t.bytes) > 1), "")
     seen = f" In the prompt above, “{markdown(example)}” is such a token." if example else ""
@@ -136,13 +170,8 @@ chapter(
         ),
         Beat(
             "roundtrip",
-            "Nothing gets lost, because every byte is a token",
-            prose="""
-            All 256 single bytes are in the list, so a byte-level tokenizer has no unknown word: what it
-            has never seen it writes byte by byte. One character takes one to four bytes in UTF-8, and a
-            cut may go right through it. Such a token is no text by itself, only the tokens together are.
-            Laid end to end, their bytes are the text again.
-            """,
+            "What has no token of its own is written in bytes",
+            prose=written,
             draw=roundtrip,
             try_this="Paste an emoji with a skin tone, or a family of emoji: one picture, many code points.",
         ),

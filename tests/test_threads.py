@@ -3,9 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 
 from engine import capture
 from engine.model import interventions as iv
+from tests.conftest import BUNDLED, SMOLLM2, loaded_checkpoint, needs_smollm2
 
 CAPTURES, THREADS = 600, 8
 WORDS = "the king and queen walked into a dark wood where an old wolf was asleep".split()
@@ -41,8 +43,12 @@ def test_600_captures_from_8_threads_equal_their_serial_twins(tiny_model):
             np.testing.assert_allclose(ours, alone, rtol=0, atol=1e-5)
 
 
-def test_captures_of_a_bundled_checkpoint_from_threads_equal_their_serial_twins(loaded):
-    jobs = [job(number) for number in range(48)]
+@pytest.mark.parametrize(
+    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
+)
+def test_captures_of_a_checkpoint_from_threads_equal_their_serial_twins(name):
+    loaded = loaded_checkpoint(name)
+    jobs = [job(number) for number in range(48 if name in BUNDLED else 24)]
     serial = {each: capture(loaded, *each).logits for each in set(jobs)}
     with ThreadPoolExecutor(THREADS) as pool:
         threaded = list(pool.map(lambda each: capture(loaded, *each).logits, jobs))

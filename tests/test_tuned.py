@@ -83,10 +83,10 @@ def test_tuned_checkpoints_are_named_but_not_listed(monkeypatch):
 
 
 def test_an_adapter_that_is_not_complete_is_refused_in_a_sentence(tmp_path):
-    from engine.model import tuned
+    from engine.model import lora
 
     for file in Path(TUNED[0].location).iterdir():
         if file.name != "adapter_model.safetensors":
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ReaderError, match=r"adapter_model\.safetensors is missing"):
-        tuned.check_folder(tmp_path, "x")
+        lora.check_folder(tmp_path, "x")

@@ -1,11 +1,11 @@
 """The checkpoints that the app offers, and the precisions they can run at. Imports nothing heavy."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import ReaderError
+from engine.checkpoints import hub_cache, hub_names, local
 from engine.tokens.text import shorten
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -62,20 +62,28 @@ TUNED = (
 )
 """What post-training made of a bundled checkpoint. Chapter 13 loads them by name; the sidebar does not list them."""
 
+PACKAGED = (
+    Checkpoint(
+        "SmolLM2-135M-Instruct",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "a modern small Llama, tuned to follow instructions",
+    ),
+)
+"""Published checkpoints that an installed package can hold too (`engine.checkpoints.packaged`): no Hub is needed."""
+
 HUB = (
     Checkpoint("openai-community/gpt2", "openai-community/gpt2", "GPT-2 small, the classic"),
     Checkpoint("distilbert/distilgpt2", "distilbert/distilgpt2", "GPT-2 distilled to six layers"),
-    Checkpoint("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M", "a modern small Llama"),
     Checkpoint(
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "the same, tuned to follow instructions",
+        "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M", "a modern small Llama, as pretrained"
     ),
+    Checkpoint("HuggingFaceTB/SmolLM2-360M", "HuggingFaceTB/SmolLM2-360M", "the same, larger"),
     Checkpoint("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B", "grouped-query attention with attention biases"),
+    Checkpoint("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B", "an RMSNorm on each head's queries and keys"),
     Checkpoint("EleutherAI/pythia-160m", "EleutherAI/pythia-160m", "GPT-NeoX: attention and MLP in parallel"),
 )
 
-CATALOGUE = {checkpoint.name: checkpoint for checkpoint in BUNDLED + HUB}
+CATALOGUE = {checkpoint.name: checkpoint for checkpoint in PACKAGED + BUNDLED + HUB}
 """What the sidebar lists."""
 
 _NAMED = CATALOGUE | {checkpoint.name: checkpoint for checkpoint in TUNED}
@@ -98,42 +106,89 @@ def locate(name: str) -> str:
 
 
 def folder(name: str) -> Path | None:
-    """The folder a name stands for: a bundled checkpoint's, or an existing local one; None for a Hub id."""
+    """The files on this machine that a name stands for; None for a Hub id, and where a name could mean either.
+
+    A bundled checkpoint's folder, an existing folder, an existing .gguf file, or the one .gguf file of a folder
+    without other weights. A relative name that is also a Hub id means the Hub unless it is written as a path
+    (`./owner/name`); one without an owner means the folder unless the Hub's cache has a repository of that name.
+    """
     named = entry(name)
     if named is not None:
         return Path(named.location) if named.bundled else None
-    try:
-        path = Path(name).expanduser()
-        return path if name and path.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # text that no file system can hold
-        return None
+    path = local.existing(name)
+    return None if path is None or _on_hub(name, path) else local.checkpoint(path)
 
 
-_HUB_PART = re.compile(r"\w([\w.-]{0,94}\w)?", re.ASCII)
+def _on_hub(name: str, path: Path) -> bool:
+    """Whether a name that is an existing path here does not mean it: a Hub id, or a name that could be both."""
+    if hub_names.is_path(name) or path.is_file():
+        return False
+    return is_hub_id(name) and ("/" in name or "@" in name or _cached(name))
+
+
+def _cached(name: str) -> bool:
+    found = hub_names.parse(name)
+    return found is not None and hub_cache.find(found) is not None
+
+
+def folder_note(name: str) -> str:
+    """One more sentence, with a space before it, for a Hub checkpoint that is not here while a folder of its name
+    is: how to write the folder. Empty otherwise, and on a public copy."""
+    if public() or folder(name) is not None or local.existing(name) is None:
+        return ""
+    return f" There is also a folder “{shorten(name, 80)}” here; write ./{shorten(name, 80)} for it."
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a text has the form of a Hub id, `name` or `owner/name`. Says nothing about its existence."""
-    parts = name.split("/")
-    well_formed = len(parts) <= 2 and all(_HUB_PART.fullmatch(part) for part in parts)
-    return well_formed and "--" not in name and ".." not in name and not name.endswith(".git")
+    """Whether a text has the form of a Hub id: `name` or `owner/name`, then perhaps `@revision` and `/file.gguf`.
+
+    Says nothing about its existence.
+    """
+    return hub_names.parse(name) is not None
 
 
 def known(name: str) -> bool:
-    """Whether a name may be asked for: a listed checkpoint; on a private app also a folder or a Hub id."""
-    return name in CATALOGUE or (not public() and (folder(name) is not None or is_hub_id(name)))
+    """Whether a name may be asked for: a listed checkpoint; on a private app also a folder, a file or a Hub id."""
+    try:
+        check_name(name)
+    except ReaderError:
+        return False
+    return True
 
 
 def check_name(name: str) -> None:
-    """Raises ReaderError for a name that `known` does not accept, whatever text it is."""
-    if known(name):
+    """Raises ReaderError for a name that may not be asked for, whatever text it is."""
+    if name in CATALOGUE:
         return
-    short = shorten(name, 80)
+    short = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shorten(name, 80))
     if public():
         raise ReaderError(f"“{short}” is not one of the checkpoints that this public copy offers.")
-    raise ReaderError(
-        f"“{short}” is neither a listed checkpoint, nor a folder here, nor a Hub id such as owner/name."
-    )
+    path = folder(name)
+    if hub_names.is_split(name):
+        raise ReaderError(f"“{short}” is one part of a split GGUF file, and this app reads whole ones only.")
+    if path is None:
+        _check_hub_name(name, short)
+    elif found := local.ggufs(path):  # several: of one alone `path` would be the file
+        raise ReaderError(hub_names.choice(short, [file.name for file in found], str(found[0])))
+
+
+def _check_hub_name(name: str, short: str) -> None:
+    """Raises ReaderError for a text that is no Hub id, or that is also the name of a folder here."""
+    if not is_hub_id(name):
+        if hub_names.is_repo_id(name.partition("@")[0]) and "@" in name:
+            raise ReaderError(
+                f"“{short}” names no possible revision: after the @ comes a branch, a tag or a commit, "
+                "as in owner/name@step512."
+            )
+        raise ReaderError(
+            f"“{short}” is neither a listed checkpoint, nor a folder or .gguf file here, nor a Hub id such as "
+            "owner/name."
+        )
+    if "/" not in name and "@" not in name and local.existing(name) is not None:
+        raise ReaderError(
+            f"“{short}” is a folder here and also a checkpoint of the Hub on this machine; write ./{short} for the "
+            f"folder, or {short}@main for the one of the Hub."
+        )
 
 
 def default_checkpoint() -> str:

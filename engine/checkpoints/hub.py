@@ -1,32 +1,42 @@
 """Checkpoints from the Hugging Face Hub: is it here, how large is it, fetch it.
 
 Nothing here opens a connection unless `describe` or `download` is called for a checkpoint that is not on this
-machine yet. Only safetensors weights are fetched: a pickle can run code, a repository's own Python too.
+machine yet. Only safetensors weights or one GGUF file are fetched: a pickle can run code, a repository's own Python
+too. A checkpoint is written `owner/name`, `owner/name@revision` or `owner/name/file.gguf` (see `hub_names`).
 Every failure is a ReaderError whose one sentence says which failure it was.
 """
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engine import ReaderError
-from engine.checkpoints import safety
+from engine.checkpoints import hub_cache, hub_names, packaged, safety
 from engine.checkpoints.catalogue import check_name, folder, locate
-from engine.checkpoints.hub_errors import CutShort, one_sentence
+from engine.checkpoints.hub_cache import Cached
+from engine.checkpoints.hub_errors import NotTheHub, one_sentence
+from engine.checkpoints.hub_names import HubName
 from engine.checkpoints.safety import check_folder
+from engine.checkpoints.transfer import Progress, Remote, Source
+from engine.tokens.text import shorten
 
-__all__ = ["HubEntry", "Progress", "check_folder", "describe", "download", "is_cached", "snapshot"]
-
-Progress = Callable[[int, int], None]
-"""Told (bytes done, bytes in all)."""
+__all__ = [
+    "Cached",
+    "HubEntry",
+    "Progress",
+    "cached",
+    "check_folder",
+    "describe",
+    "download",
+    "is_cached",
+    "snapshot",
+]
 
 _TIMEOUT = 10.0  # seconds until the Hub counts as silent
-_RESTARTS = 3  # how often one file may start again from its first byte
+_CONFIG_BYTES = 1_000_000  # the largest config.json that is fetched from a stranger
 
 
 @dataclass(frozen=True)
@@ -40,22 +50,17 @@ class HubEntry:
 
 
 @dataclass(frozen=True)
-class _Remote:
-    """One file of a Hub repository, and its proof: the SHA-256 of a large file, git's hash of a small one."""
+class _Plan:
+    """What a download would fetch: one GGUF file, or config.json first and the weights last."""
 
     name: str
-    size: int
-    sha256: str | None
-    git_sha1: str | None
+    asked: HubName
+    source: Source
+    files: tuple[Remote, ...] = ()
 
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a download would fetch; config.json comes first."""
-
-    repo: str
-    revision: str
-    files: tuple[_Remote, ...]
+    @property
+    def commit(self) -> str:
+        return self.source.commit
 
     @property
     def nbytes(self) -> int:
@@ -63,48 +68,47 @@ class _Plan:
 
 
 def is_cached(name: str) -> bool:
-    """Whether a checkpoint loads with no network: it is bundled, a folder, or complete in the local cache."""
-    return folder(name) is not None or snapshot(name) is not None
+    """Whether a checkpoint loads with no network: bundled, a folder or file, in the local cache, or in a package."""
+    return folder(name) is not None or snapshot(name) is not None or packaged.find(name) is not None
 
 
 def snapshot(name: str) -> Path | None:
-    """The complete local copy of a Hub checkpoint, or None. Its folder's name is the revision. No network."""
-    try:
-        store = _store(locate(name))
-        revision = (store / "refs" / "main").read_text().strip()
-        found = store / "snapshots" / revision
-        return found if revision and safety.complete(found) else None
-    except (
-        OSError,
-        ValueError,
-        ReaderError,
-    ):  # not there, damaged, or no possible file name
-        return None
+    """The complete local copy of a Hub checkpoint, a folder or a GGUF file, or None. No network."""
+    found = cached(name)
+    return found.path if found else None
+
+
+def cached(name: str) -> Cached | None:
+    """Where the local cache holds a Hub checkpoint, and what `from_pretrained` calls it there. No network."""
+    asked = hub_names.parse(locate(name))
+    return hub_cache.find(asked) if asked else None
 
 
 def describe(name: str) -> HubEntry:
     """Whether a checkpoint is on this machine, and how many bytes it has or would have to be downloaded.
 
-    Asks the Hub only about a checkpoint that is not cached, and refuses what `download` would refuse.
-    Raises ReaderError.
+    Asks the Hub only about a checkpoint that is not cached, and refuses what `download` would refuse before the
+    weights. Raises ReaderError.
     """
     check_name(name)
     local = folder(name)
-    here = local or snapshot(name)
+    if local is not None:
+        return HubEntry(name, True, _bytes_in(local), "local")
+    here = cached(name)
     if here is not None:
-        return HubEntry(name, True, _bytes_in(here), "local" if local else here.name)
+        return HubEntry(name, True, _bytes_in(here.path), here.commit)
     with one_sentence(name):
         plan = _plan(name)
-        _checked_config(plan, name)
-    return HubEntry(name, False, plan.nbytes, plan.revision)
+        _check_config(plan)
+    return HubEntry(name, False, plan.nbytes, plan.commit)
 
 
 def download(name: str, progress: Progress) -> Path:
-    """Fetch what is missing of a Hub checkpoint and return the folder that holds it.
+    """Fetch what is missing of a Hub checkpoint and return the folder that holds it, or the GGUF file.
 
-    config.json is fetched and checked before anything else; every file is compared with the size and the hash
-    that the Hub states. `progress` is called from the calling thread; an exception from it ends the download.
-    Raises ReaderError.
+    What can be refused by the names of the files and by the small ones is refused before the weights are fetched;
+    every file is compared with the size and the hash that the Hub states. `progress` is called from the calling
+    thread; an exception from it ends the download. Raises ReaderError.
     """
     check_name(name)
     here = folder(name) or snapshot(name)
@@ -112,165 +116,121 @@ def download(name: str, progress: Progress) -> Path:
         return here
     with one_sentence(name):
         plan = _plan(name)
-        target = _checked_config(plan, name)
-        safety.check_adapter(target, name)
-        _check_room(name, plan)
-        _fetch_all(plan, progress)
-        safety.check_tokenizer(target, name)
-        safety.check_weights(target, name)
-        _mark_complete(plan)
-    return target
+        target = _check_config(plan)
+        if target:
+            safety.check_adapter(target, name)
+        _check_room(plan)
+        hub_cache.mark_begun(plan.asked.repo, plan.commit)
+        last = plan.source.fetch_all(plan.files, progress, _tokenizer_check(plan))
+        if target:
+            safety.check_weights(target, name)
+        hub_cache.mark_complete(plan.asked, plan.commit)
+    return target or last
 
 
 def _bytes_in(path: Path) -> int:
-    return sum((path / file).stat().st_size for file in safety.loadable(os.listdir(path)))
-
-
-def _store(repo: str) -> Path:
-    """The folder of the Hub's local cache that holds one repository."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    """Bytes of a GGUF file, or of the files in a folder that loading would read."""
+    if path.is_file():
+        return path.stat().st_size
+    try:
+        files = [path / file for file in safety.loadable(os.listdir(path))]
+    except OSError as error:
+        raise ReaderError(f"The folder “{shorten(path.name, 80)}” cannot be read.") from error
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def _plan(name: str) -> _Plan:
-    """Ask the Hub for a repository's files: one request."""
+    """Ask the Hub for a repository's files, one request, and refuse what their names and sizes tell."""
     from huggingface_hub import HfApi
 
-    repo = locate(name)
-    info = HfApi().model_info(repo, files_metadata=True, timeout=_TIMEOUT)
-    listed = {file.rfilename: file for file in info.siblings or []}
+    asked = hub_names.parse(locate(name))
+    if asked is None:
+        raise ReaderError(f"“{name}” is no checkpoint of the Hub.")
+    revision = None if asked.revision == hub_names.MAIN else asked.revision
+    try:
+        info = HfApi().model_info(asked.repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
+    except (ValueError, KeyError, TypeError) as error:  # an answer, but not the API's
+        raise NotTheHub from error
+    listed = {file.rfilename: _remote(file) for file in info.siblings or []}
+    plan = _Plan(name, asked, Source(asked.repo, str(info.sha)))
+    if asked.file:
+        return replace(plan, files=(_gguf(listed, plan),))
+    _refuse_unnamed_gguf(listed, plan)
+    _refuse_adapter(listed, plan)
     safety.check_listing(listed, name)
-    return _Plan(repo, str(info.sha), tuple(_remote(listed[file]) for file in safety.loadable(listed)))
+    return replace(plan, files=tuple(listed[file] for file in safety.loadable(listed)))
 
 
-def _remote(file: Any) -> _Remote:
+def _remote(file: Any) -> Remote:
     if file.lfs is not None:
-        return _Remote(file.rfilename, file.lfs.size, file.lfs.sha256, None)
-    return _Remote(file.rfilename, file.size or 0, None, file.blob_id)
+        return Remote(file.rfilename, file.lfs.size, file.lfs.sha256, None)
+    return Remote(file.rfilename, file.size or 0, None, file.blob_id)
 
 
-def _checked_config(plan: _Plan, name: str) -> Path:
-    """Fetch config.json alone and check it; the folder it lies in."""
-    config = _fetch(plan, plan.files[0], _Meter())
-    safety.check_config(safety.read_json(config, name), name)
+def _gguf(listed: Mapping[str, Remote], plan: _Plan) -> Remote:
+    """The GGUF file that was asked for."""
+    if plan.asked.file in listed:
+        return listed[plan.asked.file]
+    others = hub_names.gguf_models(listed)
+    hint = f"; it has {others[0]}" if others else ", nor any other GGUF file"
+    raise ReaderError(f"“{plan.asked.repo}” has no file {shorten(plan.asked.file, 80)}{hint}.")
+
+
+def _refuse_unnamed_gguf(listed: Mapping[str, Remote], plan: _Plan) -> None:
+    """Refuse a repository whose only weights are GGUF files when none of them was named."""
+    if safety.SINGLE in listed or safety.INDEX in listed:
+        return
+    whole = hub_names.gguf_models(listed)
+    if whole:
+        example = str(replace(plan.asked, file=whole[0]))
+        raise ReaderError(hub_names.choice(plan.name, whole, example))
+    if any(hub_names.is_split(file) for file in listed):
+        raise ReaderError(f"“{plan.name}” holds split GGUF files only, and this app reads whole ones.")
+
+
+def _refuse_adapter(listed: Mapping[str, Remote], plan: _Plan) -> None:
+    """Refuse a repository that holds a LoRA adapter alone, and say what it adapts."""
+    if safety.ADAPTER not in listed or safety.SINGLE in listed or safety.INDEX in listed:
+        return
+    settings = safety.read_json(_fetch_small(plan, listed[safety.ADAPTER]), plan.name)
+    base = settings.get("base_model_name_or_path")
+    of = f" for “{shorten(base, 80)}”" if isinstance(base, str) and base else ""
+    raise ReaderError(
+        f"“{plan.name}” is a LoRA adapter{of} without weights of its own; take a checkpoint that it is merged into."
+    )
+
+
+def _check_config(plan: _Plan) -> Path | None:
+    """Fetch config.json alone and check it; the folder it lies in. None for a GGUF file, which has its own."""
+    if plan.asked.file:
+        return None
+    config = _fetch_small(plan, plan.files[0])
+    safety.check_config(safety.read_json(config, plan.name), plan.name)
     return config.parent
 
 
-def _check_room(name: str, plan: _Plan) -> None:
+def _fetch_small(plan: _Plan, file: Remote) -> Path:
+    """Fetch a config, unless it is larger than any config is."""
+    if file.size > _CONFIG_BYTES:
+        size = f"{file.size / 1e6:,.1f} MB"
+        raise ReaderError(f"The {file.name} of “{plan.name}” has {size}, more than any config needs.")
+    return plan.source.fetch(file)
+
+
+def _tokenizer_check(plan: _Plan) -> Callable[[Remote, Path], None]:
+    """Told of every file that has arrived: checks the tokenizer once it is there, while no weights are."""
+
+    def arrived(file: Remote, path: Path) -> None:
+        if file.name == "tokenizer_config.json":
+            safety.check_tokenizer(path.parent, plan.name)
+
+    return arrived
+
+
+def _check_room(plan: _Plan) -> None:
     """Refuse a download that cannot fit, before it starts."""
-    store = _store(plan.repo)
+    store = hub_cache.store(plan.asked.repo)
     free = shutil.disk_usage(next(path for path in (store, *store.parents) if path.exists())).free
     if free < plan.nbytes:
         need, have = (f"{size / 1e6:,.0f} MB" for size in (plan.nbytes, free))
-        raise ReaderError(f"The disk is too full for “{name}”: it needs {need}, and {have} are free.")
-
-
-class _Cancelled(Exception):
-    """Raised inside the worker thread when the calling thread has given up."""
-
-
-class _Meter:
-    """Bytes received so far: counted in the worker thread, read in the calling one."""
-
-    def __init__(self) -> None:
-        self.finished = 0
-        self.current = 0
-        self.restarts = 0
-        self.cancelled = False
-
-    def begin(self, finished: int) -> None:
-        self.finished, self.current, self.restarts = finished, 0, 0
-
-    def update(self, received: int) -> None:
-        """Count bytes of the current file; fewer than none when the server makes it start again."""
-        if self.cancelled:
-            raise _Cancelled
-        self.restarts += received < 0
-        if self.restarts >= _RESTARTS:  # huggingface_hub would go on for as long as anything arrives
-            raise ConnectionError("the connection breaks off every time")
-        self.current += received
-
-
-def _bar(meter: _Meter) -> Any:
-    """A stand-in for the `tqdm` class that huggingface_hub reports to: as much of it as a download calls."""
-
-    class Bar:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
-
-        def __enter__(self) -> "Bar":
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-
-        def update(self, n: float | None = 1) -> None:
-            meter.update(int(n or 0))
-
-        def _ignore(self, *_: Any, **__: Any) -> None: ...
-
-        update_transfer = set_postfix_str = set_transfer_postfix_str = refresh = close = _ignore
-
-    return Bar
-
-
-def _fetch_all(plan: _Plan, progress: Progress) -> None:
-    """Fetch every file in a worker thread; report from this one, where a page's script context lives."""
-    meter = _Meter()
-    worker = ThreadPoolExecutor(1, thread_name_prefix="hub-download")
-    job = worker.submit(_fetch_each, plan, meter)
-    try:
-        while not job.done():
-            progress(min(meter.finished + meter.current, plan.nbytes), plan.nbytes)
-            wait([job], timeout=0.2)
-    finally:
-        meter.cancelled = not job.done()
-        worker.shutdown(wait=False)
-    job.result()
-    progress(plan.nbytes, plan.nbytes)
-
-
-def _fetch_each(plan: _Plan, meter: _Meter) -> None:
-    finished = 0
-    for file in plan.files:
-        meter.begin(finished)
-        meter.update(0)
-        _fetch(plan, file, meter)
-        finished += file.size
-
-
-def _fetch(plan: _Plan, file: _Remote, meter: _Meter) -> Path:
-    """One file into the local cache, verified; a damaged one is removed again."""
-    from huggingface_hub import hf_hub_download
-
-    path = Path(hf_hub_download(plan.repo, file.name, revision=plan.revision, tqdm_class=_bar(meter)))
-    if not _intact(path, file):
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        raise CutShort(file.name)
-    return path
-
-
-def _intact(path: Path, file: _Remote) -> bool:
-    """Whether a file has the size and the hash that the Hub states for it."""
-    if path.stat().st_size != file.size:
-        return False
-    if file.sha256:
-        return _digest(path, hashlib.sha256()) == file.sha256
-    blob = hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
-    return file.git_sha1 is None or _digest(path, blob) == file.git_sha1
-
-
-def _digest(path: Path, running: Any) -> str:
-    with path.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            running.update(chunk)
-    return str(running.hexdigest())
-
-
-def _mark_complete(plan: _Plan) -> None:
-    """Name this revision `main` in the cache, last of all: half a download never counts as cached."""
-    ref = _store(plan.repo) / "refs" / "main"
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    partial = ref.with_name(f"main.{os.getpid()}")
-    partial.write_text(plan.revision)
-    partial.replace(ref)
+        raise ReaderError(f"The disk is too full for “{plan.name}”: it needs {need}, and {have} are free.")

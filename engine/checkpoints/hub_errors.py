@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from engine import ReaderError
+from engine.checkpoints import hub_names
+from engine.checkpoints.catalogue import folder_note, locate
 from engine.tokens.text import shorten
 
 
@@ -13,15 +15,22 @@ class CutShort(OSError):
     """A file that did not arrive as the Hub describes it."""
 
 
+class NotTheHub(OSError):
+    """An answer that is not one of the Hub's API: a network's login page, perhaps."""
+
+
 @contextmanager
 def one_sentence(name: str) -> Iterator[None]:
-    """Turn a failure of the network, the Hub or the disk inside the block into a ReaderError about `name`."""
+    """Turn a failure of the network, the Hub or the disk inside the block into a ReaderError about `name`.
+
+    It says too when a folder of that name could have been meant.
+    """
     from httpx2 import HTTPError
 
     try:
         yield
     except (OSError, RuntimeError, HTTPError) as error:
-        raise ReaderError(sentence(name, error)) from error
+        raise ReaderError(sentence(name, error) + folder_note(name)) from error
 
 
 def sentence(name: str, error: BaseException) -> str:
@@ -32,6 +41,8 @@ def sentence(name: str, error: BaseException) -> str:
         return sentence(name, error.__cause__)
     if isinstance(error, OfflineModeIsEnabled):
         return f"“{name}” is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
+    if isinstance(error, NotTheHub):
+        return f"What answers at {_host()} does not speak as the Hub does, so “{name}” was not downloaded."
     if isinstance(error, HfHubHTTPError):
         return _refusal(name, error)
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
@@ -43,7 +54,7 @@ def sentence(name: str, error: BaseException) -> str:
 
 def _refusal(name: str, error: Any) -> str:
     """The Hub answered, and the answer was no."""
-    from huggingface_hub.errors import GatedRepoError
+    from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     status = error.response.status_code
     if isinstance(error, GatedRepoError) or status == 403:
@@ -51,6 +62,10 @@ def _refusal(name: str, error: Any) -> str:
             f"“{name}” is gated ({status}): accept its conditions on its page on the Hub, "
             "set HF_TOKEN to a token of your account, and try again."
         )
+    if isinstance(error, RevisionNotFoundError):
+        asked = hub_names.parse(locate(name))
+        revision, repo = (asked.revision, asked.repo) if asked else (hub_names.MAIN, name)
+        return f"The Hub has no revision “{revision}” of “{repo}” (404)."
     answers = {
         401: f"The Hub shows “{name}” to nobody without a login (401): set HF_TOKEN, or check the name.",
         404: f"The Hub has no checkpoint called “{name}” (404).",
@@ -60,12 +75,17 @@ def _refusal(name: str, error: Any) -> str:
     return answers.get(status, f"The Hub could not deliver “{name}”: it answered with status {status}.")
 
 
+def _host() -> str:
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT.split("://")[-1]
+
+
 def _silence(name: str, error: BaseException) -> str:
     """No answer, or one that broke off."""
     from httpx2 import ConnectError, TimeoutException, TransportError
-    from huggingface_hub import constants
 
-    host = constants.ENDPOINT.split("://")[-1]
+    host = _host()
     if isinstance(error, TimeoutException):
         return f"The Hub ({host}) did not answer in time, so “{name}” was not downloaded."
     if isinstance(error, ConnectError):

@@ -1,4 +1,4 @@
-"""Refuse a checkpoint before anything reads its weights: foreign code, pickles, files that are cut short.
+"""Refuse a checkpoint before anything reads its weights: foreign code, pickles, other tools' exports, damaged files.
 
 Looks at file names, small JSON files and safetensors headers. Every refusal is a ReaderError of one sentence.
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from engine import ReaderError
-from engine.model.adapters import SUPPORTED, adapter_for
+from engine.model.adapters import SUPPORTED
 from engine.tokens.text import shorten
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"vocab.json", "merges.txt"})
 _SMALL = frozenset.union(
@@ -24,6 +25,27 @@ _SMALL = frozenset.union(
 )
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_METHODS = {
+    "gptq": "GPTQ",
+    "awq": "AWQ",
+    "compressed-tensors": "compressed-tensors",
+    "fp8": "FP8",
+    "fbgemm_fp8": "FP8",
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+    "bitsandbytes_8bit": "bitsandbytes",
+    "mxfp4": "MXFP4",
+}
+"""`quant_method` in a config.json -> the name that people know the format by."""
+
+_EXPORTS = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quant_config.json": "ModelOpt"}
+"""Files that only an export of that kind has."""
+
+JSON_BYTES = 16_000_000
+"""The largest JSON file that is read: an index of thousands of shards has one or two megabytes."""
+
+_HEADER_BYTES = 100_000_000  # as much as safetensors itself accepts
 
 
 def loadable(files: Iterable[str]) -> list[str]:
@@ -52,12 +74,23 @@ def weights(path: Path) -> list[Path]:
 
 
 def check_listing(files: Iterable[str], name: str) -> None:
-    """Refuse a list of files that is no checkpoint: no config, no tokenizer, pickled weights or none."""
+    """Refuse a list of files that is no checkpoint: no config, no tokenizer, pickled weights or none.
+
+    Also what only an export by a quantizing tool has, and a LoRA adapter beside full weights.
+    """
     names = set(files)
     if "config.json" not in names:
         raise ReaderError(f"“{name}” has no config.json, so it is not a checkpoint.")
+    exports = sorted(_EXPORTS[file] for file in names & set(_EXPORTS))
+    if exports:
+        raise quantized(name, exports[0])
     if not names & {SINGLE, INDEX}:
         _refuse_weights(names, name)
+    if ADAPTER in names:
+        raise ReaderError(
+            f"“{name}” holds a LoRA adapter ({ADAPTER}) beside full weights, so it is not clear which model is meant; "
+            "keep the two in folders of their own."
+        )
     if not _has_tokenizer(names):
         raise ReaderError(f"“{name}” comes without a tokenizer, so no text can be put into it.")
 
@@ -77,12 +110,45 @@ def _has_tokenizer(names: Iterable[str]) -> bool:
 
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
-    """Refuse a config.json that wants the repository's own code, or whose model_type has no adapter."""
+    """Refuse a config.json that wants the repository's own code, whose model_type has no adapter, or whose weights
+    another tool has already quantized."""
     refuse_remote_code(config, name)
     model_type = str(config.get("model_type") or "")
     if model_type not in SUPPORTED:
         stated = f"the unsupported model_type “{shorten(model_type, 40)}”" if model_type else "no model_type"
         raise ReaderError(f"“{name}” names {stated}; supported are {', '.join(SUPPORTED)}.")
+    method = _quantized_by(config)
+    if method:
+        raise quantized(name, method)
+    heads = [str(head) for head in config.get("architectures") or () if isinstance(head, str)]
+    if heads and not any(head.endswith(("LMHeadModel", "ForCausalLM", "Model")) for head in heads):
+        raise ReaderError(
+            f"“{name}” is a {shorten(heads[0], 60)}: it has another head in the place of a language model's, "
+            "so it predicts no next token."
+        )
+
+
+def quantized(name: str, method: str) -> ReaderError:
+    """The refusal of weights that another tool has quantized."""
+    return ReaderError(
+        f"“{name}” was already quantized by another tool ({method}); take the original checkpoint, "
+        "which this app can quantize to 8 or 4 bits itself."
+    )
+
+
+def _quantized_by(config: Mapping[str, Any]) -> str:
+    """The format that a config says its weights are quantized in; empty for none."""
+    settings = config.get("quantization_config")
+    if config.get("quantization"):
+        return "MLX"
+    if settings:
+        stated = settings if isinstance(settings, dict) else {}
+        method = str(stated.get("quant_method") or "")
+        if not method and any(stated.get(flag) for flag in ("load_in_4bit", "load_in_8bit")):
+            return "bitsandbytes"
+        return _METHODS.get(method.lower(), shorten(method, 30) or "a format that it does not name")
+    stored = (str(config.get(key) or "") for key in ("dtype", "torch_dtype"))
+    return "FP8" if any(dtype.startswith("float8") for dtype in stored) else ""
 
 
 def refuse_remote_code(config: Mapping[str, Any], name: str) -> None:
@@ -93,25 +159,21 @@ def refuse_remote_code(config: Mapping[str, Any], name: str) -> None:
 
 def check_adapter(path: Path, name: str) -> None:
     """Let the adapter refuse what it does not know in a folder's config.json. Imports transformers."""
-    from transformers import AutoConfig
+    from engine.model.accepting import read_config
 
-    try:
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a stranger's values, refused with many kinds of exception
-        raise ReaderError(f"The config.json of “{name}” does not describe a working model.") from error
-    adapter_for(config.model_type).spec(config)
+    read_config(path, name)
 
 
 def check_folder(path: Path) -> None:
-    """Refuse a local folder that cannot be loaded safely. Reads config files and headers, no weights.
-
-    Raises ReaderError: no folder, config.json or tokenizer, an unsupported model_type, remote code wanted,
-    only pickled weights, weights missing or cut short.
-    """
+    """Refuse a folder that cannot be loaded, by what can be seen without reading its weights."""
     name = path.name or str(path)
     if not path.is_dir():
         raise ReaderError(f"There is no folder “{shorten(str(path), 80)}” on this machine.")
-    check_listing(os.listdir(path), name)
+    try:
+        files = os.listdir(path)
+    except OSError as error:
+        raise ReaderError(f"The folder “{shorten(name, 80)}” cannot be read.") from error
+    check_listing(files, name)
     check_config(read_json(path / "config.json", name), name)
     check_tokenizer(path, name)
     check_weights(path, name)
@@ -123,7 +185,7 @@ def check_weights(path: Path, name: str) -> None:
     if not found:
         raise ReaderError(f"Some of the safetensors files that “{name}” lists in its index are missing.")
     for file in found:
-        if not _whole(file):
+        if header(file) is None:
             raise ReaderError(f"The file {file.name} of “{name}” is cut short or damaged; download it again.")
 
 
@@ -133,25 +195,35 @@ def check_tokenizer(path: Path, name: str) -> None:
         refuse_remote_code(read_json(file, name), name)
 
 
-def _whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says: eight bytes, the header, the tensors."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header = stream.read(min(length, size))
+def header(file: Path) -> dict[str, dict[str, Any]] | None:
+    """The tensors that a safetensors file names: name -> dtype, shape, data_offsets. None for a damaged file.
+
+    A whole file is as long as its header says: eight bytes, the header, the tensors.
+    """
     try:
-        entries = [entry for key, entry in json.loads(header).items() if key != "__metadata__"]
-        return size == 8 + length + max(int(entry["data_offsets"][1]) for entry in entries)
-    except (ValueError, AttributeError, KeyError, TypeError):
-        return False
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > min(size, _HEADER_BYTES):
+                return None
+            entries = json.loads(stream.read(length))
+        entries.pop("__metadata__", None)
+        whole = size == 8 + length + max(int(entry["data_offsets"][1]) for entry in entries.values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
+        return None
+    return entries if whole else None
 
 
 def read_json(path: Path, name: str) -> Mapping[str, Any]:
-    """A JSON object from a file. Raises ReaderError when it is anything else."""
+    """A JSON object from a file of at most `JSON_BYTES`. Raises ReaderError when it is anything else."""
     try:
+        if not path.is_file() or path.stat().st_size > JSON_BYTES:
+            raise ReaderError(f"The {path.name} of “{name}” is no file of a reasonable size.")
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
+    except OSError as error:
+        raise ReaderError(f"The {path.name} of “{name}” cannot be read.") from error
     if not isinstance(value, dict):
         raise ReaderError(f"The {path.name} of “{name}” is not valid JSON.")
     return value

@@ -17,9 +17,17 @@ STEP = {
 bitsandbytes' 4-bit kernel for CPUs multiplies in bfloat16."""
 
 
+SHALLOW = 6
+"""Layers up to which roundings are not counted: each further layer rounds what the ones before have rounded."""
+
+
 def tolerance(loaded: Loaded, *shown: ArrayLike, steps: float = 8) -> float:
-    """How far two ways to compute a quantity may differ: `steps` roundings of its largest value, at least 1e-4."""
-    return max(1e-4, steps * STEP[loaded.precision] * max(largest(values) for values in shown))
+    """How far two ways to compute a quantity may differ: `steps` roundings of its largest value, at least 1e-4.
+
+    In proportion more for a model of more than `SHALLOW` layers.
+    """
+    depth = max(1.0, loaded.spec.n_layer / SHALLOW)
+    return depth * max(1e-4, steps * STEP[loaded.precision] * max(largest(values) for values in shown))
 
 
 def largest(values: ArrayLike) -> float:

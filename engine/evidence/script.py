@@ -15,16 +15,30 @@ def preamble(loaded: "Loaded", ids: Sequence[int] | None = None, *, precision: s
     The prompt goes in as token ids: they are plain numbers, and exactly what the figure was computed from.
     """
     lines = [
+        *home_lines(loaded.source, loaded.base),
         "import torch",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f"name = {loaded.source!r}",
+        f"name = {place(loaded.source)}",
         "tokenizer = AutoTokenizer.from_pretrained(name)",
         *model_lines(loaded, precision or loaded.precision),
     ]
     if ids is not None:
         lines.append(f"ids = torch.tensor([{[int(i) for i in ids]}])")
     return "\n".join(lines) + "\n"
+
+
+def place(source: str) -> str:
+    """The expression for where `from_pretrained` finds a checkpoint: a Hub id, a path, or one below the home folder.
+
+    The last one needs `home_lines` before it.
+    """
+    return f"os.path.expanduser({source!r})" if source.startswith("~") else repr(source)
+
+
+def home_lines(*sources: str) -> list[str]:
+    """The import that `place` needs for these sources, if any."""
+    return ["import os"] if any(source.startswith("~") for source in sources) else []
 
 
 def model_lines(loaded: "Loaded", precision: str, variable: str = "model") -> list[str]:
@@ -53,7 +67,7 @@ def _merged_lines(loaded: "Loaded", dtype: str, variable: str) -> list[str]:
     return [
         "from peft import PeftModel",
         "from transformers import GenerationConfig",
-        f"base = AutoModelForCausalLM.from_pretrained({loaded.base!r}, dtype=torch.float32, "
+        f"base = AutoModelForCausalLM.from_pretrained({place(loaded.base)}, dtype=torch.float32, "
         'attn_implementation="eager")',
         f"{variable} = PeftModel.from_pretrained(base, name).merge_and_unload(){cast}.eval()",
         f"{variable}.generation_config = GenerationConfig.from_pretrained(name)",

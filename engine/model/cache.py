@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from engine.model.interventions import Intervention
-    from engine.model.loading import Loaded
+    from engine.model.loaded import Loaded
     from engine.model.trace import Trace
 
 

@@ -9,20 +9,43 @@ import torch
 from engine import ReaderError
 from engine.model import hooks
 from engine.model.interventions import Intervention, check
-from engine.model.loading import Loaded
+from engine.model.loaded import Loaded
 from engine.model.trace import Token, Trace
+from engine.tokens.encoder import encode, encoder
 from engine.tokens.pieces import piece_bytes
-from engine.tokens.text import clean_prompt, display_bytes
+from engine.tokens.text import clean_prompt, display, display_bytes
+
+LONGEST = 200_000
+"""Characters of a text that are encoded at most."""
 
 
 def tokenize(loaded: Loaded, text: str) -> tuple[Token, ...]:
-    """The tokens the checkpoint's own tokenizer makes of a text.
+    """The tokens that the model reads for a text: those of the text, and those its tokenizer puts around every text.
 
-    Text that looks like a special token is ordinary text here. An empty text becomes the beginning-of-text token
+    Text that looks like a special token is ordinary text here. A text of no tokens becomes the beginning-of-text token
     where there is one, because a model cannot run on nothing; else ReaderError.
     """
-    text = clean_prompt(text, limit=200_000)
-    return tokens_of(loaded, _encode(loaded.tokenizer, text))
+    return tokens_of(loaded, _encode(loaded.tokenizer, clean_prompt(text, LONGEST)))
+
+
+def typed(loaded: Loaded, text: str) -> tuple[Token, ...]:
+    """The tokens of a text alone, with none that the tokenizer puts around it; none where it has no token for it."""
+    return tokens_of(loaded, encode(loaded.tokenizer, clean_prompt(text, LONGEST), special=False))
+
+
+def start_tokens(loaded: Loaded) -> tuple[Token, ...]:
+    """The tokens that the tokenizer puts before every text: mostly none, or one that nobody typed."""
+    return tokens_of(loaded, encoder(loaded.tokenizer).start)
+
+
+def windows(loaded: Loaded, text: str, size: int) -> tuple[tuple[int, ...], ...]:
+    """A long text as token ids in runs of at most `size`, one after the other, the last maybe shorter.
+
+    Each run is read by itself, so each begins with the start token where the model was trained to see one.
+    """
+    start = encoder(loaded.tokenizer).start
+    ids, step = [token.id for token in typed(loaded, text)], max(1, size - len(start))
+    return tuple((*start, *ids[i : i + step]) for i in range(0, len(ids), step))
 
 
 def tokens_of(loaded: Loaded, ids: Sequence[int]) -> tuple[Token, ...]:
@@ -35,6 +58,8 @@ def token(loaded: Loaded, id: int) -> Token:
     piece = loaded.tokenizer.convert_ids_to_tokens(id)
     if piece is None:
         return Token(id, "", b"", f"‹id {id}›")
+    if id in encoder(loaded.tokenizer).special:
+        return Token(id, piece, b"", display(piece) or "∅", special=True)
     raw = piece_bytes(loaded.tokenizer, id, piece)
     return Token(id, piece, raw, display_bytes(raw) or "∅")
 
@@ -73,7 +98,7 @@ def forward(
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"]
+    ids = encode(tokenizer, text, special=True)
     if ids:
         return ids
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

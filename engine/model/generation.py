@@ -15,7 +15,7 @@ from engine.model.trace import Array
 from engine.ops.sampling import Filters, filtered, softmax, top
 
 if TYPE_CHECKING:
-    from engine.model.loading import Loaded
+    from engine.model.loaded import Loaded
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ import torch
 from engine.model import interventions as iv
 
 if TYPE_CHECKING:
-    from engine.model.loading import Loaded
+    from engine.model.loaded import Loaded
 
 _CURRENT: ContextVar["Pass | None"] = ContextVar("engine_pass", default=None)
 

@@ -5,20 +5,26 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import ReaderError
-from engine.checkpoints.catalogue import PRECISIONS, entry, locate, public
+from engine.checkpoints import gguf, hub, memory, packaged, safety
+from engine.checkpoints.catalogue import PRECISIONS, check_name, entry, folder_note, public
 from engine.checkpoints.catalogue import folder as local_folder
-from engine.model import hooks, tuned
-from engine.model.adapters import Adapter, Spec, adapter_for
+from engine.checkpoints.naming import short
+from engine.model import accepting, checking, hooks, lora
+from engine.model.adapters import Spec, adapter_for
+from engine.model.loaded import Loaded, tensors, weight_bytes
+from engine.tokens.encoder import prepare
+from engine.tokens.text import reason, shorten
+
+__all__ = ["Loaded", "compute_dtype", "load", "tensors", "weight_bytes"]
 
 _LOCK = threading.Lock()
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,143 +37,149 @@ if public():  # many readers at once: passes side by side on one thread each, no
     torch.set_num_threads(1)
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # int8 warns on every forward that it casts
 
+Progress = Callable[[int, int], None]
+"""Told (bytes done, bytes in all) of a download."""
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """One checkpoint at one precision. Shared between readers: nothing may change `model`."""
 
-    name: str
+@dataclass(frozen=True)
+class _Files:
+    """Where a checkpoint's files lie, and how it is called and told: see `Loaded`."""
+
+    folder: Path
     revision: str
-    precision: str
-    device: str
-    model: Any
-    tokenizer: Any
-    adapter: Adapter
-    spec: Spec
     source: str
-    half: torch.dtype
-    base: str = ""  # for a tuned checkpoint, the source of the weights that its adapter is merged into
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def part(self, name: str, layer: int | None = None) -> nn.Module:
-        """A module by its adapter name: `part("final_norm")`, `part("mlp", 3)`. KeyError for an unknown name."""
-        if layer is None:
-            module: nn.Module = self.model.get_submodule(self.adapter.parts[name])
-            return module
-        return self.block(layer).get_submodule(self.adapter.layer[name])
-
-    def block(self, layer: int) -> nn.Module:
-        """Transformer block number `layer`, 0 being the first."""
-        block: nn.Module = self.part("blocks").get_submodule(str(layer))
-        return block
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights in memory: real storages of parameters, buffers and quantization state, each once."""
-        return weight_bytes(self.model)
+    origin: str = ""
+    base: "_Files | None" = None
 
 
 def load(
     name: str,
     precision: str = "fp32",
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
+    report: gguf.Report | None = None,
 ) -> Loaded:
-    """Load a bundled checkpoint, a local folder or a Hub id.
+    """Load a listed checkpoint, a local folder, a GGUF file or a Hub id.
 
     `precision` is one of `engine.checkpoints.catalogue.PRECISIONS`; the last three are executed by bitsandbytes.
-    `device` is "auto", "cpu" or "cuda". `progress(done, total)` is told of bytes while a Hub checkpoint
-    downloads; without it nothing is downloaded and only what is already on this machine is loaded.
+    `device` is "auto", "cpu" or "cuda". `progress(done, total)` is told of bytes while a Hub checkpoint downloads;
+    without it nothing is downloaded and only what is already on this machine is loaded. `report(share, what)` is told
+    how far the dequantizing of a GGUF file is, which happens once.
     Raises ReaderError, in one sentence, for anything that cannot be loaded.
     """
     if precision not in PRECISIONS:
         raise ReaderError(f"The precision “{precision}” is unknown; choose one of {', '.join(PRECISIONS)}.")
-    base = _base(name, precision)
-    folder, revision = _folder(name, progress)
-    weights = locate(base) if base else folder
+    files = _files(name, progress, report or (lambda share, what: None))
+    if files.base is not None and precision not in _DTYPES:
+        raise ReaderError(
+            f"“{short(name)}” is merged when it is loaded, so it runs at {', '.join(_DTYPES)} only."
+        )
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = AutoConfig.from_pretrained(weights, local_files_only=True, trust_remote_code=False)
-        adapter = adapter_for(config.model_type)
-        spec = adapter.spec(config)
-        target, half = _device(device), compute_dtype(config)
-        model = _model(weights, config, "fp32" if base else precision, target)
-        if base:
-            model = tuned.merged(model, Path(folder), _DTYPES[precision])
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        here, under = _source(name, folder), _source(base, weights)
-        loaded = Loaded(name, revision, precision, target, model, tokenizer, adapter, spec, here, half, under)
-        _warm_up(loaded)
-        hooks.install(loaded)
+        return _loaded(name, files, precision, _device(device))
+
+
+def _loaded(name: str, files: _Files, precision: str, device: str) -> Loaded:
+    called = short(name)
+    weights = (files.base or files).folder
+    config = accepting.read_config(weights, called)
+    adapter = adapter_for(config.model_type)
+    spec = adapter.spec(config)
+    at = "fp32" if files.base else precision
+    memory.check(called, memory.needed(safety.weights(weights), at), at, device)
+    checking.check_files(weights, spec, called)
+    model = _model(weights, config, spec, at, device, called)
+    if files.base:
+        model = lora.merged(model, files.folder, _DTYPES[precision])
+    tokenizer = _tokenizer(files, called)
+    checking.check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], called)
+    loaded = Loaded(
+        name=called,
+        asked=name,
+        revision=files.revision,
+        precision=precision,
+        device=device,
+        model=model,
+        tokenizer=tokenizer,
+        adapter=adapter,
+        spec=spec,
+        source=files.source,
+        half=compute_dtype(config),
+        base=files.base.source if files.base else "",
+        origin=files.origin,
+    )
+    _warm_up(loaded)
+    hooks.install(loaded)
+    checking.check_identities(loaded)
     return loaded
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all distinct storages behind a model's parameters, buffers and bitsandbytes states."""
-    storages = {
-        t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors(model) if t.numel()
-    }
-    return sum(storages.values())
-
-
-def tensors(model: nn.Module) -> list[torch.Tensor]:
-    """Everything a model keeps in memory: parameters, buffers, and what bitsandbytes holds beside them."""
-    held: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        held += _quantization_state(module, getattr(module, "weight", None))
-    return held
-
-
-def _quantization_state(module: nn.Module, weight: Any) -> list[torch.Tensor]:
-    """Scales and code books that bitsandbytes keeps beside a quantized weight."""
-    state = getattr(weight, "quant_state", None)
-    found = [getattr(state, name, None) for name in ("absmax", "code", "offset")]
-    nested = getattr(state, "state2", None)
-    found += [getattr(nested, name, None) for name in ("absmax", "code")]
-    int8 = getattr(module, "state", None)
-    found += [getattr(int8, "CB", None), getattr(int8, "SCB", None)]
-    found += [getattr(weight, "CB", None), getattr(weight, "SCB", None)]
-    return [t for t in found if isinstance(t, torch.Tensor)]
-
-
-def _folder(name: str, progress: Callable[[int, int], None] | None) -> tuple[str, str]:
-    """Where the files of a checkpoint are, downloading them if that was asked for, and their revision."""
-    named, path = entry(name), local_folder(name)
+def _files(name: str, progress: Progress | None, report: gguf.Report) -> _Files:
+    """Where the files of a checkpoint are, downloading and dequantizing them if that is wanted."""
+    named = entry(name)
     if named is not None and named.bundled:
-        return named.location, "bundled"
-    from engine.checkpoints import (  # here, so that a bundled checkpoint never loads the hub client
-        hub,
-        safety,
-    )
-
+        return _bundled(name)
+    if named is None:
+        check_name(name)
+    path = local_folder(name)
     if path is not None:
-        hub.check_folder(path)
-        safety.check_adapter(path, path.name)
-        return str(path), "local"
-    if progress is None and not hub.is_cached(name):
-        raise ReaderError(f"“{name}” is not on this machine yet.")
-    found = hub.download(name, progress or (lambda done, total: None))
-    safety.check_adapter(found, name)
-    return str(found), found.name
+        return _local(path, report)
+    if hub.cached(name) is None:
+        package = packaged.checked(name)
+        if package is not None:
+            return _dequantized(package, report)
+        if progress is None:
+            raise ReaderError(f"“{shorten(name, 80)}” is not on this machine yet.{folder_note(name)}")
+    return _from_hub(name, hub.download(name, progress or (lambda done, total: None)), report)
 
 
-def _base(name: str, precision: str) -> str:
-    """The bundled checkpoint that a tuned one adapts; empty for any other."""
+def _bundled(name: str) -> _Files:
     named = entry(name)
-    if named is None or not named.base:
-        return ""
-    if precision not in _DTYPES:
-        raise ReaderError(f"“{name}” is merged when it is loaded, so it runs at {', '.join(_DTYPES)} only.")
-    tuned.check_folder(Path(named.location), name)
-    return named.base
+    assert named is not None
+    folder = Path(named.location)
+    files = _Files(
+        folder, "bundled", f"engine/assets/{folder.name}", base=_bundled(named.base) if named.base else None
+    )
+    if files.base:
+        lora.check_folder(folder, name)
+    return files
 
 
-def _source(name: str, folder: str) -> str:
-    """What a *Code* script passes to from_pretrained: a path inside the repository, a folder or a Hub id."""
-    named = entry(name)
-    if named is not None and named.bundled:
-        return f"engine/assets/{Path(folder).name}"
-    return name
+def _local(path: Path, report: gguf.Report) -> _Files:
+    if path.suffix == ".gguf":
+        return _dequantized(path, report)
+    if lora.is_adapter(path):
+        lora.check_folder(path, path.name)
+        base = _files(lora.base_of(path), None, report)
+        return _Files(path, f"local {path}", _below_home(path), base=base)
+    safety.check_folder(path)
+    return _Files(path, f"local {path}", _below_home(path))
+
+
+def _dequantized(file: Path, report: gguf.Report) -> _Files:
+    """The folder made of a GGUF file, and what its page says of the rounding in it."""
+    folder = gguf.folder(file, report)
+    return _Files(folder, folder.name, _below_home(folder), gguf.rounded(gguf.provenance(folder)["types"]))
+
+
+def _from_hub(name: str, found: Path, report: gguf.Report) -> _Files:
+    if found.suffix == ".gguf":
+        return _dequantized(found, report)
+    safety.check_folder(found)  # other tools fill the cache too
+    cached = hub.cached(name)
+    by_name = (
+        cached is not None and not cached.revision
+    )  # else no name alone leads from_pretrained to these files
+    return _Files(found, found.name, cached.repo if cached and by_name else _below_home(found))
+
+
+def _below_home(path: Path) -> str:
+    """A path as a script names it on this machine: from the home folder on, where it lies there."""
+    whole = path.expanduser().resolve()
+    try:
+        return f"~/{whole.relative_to(Path.home().resolve()).as_posix()}"
+    except (ValueError, RuntimeError):
+        return str(whole)
 
 
 def _device(device: str) -> str:
@@ -186,40 +198,52 @@ def compute_dtype(config: Any) -> torch.dtype:
     return torch.bfloat16 if getattr(config, "dtype", None) == torch.bfloat16 else torch.float16
 
 
-def _model(folder: str, config: Any, precision: str, device: str) -> Any:
+def _model(folder: Path, config: Any, spec: Spec, precision: str, device: str, name: str) -> Any:
     options: dict[str, Any] = {"dtype": _DTYPES.get(precision) or compute_dtype(config)}
     if precision not in _DTYPES:
-        options["quantization_config"] = _quantization(folder, config, precision, device)
+        options["quantization_config"] = _quantization(config, spec, precision, device)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        found: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=config,
             attn_implementation="eager",
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, and refused with the names
             device_map="auto" if device == "cuda" else None,
             **options,
         )
     except OSError as error:
-        raise ReaderError(f"The weights in “{Path(folder).name}” cannot be read: {_first(error)}") from error
-    except (RuntimeError, ValueError) as error:
-        raise ReaderError(f"This checkpoint does not load at {precision}: {_first(error)}") from error
+        raise ReaderError(f"The weights in “{name}” cannot be read: {reason(error)}") from error
+    except Exception as error:  # a stranger's files, refused with many kinds of exception
+        raise ReaderError(f"“{name}” does not load at {precision}: {reason(error)}") from error
+    model, told = found
+    checking.check_report(told, type(model)._keys_to_ignore_on_load_unexpected or (), name)
     model.requires_grad_(False)
     return model.eval()
 
 
-def _first(error: Exception) -> str:
-    """The first sentence of an exception's message."""
-    return str(error).strip().split("\n")[0][:200] or type(error).__name__
+def _tokenizer(files: _Files, name: str) -> Any:
+    folder = files.folder
+    if files.base is not None and not (folder / "tokenizer.json").is_file():
+        folder = files.base.folder  # an adapter that adds no token needs none of its own
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        prepare(tokenizer)
+        return tokenizer
+    except Exception as error:  # a stranger's files, refused with many kinds of exception
+        raise ReaderError(f"The tokenizer of “{name}” cannot be read: {reason(error)}") from error
 
 
-def _quantization(folder: str, config: Any, precision: str, device: str) -> Any:
+def _quantization(config: Any, spec: Spec, precision: str, device: str) -> Any:
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     if device == "cpu":
-        _refuse_odd_widths(adapter_for(config.model_type).spec(config))
+        _refuse_odd_widths(spec)
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=compute_dtype(config)
     )
@@ -244,4 +268,7 @@ def _refuse_odd_widths(spec: Spec) -> None:
 def _warm_up(loaded: Loaded) -> None:
     """One forward before sharing: bitsandbytes repacks 4-bit weights in place on the first one on some CPUs."""
     ids = torch.zeros((1, 2), dtype=torch.long, device=loaded.model.device)
-    loaded.model(input_ids=ids, use_cache=False)
+    try:
+        loaded.model(input_ids=ids, use_cache=False)
+    except Exception as error:  # a config that makes a model which cannot run
+        raise ReaderError(f"“{loaded.name}” cannot be run: {reason(error)}") from error

@@ -6,10 +6,20 @@ with the lowest rank is merged, again and again, until no adjacent pair has a ra
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
+from typing import AnyStr
 
 Parts = tuple[bytes, ...]
 Rank = Callable[[bytes, bytes], int | None]
+
+
+@cache
+def byte_of_char() -> dict[str, int]:
+    """Byte-level BPE writes each byte as a printable character (Radford et al. 2019, `bytes_to_unicode`)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
 
 
 @dataclass(frozen=True)
@@ -35,20 +45,29 @@ def replay(piece: bytes, rank: Rank) -> list[Merge]:
 
 def tokens(piece: bytes, rank: Rank) -> Parts:
     """What is left of a piece when no merge applies any more."""
-    steps = replay(piece, rank)
-    return steps[-1].parts if steps else tuple(bytes([byte]) for byte in piece)
+    return merged([bytes([byte]) for byte in piece], rank)
 
 
-def lowest(parts: Sequence[bytes], rank: Rank) -> tuple[int, bytes, bytes] | None:
+def merged(parts: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]) -> tuple[AnyStr, ...]:
+    """What is left of symbols, bytes or characters, when no merge applies any more."""
+    left = tuple(parts)
+    while (best := lowest(left, rank)) is not None:
+        left = join(left, best[1], best[2])
+    return left
+
+
+def lowest(
+    parts: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]
+) -> tuple[int, AnyStr, AnyStr] | None:
     """The adjacent pair with the lowest rank, or None when no pair has one."""
     ranked = ((rank(a, b), a, b) for a, b in pairwise(parts))
     known = [(number, a, b) for number, a, b in ranked if number is not None]
     return min(known, default=None)
 
 
-def join(parts: Sequence[bytes], left: bytes, right: bytes) -> Parts:
+def join(parts: Sequence[AnyStr], left: AnyStr, right: AnyStr) -> tuple[AnyStr, ...]:
     """`parts` with every occurrence of the pair joined, from left to right."""
-    joined: list[bytes] = []
+    joined: list[AnyStr] = []
     i = 0
     while i < len(parts):
         fits = parts[i] == left and i + 1 < len(parts) and parts[i + 1] == right

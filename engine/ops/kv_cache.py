@@ -144,10 +144,16 @@ def surprisals(logits: Array, ids: Sequence[int]) -> Array:
 
 
 @torch.no_grad()
-def remembered(loaded: Loaded, ids: Sequence[int], target: int, windows: Sequence[int]) -> Array:
-    """Probability of `target` as the next token when the model reads only the last `window` tokens; shape windows."""
+def remembered(
+    loaded: Loaded, ids: Sequence[int], target: int, windows: Sequence[int], start: Sequence[int] = ()
+) -> Array:
+    """Probability of `target` as the next token when the model reads only the last `window` tokens; shape windows.
+
+    `start` is what it reads before them each time: the start token of a model that was trained to see one.
+    """
     found = []
     for window in windows:
-        logits = loaded.model(input_ids=_batch(loaded, ids[-window:]), use_cache=False).logits[0, -1]
+        batch = _batch(loaded, [*start, *ids[-window:]])
+        logits = loaded.model(input_ids=batch, use_cache=False).logits[0, -1]
         found.append(float(logits.float().softmax(-1)[target]))
     return np.array(found, dtype=np.float32)

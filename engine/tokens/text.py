@@ -56,3 +56,12 @@ def label(text: str) -> str:
 def shorten(text: str, width: int = 16) -> str:
     """At most `width` characters, with an ellipsis where something was cut."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def reason(error: BaseException, width: int = 160) -> str:
+    """What an exception of a library says, as the end of a sentence: its first line, or two where one only begins."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()] or [
+        type(error).__name__
+    ]
+    said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return shorten(said.rstrip(" .:"), width).rstrip(".") + "."

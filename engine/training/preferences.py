@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from engine.model.tuned import merged
+from engine.model.lora import merged
 from engine.tokens.chat import render
 from engine.training.checkpointing import append_log, save_json, write_atomically
 from engine.training.evaluate import load_checkpoint

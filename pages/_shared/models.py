@@ -1,5 +1,7 @@
 """From a checkpoint's name to weights in memory, without ever losing the checkpoint that worked."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import streamlit as st
@@ -7,7 +9,9 @@ import streamlit as st
 from engine import ReaderError
 from engine.checkpoints.catalogue import BUNDLED
 from engine.checkpoints.hub import is_cached
-from engine.tokens.text import shorten
+from engine.checkpoints.memory import NoRoom
+from engine.checkpoints.naming import short
+from engine.tokens.text import markdown, shorten
 from pages._shared import resources, state
 from pages._shared.state import State
 
@@ -17,6 +21,7 @@ _GOOD, _WANTED = "anatomy.good", "anatomy.wanted"
 def ready() -> None:
     """Load what the state names. When that fails, say why, go back to what worked, and run again."""
     chosen = state.current()
+    resources.begin_run()
     try:
         _load(chosen.checkpoint, chosen.precision)
     except ReaderError as error:
@@ -55,23 +60,53 @@ def good() -> tuple[str, str]:
     return pair
 
 
+@contextmanager
+def loading(name: str, precision: str) -> Iterator[None]:
+    """Say what the body loads, and how far the preparation of a GGUF file is."""
+    bar = st.empty()
+
+    def report(share: float, what: str) -> None:
+        bar.progress(min(max(share, 0.0), 1.0), text=markdown(what))
+
+    with st.spinner(f"Loading {markdown(shorten(short(name), 60))} at {precision} …"):
+        try:
+            with resources.telling(report):
+                yield
+        finally:
+            bar.empty()
+
+
 def _load(name: str, precision: str) -> None:
     if resources.in_memory(name, precision):
         resources.loaded(name, precision)
         return
-    with st.spinner(f"Loading {shorten(name, 60)} at {precision} …"):
+    with loading(name, precision):
         resources.loaded(name, precision)
 
 
 def _fall_back(chosen: State, error: ReaderError) -> None:
-    """Say why, and run again with the last pair that loaded: first the wanted checkpoint at full precision."""
-    name, precision = good()
-    if is_cached(chosen.checkpoint) and chosen.precision != "fp32":
-        name, precision = chosen.checkpoint, precision if name == chosen.checkpoint else "fp32"
-    if (chosen.checkpoint, chosen.precision) == (name, precision):
-        raise error
+    """Say why, and run again with something that loads: see `_instead`."""
     if not is_cached(chosen.checkpoint):
         st.session_state[_WANTED] = chosen.checkpoint
+    instead = _instead(chosen, error)
+    if instead is None:
+        st.error(markdown(str(error)), icon=":material/info:")
+        st.stop()
     state.notify(str(error))
-    state.adopt(replace(chosen, checkpoint=name, precision=precision))
+    name, precision = instead
+    state.adopt(replace(state.moved(chosen, name), precision=precision))
     st.rerun()
+
+
+def _instead(chosen: State, error: ReaderError) -> tuple[str, str] | None:
+    """What to load instead: the same at full precision, the last that loaded, a bundled one; None when all fail."""
+    failed = (chosen.checkpoint, chosen.precision)
+    plain = (BUNDLED[0].name, "fp32")
+    if st.session_state.get(_GOOD) == failed:  # kept, it and one more could send the page to and fro
+        del st.session_state[_GOOD]
+    last = good()
+    choices = [last, plain]
+    if is_cached(chosen.checkpoint) and chosen.precision != "fp32" and not isinstance(error, NoRoom):
+        same = last[1] if last[0] == chosen.checkpoint else "fp32"
+        choices.insert(0, (chosen.checkpoint, same))
+    return next((choice for choice in choices if choice != failed), None)

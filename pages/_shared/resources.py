@@ -1,10 +1,20 @@
 """What the process keeps for all sessions: loaded checkpoints, and traces through `engine.model.cache`."""
 
 import gc
-import threading
-from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from engine.checkpoints import memory
+from engine.checkpoints.catalogue import BUNDLED, TUNED, public
+from engine.checkpoints.naming import short
+from pages._shared import state
+from pages._shared.model_cache import Key, ModelCache, Page, Room
 
 if TYPE_CHECKING:
     from engine import Loaded, Token, Trace
@@ -12,33 +22,93 @@ if TYPE_CHECKING:
 TOKENS_SHOWN = 128
 """The pages look at the first tokens of a prompt, at most so many."""
 
-KEPT_BYTES = 1_200_000_000
-"""Weights that may stay in memory; the least recently used leave first. One that is larger stays alone."""
+KEPT_BYTES = 1_400_000_000
+"""Weights in memory: all that a public copy holds, and what any other may keep however small the machine is. The
+135 million numbers of SmolLM2 at three precisions are below it, with what loading the third takes for a moment."""
 
-_models: "OrderedDict[tuple[str, str], Loaded]" = OrderedDict()
-_models_lock = threading.Lock()
-_one_at_a_time = threading.Lock()
+Report = Callable[[float, str], None]
+"""Told (share done between 0 and 1, what is being done)."""
+
+_report: ContextVar[Report | None] = ContextVar("report", default=None)
+_PAGE = "anatomy.models"
+_SMALL = frozenset(checkpoint.name for checkpoint in (*BUNDLED, *TUNED))
 
 
 def in_memory(name: str, precision: str) -> bool:
     """Whether this checkpoint at this precision can be had without loading it."""
-    return (name, precision) in _models
+    return Key(name, precision) in _models
 
 
 def loaded(name: str, precision: str) -> "Loaded":
-    """A checkpoint at a precision, loaded once for the process. Raises ReaderError when it cannot be loaded."""
-    model = _recent(name, precision)
-    if model is not None:
-        return model
-    with _one_at_a_time:
-        model = _recent(name, precision)
-        if model is None:
-            from engine import load
+    """A checkpoint at a precision, loaded once for the process. Raises ReaderError when it cannot be loaded.
 
-            _set_libraries_aside()
-            model = load(name, precision)
-            _keep(name, precision, model)
-    return model
+    Checkpoints that no page is using make room for it, and it stays for as long as this page is using it.
+    """
+    return _models.get(Key(name, precision), lambda: _load(name, precision), _page())
+
+
+@contextmanager
+def telling(report: Report) -> Iterator[None]:
+    """While the body loads checkpoints, tell how far the preparation of a GGUF file is, which happens once."""
+    before = _report.set(report)
+    try:
+        yield
+    finally:
+        _report.reset(before)
+
+
+def begin_run() -> None:
+    """All beats of the page are about to be drawn: what they use from now on is what the page is using."""
+    page, chosen = _page(), state.current()
+    if page is not None:
+        page.begin((state.page(), chosen.checkpoint, chosen.precision))
+
+
+def _page() -> Page | None:
+    """What this session's page is using; None outside of a session, in a thread that works for all."""
+    if get_script_run_ctx(suppress_warning=True) is None:
+        return None
+    if _PAGE not in st.session_state:
+        st.session_state[_PAGE] = _models.page()
+    page: Page = st.session_state[_PAGE]
+    return page
+
+
+def _load(name: str, precision: str) -> "Loaded":
+    from engine import load
+
+    _set_libraries_aside()
+    return load(name, precision, report=_report.get())
+
+
+def _needed(key: Key) -> int:
+    return memory.needed(memory.files(key.name), key.precision)
+
+
+def _free() -> int | None:
+    return memory.free(memory.device())
+
+
+def _limit(room: Room) -> int:
+    """Half of what the machine could give to models, but on a public copy a number that does not change."""
+    if public() or room.free is None:
+        return KEPT_BYTES
+    return max(KEPT_BYTES, (room.held + room.free) // 2)
+
+
+def _refuse(key: Key, needs: int, room: Room) -> None:
+    """Say that a checkpoint does not fit, even when all leave that no page is using."""
+    name, in_use = short(key.name), room.held - room.leaving
+    if room.free is not None and needs > room.free + room.leaving:
+        raise memory.no_room(name, needs, room.free + room.leaving, key.precision, memory.device())
+    if public() and in_use and in_use + needs > KEPT_BYTES and key.name not in _SMALL:
+        raise memory.NoRoom(
+            f"“{name}” at {key.precision} does not fit into the memory of this public copy beside what its readers "
+            "are using now; choose another precision or checkpoint, or try again later."
+        )
+
+
+_models: "ModelCache[Loaded]" = ModelCache(_needed, _free, _limit, _refuse)
 
 
 @cache
@@ -50,21 +120,6 @@ def _set_libraries_aside() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _recent(name: str, precision: str) -> "Loaded | None":
-    with _models_lock:
-        if (name, precision) not in _models:
-            return None
-        _models.move_to_end((name, precision))
-        return _models[name, precision]
-
-
-def _keep(name: str, precision: str, model: "Loaded") -> None:
-    with _models_lock:
-        _models[name, precision] = model
-        while len(_models) > 1 and sum(m.nbytes for m in _models.values()) > KEPT_BYTES:
-            _models.popitem(last=False)
 
 
 def prompt_tokens(model: "Loaded", text: str) -> "tuple[tuple[Token, ...], int]":

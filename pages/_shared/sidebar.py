@@ -6,6 +6,8 @@ from itertools import groupby
 import streamlit as st
 
 from engine.checkpoints.catalogue import CATALOGUE, PRECISIONS, public
+from engine.checkpoints.naming import short
+from engine.checkpoints.prompts import prompts_for
 from engine.tokens.text import PROMPT_CHARACTERS, markdown
 from pages._shared import chapters, download, models, state
 from pages._shared.chapters import Chapter
@@ -61,17 +63,66 @@ def prompt(key: str, label: str) -> None:
     )
 
 
+def example_menu(key: str) -> None:
+    """The example prompts of the checkpoint as a menu of one line."""
+    offered = _examples(key)
+    st.selectbox(
+        "Example prompts",
+        list(offered),
+        index=None,
+        format_func=lambda text: offered[text],
+        key=key,
+        on_change=_take_example,
+        args=(key,),
+        placeholder="Try an example",
+        required=True,
+        filter_mode=None,
+        label_visibility="collapsed",
+    )
+
+
+def example_pills(key: str) -> None:
+    """The example prompts of the checkpoint side by side."""
+    offered = _examples(key)
+    st.pills(
+        "Or try an example",
+        list(offered),
+        format_func=lambda text: markdown(offered[text]),
+        required=True,
+        key=key,
+        on_change=_take_example,
+        args=(key,),
+    )
+
+
+def _examples(key: str) -> dict[str, str]:
+    """Labels of the example prompts by their texts; the widget `key` shows the one that is the prompt, or none."""
+    chosen = state.current()
+    prompts = prompts_for(chosen.checkpoint)
+    state.mirror(key, chosen.prompt if prompts.example(chosen.prompt) else None)
+    return {example.text: example.label for example in prompts.examples}
+
+
+def _take_example(key: str) -> None:
+    text = st.session_state[key]
+    if text is not None:
+        state.change(prompt=text, focus=state.LAST)
+    state.touch()
+
+
 def _choices() -> None:
     chosen = state.current()
     prompt("side-prompt", "Prompt")
+    example_menu("side-example")
     names = list(dict.fromkeys([*CATALOGUE, chosen.checkpoint]))
     state.mirror("side-checkpoint", chosen.checkpoint)
     st.selectbox(
         "Checkpoint",
         names,
         key="side-checkpoint",
+        format_func=_called,
         on_change=lambda: models.choose(st.session_state["side-checkpoint"]),
-        help=markdown(CATALOGUE[chosen.checkpoint].note) if chosen.checkpoint in CATALOGUE else None,
+        help=_note(chosen.checkpoint),
     )
     state.mirror("side-precision", chosen.precision)
     st.selectbox(
@@ -84,6 +135,19 @@ def _choices() -> None:
     )
     if not public():
         download.other()
+
+
+def _called(name: str) -> str:
+    """A checkpoint in the select box, where no two entries may read alike."""
+    called = short(name)
+    return f"{called} (a folder)" if called != name and called in CATALOGUE else called
+
+
+def _note(name: str) -> str | None:
+    """What the select box tells of the chosen checkpoint: a note on a listed one, the whole path of a local one."""
+    if name in CATALOGUE:
+        return markdown(CATALOGUE[name].note)
+    return markdown(name) if short(name) != name else None
 
 
 def _copy(field: str, key: str) -> None:

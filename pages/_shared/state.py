@@ -12,9 +12,9 @@ import streamlit as st
 
 from engine import ReaderError
 from engine.checkpoints.catalogue import BUNDLED, PRECISIONS, check_name, default_checkpoint
+from engine.checkpoints.prompts import is_offered, prompts_for
 from engine.tokens.text import clean_prompt
 
-PROMPT = "The king and the queen lived in a castle. The king"
 LAST = -1
 """A focus of -1 follows the last token, whatever the prompt."""
 
@@ -28,7 +28,7 @@ _STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES, _MIRRORED = (
 class State:
     """The canonical choices. `focus` counts tokens, `layer` and `head` count from 0."""
 
-    prompt: str = PROMPT
+    prompt: str = prompts_for(BUNDLED[0].name).default
     checkpoint: str = BUNDLED[0].name
     precision: str = "fp32"
     focus: int = LAST
@@ -45,25 +45,35 @@ class State:
 def default_state() -> State:
     """The state of a reader who has chosen nothing."""
     try:
-        return State(checkpoint=default_checkpoint())
+        name = default_checkpoint()
     except ReaderError as error:
         notify(str(error))
         return State()
+    return State(checkpoint=name, prompt=prompts_for(name).default)
+
+
+def moved(state: State, checkpoint: str) -> State:
+    """The state on another checkpoint: a prompt of the reader's own stays, any other gives way to the new default."""
+    if checkpoint == state.checkpoint:
+        return state
+    if not is_offered(state.prompt):
+        return replace(state, checkpoint=checkpoint)
+    return replace(state, checkpoint=checkpoint, prompt=prompts_for(checkpoint).default, focus=LAST)
 
 
 def from_query(params: Mapping[str, str], base: State) -> tuple[State, list[str]]:
     """The state that a query string names, and one sentence for each part that was refused.
 
-    Parts that are missing or refused keep their value in `base`.
+    Parts that are missing or refused keep their value in `base`, but a prompt follows the checkpoint: see `moved`.
     """
-    state, refused = base, []
+    named, refused = {}, []
     for field in fields(State):
         if field.name in params:
             try:
-                state = replace(state, **{field.name: checked(field.name, params[field.name])})
+                named[field.name] = checked(field.name, params[field.name])
             except ReaderError as error:
                 refused.append(str(error))
-    return state, refused
+    return replace(moved(base, named.get("checkpoint", base.checkpoint)), **named), refused
 
 
 def checked(field: str, value: Any) -> Any:
@@ -122,6 +132,11 @@ def current() -> State:
     """The canonical state of this session."""
     state: State = st.session_state[_STATE]
     return state
+
+
+def page() -> str:
+    """The page that this session looks at: "home", or a chapter's number."""
+    return str(st.session_state.get(_PAGE, ""))
 
 
 def change(**values: Any) -> bool:
@@ -204,7 +219,7 @@ def link_query() -> dict[str, str]:
 def write_address() -> None:
     """Make the address bar name the present view."""
     query = link_query()
-    beat = beat_of(st.session_state.get(_PAGE, ""))
+    beat = beat_of(page())
     if presenting() and beat:
         query["beat"] = beat
     if st.query_params.to_dict() != query:

@@ -42,12 +42,20 @@ def _strip(compact: bool) -> None:
             wrap=not compact,
         )
         if not compact:
-            st.caption(_summary(tokens, total, focus, chosen.checkpoint))
+            st.caption(_summary(tokens, total, focus, model.name))
+            if model.origin:
+                st.caption(markdown(model.origin))
 
 
 def _labels(tokens: Sequence["Token"]) -> list[str]:
     """One label for each token, unlike every other: streamlit knows pills by their label."""
-    return [f":gray[:small[{i}]] {markdown(shorten(t.display, 24))}" for i, t in enumerate(tokens)]
+    return [f":gray[:small[{i}]] {_name(t)}" for i, t in enumerate(tokens)]
+
+
+def _name(token: "Token") -> str:
+    """A token's text; one that the tokenizer put there, such as a start token, says so."""
+    text = markdown(shorten(token.display, 24))
+    return f":gray[{text} :small[not typed]]" if token.special else text
 
 
 def _mirrored(focus: int) -> str:
@@ -64,7 +72,9 @@ def _focus() -> None:
 
 def _summary(tokens: Sequence["Token"], total: int, focus: int, checkpoint: str) -> str:
     cut = f" The pages look at the first {len(tokens)} of them." if total > len(tokens) else ""
+    put = [t.display for t in tokens if t.special]
+    among = f", with {markdown(' '.join(put))}, which the tokenizer puts there" if put else ""
     return (
-        f"{total} token{'s' if total != 1 else ''} of {markdown(checkpoint)}.{cut} "
+        f"{total} token{'s' if total != 1 else ''} of {markdown(checkpoint)}{among}.{cut} "
         f"Focus: **{markdown(tokens[focus].display)}** at position {focus}; click another to look at it."
     )

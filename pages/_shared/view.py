@@ -11,7 +11,7 @@ import streamlit as st
 from engine.evidence.card import Card
 from engine.tokens.text import shorten
 from pages._shared import card as cards
-from pages._shared import fragments, jobs, resources, state
+from pages._shared import fragments, jobs, models, resources, state
 from pages._shared.state import State
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class View:
         name, at = checkpoint or chosen.checkpoint, precision or chosen.precision
         if resources.in_memory(name, at):
             return resources.loaded(name, at)
-        with self.stage, st.spinner(f"Loading {name} at {at} …"):
+        with self.stage, models.loading(name, at):
             return resources.loaded(name, at)
 
     def capture(

@@ -327,13 +327,16 @@ def test_segments_join_to_the_texts():
 
 
 def test_windows_do_not_overlap_and_leave_out_a_lonely_token():
-    assert passage.windows(range(7), 3) == ((0, 1, 2), (3, 4, 5))
-    assert passage.windows(range(8), 3) == ((0, 1, 2), (3, 4, 5), (6, 7))
+    loaded, size = loaded_checkpoint("pocket-gpt2"), passage.WINDOW
+    ids = tuple(token.id for token in tokenize(loaded, "a b" * size))
+    lonely = loaded.tokenizer.decode(ids[: size + 1])
+    assert passage.cut(loaded, lonely) == (ids[:size],)
+    assert passage.cut(loaded, loaded.tokenizer.decode(ids[: size + 2])) == (ids[:size], ids[size : size + 2])
 
 
 def test_perplexity_is_exp_of_transformers_loss():
     both = pair_of("pocket-gpt2", "fp32", "nf4", "Once upon a time there was a king who had a daughter. " * 4)
-    reading = cards.read(both, passage.windows(both.ids, 16))
+    reading = cards.read(both, [both.ids[i : i + 16] for i in range(0, len(both.ids), 16)])
     for side, ours in zip((both.reference, both.other), reading.perplexities, strict=True):
         losses, counts = [], []
         for window in reading.windows:

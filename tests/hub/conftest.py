@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import close_session
 
+from engine import ReaderError
 from tests.hub.server import Hub, Repo
 
 
@@ -39,6 +40,31 @@ def online(hub, tmp_path, monkeypatch):
     """The engine talks to the played Hub and has an empty cache."""
     point_at(monkeypatch, hub.address, tmp_path / "cache")
     return hub
+
+
+def ignore(done, total):
+    pass
+
+
+def refusal(action, *arguments):
+    """The sentence of the ReaderError that an action ends in."""
+    with pytest.raises(ReaderError) as caught:
+        action(*arguments)
+    return str(caught.value)
+
+
+def write_cache(repo, commit, files, refs=()):
+    """A snapshot as the tools of Hugging Face leave it, with the refs that name it; its folder."""
+    at = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    snapshot = at / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    for name, body in files.items():
+        (snapshot / name).write_bytes(body)
+    for ref in refs:
+        path = at / "refs" / ref
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(commit)
+    return snapshot
 
 
 def read_files(folder: Path) -> dict[str, bytes]:

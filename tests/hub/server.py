@@ -14,16 +14,29 @@ class Repo:
     """A repository: its files, and how its answers differ from good ones.
 
     api      (status, X-Error-Code) of the answer about the repository, None for a good one
-    gate     the same for each of its files
+    answer   the body of that answer, None for a good one
+    gate     as api, for each of its files
     body     file name -> function from the true bytes to the bytes sent
     breaks   files whose connection closes before the body is complete
+    commit   the commit of `main`
+    others   branch or tag -> the repository as it is there, with a commit of its own
     """
 
     files: dict[str, bytes]
     api: tuple[int, str] | None = None
+    answer: bytes | None = None
     gate: tuple[int, str] | None = None
     body: dict = field(default_factory=dict)
     breaks: frozenset = frozenset()
+    commit: str = REVISION
+    others: dict = field(default_factory=dict)
+
+    def at(self, revision):
+        """The repository at a branch, tag or commit, or None."""
+        if revision in ("main", self.commit):
+            return self
+        by_commit = {other.commit: other for other in self.others.values()}
+        return (self.others | by_commit).get(revision)
 
 
 class Hub:
@@ -60,23 +73,32 @@ def _handler(hub):
             path = unquote(urlsplit(self.path).path).lstrip("/")
             hub.requests.append((self.command, path))
             if path.startswith("api/models/"):
-                return self.model(path.removeprefix("api/models/").split("/revision/")[0])
-            if "/resolve/" in path:
+                name, _, revision = path.removeprefix("api/models/").partition("/revision/")
+                return self.model(name, revision or "main")
+            if "/resolve/" in path:  # the app asks for files by commit, which has no slash
                 name, _, rest = path.partition("/resolve/")
-                return self.file(name, rest.partition("/")[2])
+                commit, _, file = rest.partition("/")
+                return self.file(name, commit, file)
             return self.refuse(404, "")
 
-        def model(self, name):
+        def model(self, name, revision):
             repo = hub.repos.get(name)
             if repo is None:
                 return self.refuse(404, "RepoNotFound")
             if repo.api:
                 return self.refuse(*repo.api)
+            if repo.answer is not None:
+                return self.send(repo.answer)
+            repo = repo.at(revision)
+            if repo is None:
+                return self.refuse(404, "RevisionNotFound")
             siblings = [_sibling(*item) for item in repo.files.items()]
-            return self.send(json.dumps({"id": name, "sha": REVISION, "siblings": siblings}).encode())
+            return self.send(json.dumps({"id": name, "sha": repo.commit, "siblings": siblings}).encode())
 
-        def file(self, name, file):
-            repo = hub.repos[name]
+        def file(self, name, commit, file):
+            repo = hub.repos[name].at(commit)
+            if repo is None:
+                return self.refuse(404, "RevisionNotFound")
             if repo.gate:
                 return self.refuse(*repo.gate)
             if file not in repo.files:
@@ -84,7 +106,7 @@ def _handler(hub):
             true = repo.files[file]
             sent = repo.body.get(file, bytes)(true) if self.command == "GET" else true
             return self.send(
-                sent, {"ETag": f'"{_etag(file, true)}"', "X-Repo-Commit": REVISION}, file in repo.breaks
+                sent, {"ETag": f'"{_etag(file, true)}"', "X-Repo-Commit": repo.commit}, file in repo.breaks
             )
 
         def refuse(self, status, code):
@@ -107,7 +129,7 @@ def _handler(hub):
 
 
 def _large(file):
-    return file.endswith((".safetensors", ".bin"))
+    return file.endswith((".safetensors", ".bin", ".gguf"))
 
 
 def _etag(file, body):

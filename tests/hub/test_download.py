@@ -12,24 +12,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from engine import ReaderError, capture, load
+from engine import capture, load
 from engine.checkpoints import catalogue, hub
-from tests.hub.conftest import point_at, read_files
+from tests.hub.conftest import ignore, point_at, read_files, refusal
 from tests.hub.server import REVISION, Repo
 
 NAME = "owner/tiny"
 WEIGHTS = "model.safetensors"
-
-
-def ignore(done, total):
-    pass
-
-
-def refusal(action, *arguments):
-    """The sentence of the ReaderError that an action ends in."""
-    with pytest.raises(ReaderError) as caught:
-        action(*arguments)
-    return str(caught.value)
 
 
 def edited(files, name, **changes):
@@ -221,6 +210,73 @@ def test_a_config_that_is_no_json(online, repo, text):
     assert refusal(hub.describe, NAME) == "The config.json of “owner/tiny” is not valid JSON."
 
 
+def test_a_config_too_large_to_be_one_is_not_fetched(online, repo):
+    repo.files = {**repo.files, "config.json": b" " * 1_000_001}
+    assert refusal(hub.describe, NAME) == (
+        "The config.json of “owner/tiny” has 1.0 MB, more than any config needs."
+    )
+    assert online.fetched() == []
+
+
+QUANTIZED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+
+
+def test_weights_that_another_tool_has_quantized_are_refused_by_the_config(online, repo):
+    repo.files = edited(repo.files, "config.json", **QUANTIZED)
+    for sentence in (refusal(hub.describe, NAME), refusal(hub.download, NAME, ignore)):
+        assert sentence.startswith("“owner/tiny” was already quantized by another tool (GPTQ)")
+    assert set(online.fetched()) == {"config.json"}
+
+
+def test_weights_that_another_tool_has_quantized_are_refused_by_the_listing(online, repo):
+    repo.files = {**repo.files, "quantize_config.json": b"{}"}
+    assert "(GPTQ)" in refusal(hub.describe, NAME)
+    assert online.fetched() == []
+
+
+def test_an_adapter_alone_is_refused_with_what_it_adapts(online, repo):
+    del repo.files[WEIGHTS], repo.files["config.json"]
+    settings = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "meta/large"}).encode()
+    repo.files |= {"adapter_config.json": settings, "adapter_model.safetensors": b"x"}
+    assert refusal(hub.describe, NAME) == (
+        "“owner/tiny” is a LoRA adapter for “meta/large” without weights of its own; "
+        "take a checkpoint that it is merged into."
+    )
+    assert online.fetched() == ["adapter_config.json"]
+
+
+@pytest.mark.parametrize("settings", [b"{}", b'{"base_model_name_or_path": 7}'])
+def test_an_adapter_that_does_not_say_what_it_adapts(online, repo, settings):
+    del repo.files[WEIGHTS]
+    repo.files["adapter_config.json"] = settings
+    assert refusal(hub.describe, NAME).startswith(
+        "“owner/tiny” is a LoRA adapter without weights of its own;"
+    )
+
+
+def test_an_adapter_beside_full_weights_is_refused_by_the_listing(online, repo):
+    repo.files["adapter_config.json"] = b"{}"
+    assert "beside full weights" in refusal(hub.describe, NAME)
+    assert online.fetched() == []
+
+
+def test_remote_code_of_a_tokenizer_is_refused_before_the_weights(online, repo):
+    repo.files = edited(
+        repo.files, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}
+    )
+    refusal(hub.download, NAME, ignore)
+    assert WEIGHTS not in online.fetched()
+
+
+@pytest.mark.parametrize("answer", [b"<html>Log in to this network</html>", b"[]", b'{"siblings": 1}'])
+def test_a_page_in_the_place_of_the_hub(online, repo, answer):
+    repo.answer = answer
+    host = online.address.removeprefix("http://")
+    assert refusal(hub.describe, NAME) == (
+        f"What answers at {host} does not speak as the Hub does, so “owner/tiny” was not downloaded."
+    )
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_disk_that_runs_full(online, repo, monkeypatch):
     open_file = Path.open
@@ -355,7 +411,8 @@ def test_hub_ids_have_the_form_that_huggingface_hub_accepts(name):
 
 def test_a_name_that_is_nothing(online):
     assert refusal(hub.describe, "no such thing!") == (
-        "“no such thing!” is neither a listed checkpoint, nor a folder here, nor a Hub id such as owner/name."
+        "“no such thing!” is neither a listed checkpoint, nor a folder or .gguf file here, nor a Hub id such as "
+        "owner/name."
     )
     assert online.requests == []
 

@@ -1,8 +1,11 @@
 """Choosing a checkpoint on a page: nothing is fetched unasked, and what worked is never lost."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from engine import ReaderError
+from engine.tokens.text import markdown
 
 
 def test_a_hub_name_in_an_address_is_not_fetched_before_a_button_is_pressed(demo, monkeypatch):
@@ -100,6 +103,93 @@ def test_a_precision_that_fails_leaves_the_checkpoint_of_the_address(demo, monke
     app = demo(checkpoint="pocket-llama", precision="fp16")
     assert [warning.value for warning in app.warning] == [r"No halves today\."]
     assert (app.query_params["checkpoint"], app.query_params["precision"]) == ("pocket-llama", "fp32")
+
+
+def full(monkeypatch, fits):
+    """From now on only `fits(name, precision)` finds room in memory."""
+    from engine.checkpoints.memory import NoRoom
+    from pages._shared import resources
+
+    plain = resources.loaded
+
+    def loaded(name, precision):
+        if not fits(name, precision):
+            raise NoRoom("The memory is full.")
+        return plain(name, precision)
+
+    monkeypatch.setattr(resources, "loaded", loaded)
+
+
+def test_what_does_not_fit_is_one_sentence_and_the_checkpoint_that_worked_comes_back(demo, monkeypatch):
+    app = demo(checkpoint="pocket-llama")
+    full(monkeypatch, lambda name, precision: (name, precision) == ("pocket-llama", "fp32"))
+    app.selectbox(key="side-precision").set_value("fp16").run()
+    assert [warning.value for warning in app.warning] == [r"The memory is full\."]
+    assert (app.query_params["checkpoint"], app.query_params["precision"]) == ("pocket-llama", "fp32")
+
+
+def test_a_checkpoint_that_fits_no_more_gives_way_to_a_bundled_one(demo, monkeypatch):
+    app = demo(checkpoint="pocket-llama", precision="fp16")
+    full(monkeypatch, lambda name, precision: name == "pocket-gpt2")
+    app.run()
+    assert not app.exception
+    assert app.query_params["checkpoint"] == "pocket-gpt2"
+
+
+def test_when_nothing_fits_the_page_says_so_and_stops(demo, monkeypatch):
+    app = demo(checkpoint="pocket-llama", precision="fp16")
+    full(monkeypatch, lambda name, precision: False)
+    app.run()
+    assert not app.exception
+    assert [error.value for error in app.error] == [r"The memory is full\."]
+
+
+def test_a_folder_is_called_by_its_name_and_its_path_is_the_tooltip(demo, tiny_folder):
+    path = str(tiny_folder("llama-gqa"))
+    app = demo(checkpoint=path)
+    box = app.selectbox(key="side-checkpoint")
+    assert box.value == path
+    assert box.options[-1] == "llama-gqa"
+    assert box.help == markdown(path)
+
+
+def test_a_folder_named_like_a_listed_checkpoint_does_not_read_like_it(demo, tiny_folder, tmp_path):
+    (tmp_path / "pocket-gpt2").symlink_to(tiny_folder("gpt2"))
+    app = demo(checkpoint=str(tmp_path / "pocket-gpt2"))
+    options = app.selectbox(key="side-checkpoint").options
+    assert options[-1] == "pocket-gpt2 (a folder)"
+    assert len(set(options)) == len(options)
+
+
+def test_the_panel_says_where_the_files_come_from(demo, monkeypatch):
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    app = demo(checkpoint="EleutherAI/pythia-160m@step512")
+    (told,) = [one.value for one in app.markdown if "not on this machine" in one.value]
+    assert markdown("huggingface.co/EleutherAI/pythia-160m") + " at revision step512." in told
+
+
+def test_a_listed_checkpoint_in_an_installed_package_is_taken_without_a_download(demo, monkeypatch, tmp_path):
+    from engine.checkpoints import hub, packaged
+    from pages._shared import resources
+
+    name, plain = "SmolLM2-135M-Instruct", resources.loaded
+    monkeypatch.setattr(hub, "snapshot", lambda name: None)
+    monkeypatch.setattr(packaged, "find", lambda asked: tmp_path if asked == name else None)
+    monkeypatch.setattr(resources, "loaded", lambda one, at: plain("pocket-gpt2" if one == name else one, at))
+    app = demo()
+    app.selectbox(key="side-checkpoint").set_value(name).run()
+    assert app.query_params["checkpoint"] == name
+    assert [button.key for button in app.button if button.key.startswith("download-")] == []
+
+
+def test_a_name_with_markup_is_literal_text_while_it_loads(monkeypatch):
+    from pages._shared import models
+
+    said = []
+    monkeypatch.setattr(models.st, "spinner", lambda text: said.append(text) or nullcontext())
+    with models.loading("/models/:red[x] **b**", "fp32"):
+        pass
+    assert said == [f"Loading {markdown(':red[x] **b**')} at fp32 …"]
 
 
 def test_a_public_deployment_takes_no_other_checkpoint(demo, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine import ReaderError, capture
 from engine.cards import tokenization as cards
 from engine.cards.tokenization.common import mismatch
-from engine.cards.tokenization.own import segmented, wrapped
+from engine.cards.tokenization.own import laid, segmented, wrapped
 from engine.cards.tokenization.space import BARE, SPACED, starts_with_space, tail
 from engine.tokens import encodings, passages
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
@@ -109,7 +109,8 @@ def test_own_counts_are_the_library_counts(loaded):
 
 
 def test_lines_break_only_where_all_tokenizers_cut(loaded):
-    cuts = segmented(loaded, PROMPT * 3)
+    text = PROMPT * 3
+    cuts = {name: laid(loaded, name, text, tokens) for name, tokens in segmented(loaded, text).items()}
     lines = wrapped(cuts, line=20, lines=99)
     for line in lines:
         assert len({strip.width for strip in line}) == 1

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch.nn import functional as F
 from transformers import AutoTokenizer, GenerationConfig
 
-from engine.model import tuned
+from engine.model import lora
 from engine.tokens.chat import END, Rendered
 from engine.training import sft
 from engine.training.adapter import save_adapter, special_token_ids, trained, with_adapter, write_tokenizer
@@ -76,7 +76,7 @@ def test_merged_weights_give_the_logits_of_the_adapter_beside_the_base(adapted, 
     save_adapter(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
     ids = ids_of(tokenizer)
     beside = PeftModel.from_pretrained(sft.load_base(tiny_base.base), str(tmp_path / "final")).eval()
-    merged = tuned.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
+    merged = lora.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
     plain = sft.load_base(tiny_base.base)
     with torch.no_grad():
         expected, got, base = (m(input_ids=ids).logits for m in (beside, merged, plain))
@@ -90,13 +90,13 @@ def test_merged_weights_give_the_logits_of_the_adapter_beside_the_base(adapted, 
 def test_merging_changes_no_embedding_row_but_the_three_and_keeps_it_tied(adapted, tiny_base, tmp_path):
     model, tokenizer = adapted
     save_adapter(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
-    merged = tuned.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
+    merged = lora.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
     before = sft.load_base(tiny_base.base).get_input_embeddings().weight
     after = merged.get_input_embeddings().weight
     changed = (before != after).any(-1).nonzero().flatten().tolist()
     assert changed == special_token_ids(tokenizer)
     assert merged.get_output_embeddings().weight is after
-    bf16 = tuned.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.bfloat16)
+    bf16 = lora.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.bfloat16)
     assert {p.dtype for p in bf16.parameters()} == {torch.bfloat16}
     assert not any(p.requires_grad for p in bf16.parameters())
 
@@ -179,7 +179,7 @@ def test_a_run_leaves_a_folder_that_loads_and_ends_with_its_end_token(finished, 
     config = json.loads((final / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "engine/assets/tiny-llama"
     assert str(tiny_base.base.parent) not in json.dumps(config)
-    merged = tuned.merged(sft.load_base(tiny_base.base), final, torch.float32)
+    merged = lora.merged(sft.load_base(tiny_base.base), final, torch.float32)
     saved = load_state(finished / "state.pt", "cpu")["adapter"]
     (rows,) = [tensor for name, tensor in saved.items() if "lora_" not in name]
     got = merged.get_input_embeddings().weight[special_token_ids(tokenizer)]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import torch
 
-from engine import tokenize
 from engine.cards.sampling.common import display, quoted, script
 from engine.model.cache import traced
 from engine.model.loading import Loaded
 from engine.model.trace import Token
+from engine.model.words import word as looked_up
 from engine.ops.gradients import Example
 from engine.ops.sampling import finite
 
@@ -18,13 +18,13 @@ WORD = 40
 
 
 def example(loaded: Loaded, tokens: Sequence[Token], word: str = "") -> Example:
-    """The first token of `word` after the whole prompt; without a word, the prompt's last token after the others.
+    """The token of `word` after the whole prompt; without a word, the prompt's last token after the others.
 
     A prompt of one token has no others: then the target is the token that the model expects most.
     """
     ids = tuple(token.id for token in tokens)
     if word:
-        return Example(ids, tokenize(loaded, word[:WORD])[0].id)
+        return Example(ids, looked_up(loaded, word[:WORD]).token.id)
     if len(ids) > 1:
         return Example(ids[:-1], ids[-1])
     return Example(ids, int(finite(traced(loaded, ids).logits[-1]).argmax()))

@@ -6,20 +6,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import figures
+from engine import ReaderError, figures
 from engine.evidence.card import Badge, Card, Proof
 from engine.evidence.rounding import tolerance
 from engine.evidence.script import preamble
+from engine.model.capturing import start_tokens
 from engine.model.loading import Loaded
 from engine.model.trace import Token
 from engine.ops import kv_cache
 
 
 def forgotten(loaded: Loaded, tokens: Sequence[Token], target: Token) -> Card:
-    """Probability of a next token as the model reads more and more of the text's end."""
+    """Probability of a next token as the model reads more and more of the text's end.
+
+    `tokens` are those of the text alone: what the tokenizer puts before a text is read before each part of it too.
+    Raises ReaderError for a text without tokens.
+    """
+    start = [t.id for t in start_tokens(loaded)]
+    tokens = tokens[-(loaded.spec.context - len(start)) :]
     ids, count = [t.id for t in tokens], len(tokens)
+    if not ids:
+        raise ReaderError("This text has no tokens to read; please write something.")
     windows = sorted({max(1, round(x)) for x in np.linspace(min(4, count), count, 24)})
-    found = kv_cache.remembered(loaded, ids, target.id, windows)
+    found = kv_cache.remembered(loaded, ids, target.id, windows, start)
     held = [i for i, t in enumerate(tokens) if t.id == target.id]
     reach = count - held[-1] if held else None
     step = found[-1] / max(float(found[0]), 1e-12)
@@ -39,27 +48,39 @@ def forgotten(loaded: Loaded, tokens: Sequence[Token], target: Token) -> Card:
             zero=True,
         ),
         table={"tokens read": windows, "probability": found.tolist()},
-        prove=lambda: _window_proof(loaded, ids, target.id, windows, found),
+        prove=lambda: _window_proof(loaded, start, ids, target.id, windows, found),
         code=preamble(loaded, ids)
         + f"""
 windows, target = {windows}, {target.id}
+start = torch.tensor([{start}], dtype=torch.long)  # what the tokenizer puts before every text
+read = [torch.cat([start, ids[:, -w:]], dim=1) for w in windows]
 with torch.no_grad():
-    last = [model(input_ids=ids[:, -w:], use_cache=False).logits[0, -1].float().softmax(-1) for w in windows]
+    last = [model(input_ids=each, use_cache=False).logits[0, -1].float().softmax(-1) for each in read]
 result = {{"probability": [float(p[target]) for p in last]}}
 """,
         numbers={"probability": found},
         atol=tolerance(loaded, 1.0),
-        note="The dotted line is where the token itself, last seen earlier in the text, comes into view."
-        if reach
-        else "This token does not occur earlier in the text.",
+        note=(
+            "The dotted line is where the token itself, last seen earlier in the text, comes into view."
+            if reach
+            else "This token does not occur earlier in the text."
+        )
+        + _before(loaded),
     )
 
 
-def _window_proof(loaded: Loaded, ids: list[int], target: int, windows: Sequence[int], found: Any) -> Proof:
+def _before(loaded: Loaded) -> str:
+    names = " ".join(t.display for t in start_tokens(loaded))
+    return f" Each time {names} is read first, which the tokenizer puts before every text." if names else ""
+
+
+def _window_proof(
+    loaded: Loaded, start: list[int], ids: list[int], target: int, windows: Sequence[int], found: Any
+) -> Proof:
     """Feed each window through a cache in two halves instead of in one pass."""
     apart = 0.0
     for i in (0, len(windows) // 2, len(windows) - 1):
-        window = ids[-windows[i] :]
+        window = [*start, *ids[-windows[i] :]]
         logits = torch.tensor(kv_cache.decoded_logits(loaded, window)[-1])
         apart = max(apart, abs(float(logits.softmax(-1)[target]) - float(found[i])))
     return Proof(

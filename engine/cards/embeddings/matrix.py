@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from torch.nn import functional as F
 
 from engine.evidence.script import preamble
-from engine.model.capturing import token, tokens_of
+from engine.model.capturing import token, typed
 from engine.model.loading import Loaded
 from engine.model.trace import Token
 from engine.ops.embeddings import Float, mean_cosine, norms
@@ -86,9 +86,7 @@ def cosines_by_torch(loaded: Loaded, vectors: ArrayLike) -> torch.Tensor:
 
 def pieces(loaded: Loaded, text: str) -> tuple[Token, ...]:
     """The tokens of a text alone, with none that the tokenizer puts in front of a prompt."""
-    cleaned = clean_prompt(text)
-    ids = loaded.tokenizer(cleaned, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-    return tokens_of(loaded, ids)
+    return typed(loaded, clean_prompt(text))
 
 
 def name(loaded: Loaded, id: int) -> str:

@@ -11,6 +11,7 @@ from engine.evidence.card import Proof
 from engine.evidence.rounding import tolerance
 from engine.model.loading import Loaded
 from engine.model.trace import Array, Trace
+from engine.tokens.encoder import decode, literal_runs
 
 
 def close(loaded: Loaded, claim: str, ours: Array, theirs: Array) -> Proof:
@@ -58,8 +59,24 @@ def second_run(loaded: Loaded, ids: Sequence[int]) -> Array:
 
 
 def decoded(loaded: Loaded, trace: Trace) -> str:
-    text: str = loaded.tokenizer.decode(list(trace.ids), clean_up_tokenization_spaces=False)
-    return text
+    """The typed text as the tokenizer's own decoder writes it."""
+    return decode(loaded.tokenizer, _typed(trace))
+
+
+def decoded_code(loaded: Loaded, trace: Trace) -> str:
+    """Lines of a script that define `text`, decoded from the ids."""
+    return (
+        f"runs = {literal_runs(loaded.tokenizer, _typed(trace))}  # ids of the text; those alone are added tokens\n"
+        "options = dict(skip_special_tokens=False, clean_up_tokenization_spaces=False)\n"
+        'text = "".join(\n'
+        "    tokenizer.decode(run, **options) if isinstance(run, list) else tokenizer.convert_ids_to_tokens(run)\n"
+        "    for run in runs\n"
+        ")\n"
+    )
+
+
+def _typed(trace: Trace) -> list[int]:
+    return [token.id for token in trace.tokens if not token.special]
 
 
 def blocks_code(loaded: Loaded) -> str:

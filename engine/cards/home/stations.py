@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine import figures
+from engine import ReaderError, figures
 from engine.cards.home.evidence import (
     blocks_code,
     close,
     decoded,
+    decoded_code,
     embedded,
     same,
     second_run,
@@ -20,6 +21,7 @@ from engine.evidence.script import preamble
 from engine.model.capturing import tokens_of
 from engine.model.loading import Loaded
 from engine.model.trace import Array, Trace
+from engine.tokens.encoder import encoder
 from engine.tokens.text import display
 
 BYTES_SHOWN = 36
@@ -29,8 +31,10 @@ CANDIDATES = 10
 
 
 def text(loaded: Loaded, trace: Trace) -> Card:
-    """The bytes of the tokens, joined: what the tokenizer was given."""
-    words = _text(trace)
+    """The bytes of the tokens, joined: the text, without what the tokenizer puts before it."""
+    words = _text(loaded, trace)
+    if not words:
+        raise ReaderError("The prompt has no text yet; please type something.")
     raw = list(words.encode())
     letters = [letter for letter in words for _ in letter.encode()]
     shown = [str(byte) for byte in raw[:BYTES_SHOWN]]
@@ -47,7 +51,7 @@ def text(loaded: Loaded, trace: Trace) -> Card:
             list(decoded(loaded, trace).encode()),
         ),
         code=preamble(loaded, trace.ids)
-        + "text = tokenizer.decode(ids[0], clean_up_tokenization_spaces=False)\n"
+        + decoded_code(loaded, trace)
         + 'result = {"bytes": list(text.encode())}\n',
         numbers={"bytes": raw},
         atol=0,
@@ -59,9 +63,11 @@ def tokens(loaded: Loaded, trace: Trace) -> Card:
     """The chips of the prompt with the ids that the model is given."""
     shown = trace.tokens[:TOKENS_SHOWN]
     pieces = [token.piece for token in trace.tokens]
+    put = [token.display for token in trace.tokens if token.special]
+    before = f" and puts {' '.join(put)} before it" if put else ""
     return Card(
         key="tokens",
-        title=f"The tokenizer cuts the text into {len(pieces)} tokens, each known by a number",
+        title=f"The tokenizer cuts the text into {len(pieces) - len(put)} tokens, each known by a number{before}",
         alt="The tokens in reading order, each with its id below it.",
         badge=Badge.LIVE,
         figure=figures.chips([t.display for t in shown], [str(t.id) for t in shown]),
@@ -226,8 +232,11 @@ def next_token(loaded: Loaded, trace: Trace) -> Card:
     )
 
 
-def _text(trace: Trace) -> str:
-    return b"".join(token.bytes for token in trace.tokens).decode("utf-8", "replace")
+def _text(loaded: Loaded, trace: Trace) -> str:
+    joined = b"".join(token.bytes for token in trace.tokens)
+    if encoder(loaded.tokenizer).leading_space:
+        joined = joined.removeprefix(b" ")  # put there by the tokenizer
+    return joined.decode("utf-8", "replace")
 
 
 def _visible(letters: Sequence[str]) -> list[str]:

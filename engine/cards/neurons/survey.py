@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.model.capturing import forward, tokenize
+from engine.model import capturing
+from engine.model.capturing import forward
 from engine.model.loading import Loaded
 from engine.tokens import passages
 
@@ -37,10 +38,8 @@ class Survey:
 
 
 def windows(loaded: Loaded, text: str) -> tuple[tuple[int, ...], ...]:
-    """The tokens of a text in runs of at most WINDOW (or the context), one after the other, the last maybe shorter."""
-    ids = [token.id for token in tokenize(loaded, text)]
-    size = min(WINDOW, loaded.spec.context)
-    return tuple(tuple(ids[i : i + size]) for i in range(0, len(ids), size))
+    """The tokens of a text in runs of at most WINDOW (or the context), each with the start token where there is one."""
+    return capturing.windows(loaded, text, min(WINDOW, loaded.spec.context))
 
 
 def survey(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 POCKET = {"base": "pocket-llama", "SFT": "pocket-llama-sft", "DPO": "pocket-llama-dpo"}
 """The bundled family: pre-trained, then fine-tuned on instructions, then on preferences."""
 
-PAIRS = {"HuggingFaceTB/SmolLM2-135M": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+PAIRS = {"HuggingFaceTB/SmolLM2-135M": "SmolLM2-135M-Instruct"}
 """Checkpoints of the Hub and their tuned siblings."""
 
 COLORS = {"base": "token", "SFT": "query", "DPO": "key", "instruct": "query"}

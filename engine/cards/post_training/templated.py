@@ -5,9 +5,10 @@ from engine.cards.post_training.family import Version
 from engine.cards.sampling.common import quoted
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures import chips
-from engine.model.capturing import tokens_of
+from engine.model.capturing import tokens_of, typed
 from engine.model.loading import Loaded
 from engine.tokens.chat import special_ids
+from engine.tokens.encoder import decode, encoder
 
 COLUMNS, SHOWN = 6, 60
 
@@ -49,13 +50,22 @@ def template(version: Version, request: str) -> Card:
         numbers={"ids": list(ids), "special": [int(mark) for mark in special]},
         atol=0.0,
         note=f"Your request alone makes {mine} tokens; the rest is the template's."
+        + _lost(loaded, request)
         + (f" The figure shows the first {SHOWN} tokens, the table all of them." if len(ids) > SHOWN else ""),
     )
 
 
 def _own(loaded: Loaded, request: str) -> int:
     """Tokens of the bare request."""
-    return len(loaded.tokenizer(request, split_special_tokens=True, add_special_tokens=False)["input_ids"])
+    return len(typed(loaded, request))
+
+
+def _lost(loaded: Loaded, request: str) -> str:
+    lacking = encoder(loaded.tokenizer).lacking or ()
+    values = [f"{byte:02X}" for byte in request.encode("utf-8") if byte in lacking]
+    if not values:
+        return ""
+    return f" Left out, because {loaded.name} has no token for them: the bytes {', '.join(values[:8])}."
 
 
 def _prove(loaded: Loaded, request: str, ids: tuple[int, ...], special: list[bool]) -> Proof:
@@ -63,14 +73,17 @@ def _prove(loaded: Loaded, request: str, ids: tuple[int, ...], special: list[boo
     tokenizer = loaded.tokenizer
     message = [{"role": "user", "content": request}]
     string = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    read = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    read = decode(tokenizer, ids)
+    lacking = encoder(tokenizer).lacking or ()
+    string = bytes(byte for byte in string.encode("utf-8") if byte not in lacking).decode("utf-8", "replace")
     plain = [{"role": "user", "content": "a"}]
     due = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
     silent = [tokenizer.decode([id], skip_special_tokens=True) == "" for id in ids]
     marks = sum(tokenizer.decode([id], skip_special_tokens=True) == "" for id in due)
     wrong = abs(len(string) - len(read)) + sum(a != b for a, b in zip(string, read, strict=False))
     return Proof(
-        "The tokens decoded again against the text that the template writes, character by character; the special ones "
+        "The tokens decoded again against the text that the template writes, without bytes that have no token, "
+        "character by character; the special ones "
         "against those that decoding leaves out; and their number against that of the request “a”, so that none comes "
         "from your text.",
         float(wrong + sum(a != b for a, b in zip(special, silent, strict=True)) + abs(sum(special) - marks)),

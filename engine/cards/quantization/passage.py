@@ -12,6 +12,7 @@ from engine import ReaderError
 from engine.cards.quantization.pair import Pair, code, head, returned_logits
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures import histogram
+from engine.model import capturing
 from engine.model.cache import ByteLRU
 from engine.model.loading import Loaded
 from engine.ops.sampling import surprisal
@@ -43,18 +44,10 @@ class Reading:
 _kept: ByteLRU[Reading] = ByteLRU(8 * 1024 * 1024)
 
 
-def windows(ids: Sequence[int], size: int) -> tuple[Window, ...]:
-    """A text cut into windows that do not overlap; a last one of a single token predicts nothing and is left out."""
-    cuts = [tuple(ids[i : i + size]) for i in range(0, len(ids), size)]
-    return tuple(cut for cut in cuts if len(cut) > 1)
-
-
 def cut(loaded: Loaded, text: str) -> tuple[Window, ...]:
-    """The windows of a text for a checkpoint."""
-    from engine import tokenize
-
-    ids = [token.id for token in tokenize(loaded, text)]
-    return windows(ids, min(WINDOW, loaded.spec.context))
+    """The windows of a text for a checkpoint, each with the start token where there is one."""
+    found = capturing.windows(loaded, text, min(WINDOW, loaded.spec.context))
+    return tuple(window for window in found if len(window) > 1)
 
 
 def read(

@@ -13,6 +13,7 @@ from engine.model.cache import ByteLRU
 from engine.model.generation import Step, generate
 from engine.ops import quantization as ops
 from engine.ops.sampling import softmax, top
+from engine.tokens.encoder import decode
 
 SHOWN = 6
 
@@ -132,8 +133,7 @@ def segments(pair: Pair, writing: Writing) -> tuple[tuple[str, str, str], tuple[
 
 
 def _text(pair: Pair, ids: tuple[int, ...]) -> str:
-    text: str = pair.reference.tokenizer.decode([*pair.ids, *ids])
-    return text
+    return decode(pair.reference.tokenizer, [*pair.ids, *ids])
 
 
 def text(pair: Pair, writing: Writing, choices: Choices) -> Card:

@@ -20,9 +20,9 @@ from engine.evidence.card import Badge, Card, Proof
 from engine.figures.bars import bars
 from engine.figures.sampling import ranks
 from engine.figures.theme import NEUTRAL
-from engine.model.capturing import tokenize
 from engine.model.loading import Loaded
 from engine.model.trace import Trace
+from engine.model.words import Word, word
 from engine.ops.sampling import finite, log_softmax, softmax, top
 
 SHOWN = 20
@@ -30,10 +30,11 @@ SHOWN = 20
 
 
 def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Card:
-    """Logits after the token at `position` by rank; `look_up` marks the first token of a text of the reader's."""
+    """Logits after the token at `position` by rank; `look_up` marks the token of a word of the reader's."""
     row = finite(trace.logits[inside(trace, position)])
     order = top(row, row.size)
-    found = _found(loaded, order, look_up)
+    asked = word(loaded, look_up) if look_up else None
+    found = _found(order, asked)
     places = _places(row.size, found)
     ids = order[places - 1]
     names = [display(loaded, i) for i in ids]
@@ -87,7 +88,7 @@ def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Ca
         ),
         numbers={"ids": best.tolist(), "logits": row[best].tolist(), "lowest": float(row.min())},
         atol=tolerance(loaded),
-        note=_missing(look_up),
+        note=asked.sentence if asked else "",
     )
 
 
@@ -162,12 +163,11 @@ def _decades(size: int) -> list[int]:
     return [*tens, size]
 
 
-def _found(loaded: Loaded, order: NDArray[np.int64], look_up: str) -> int | None:
-    """Rank of the first token of a text, None for no text."""
-    if not look_up:
+def _found(order: NDArray[np.int64], asked: Word | None) -> int | None:
+    """Rank of the token that was asked for, None for no word."""
+    if asked is None:
         return None
-    first = tokenize(loaded, look_up)[0].id
-    places = np.flatnonzero(order == first)
+    places = np.flatnonzero(order == asked.token.id)
     if not places.size:
         raise ReaderError("This model has no logit for that token.")
     return int(places[0]) + 1
@@ -175,9 +175,3 @@ def _found(loaded: Loaded, order: NDArray[np.int64], look_up: str) -> int | None
 
 def _signed(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
-
-
-def _missing(look_up: str) -> str:
-    if not look_up or look_up[0].isspace():
-        return ""
-    return "A word inside a sentence usually begins with a space, and that is another token: try it with one in front."

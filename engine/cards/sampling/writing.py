@@ -7,6 +7,7 @@ from engine.model.cache import ByteLRU
 from engine.model.generation import Step, generate
 from engine.model.loading import Loaded
 from engine.ops.sampling import Filters, surprisal
+from engine.tokens.encoder import decode
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def written(loaded: Loaded, request: Request) -> tuple[Choice, ...]:
 
 def text(loaded: Loaded, choices: Sequence[Choice]) -> str:
     """Written tokens as plain text, for a page to show while they come; it still needs an escaper."""
-    raw: str = loaded.tokenizer.decode([choice.id for choice in choices])
-    return raw
+    return decode(loaded.tokenizer, [choice.id for choice in choices])
 
 
 def _choice(step: Step) -> Choice:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from functools import cache
 
 from engine import ReaderError
+from engine.evidence.script import home_lines, place
+from engine.model.capturing import start_tokens, typed
 from engine.model.loading import Loaded
 from engine.model.trace import Token
 from engine.tokens import encodings
@@ -20,6 +22,23 @@ def checked(text: str) -> str:
     if not cleaned:
         raise ReaderError("An empty text has no tokens; please type something.")
     return cleaned
+
+
+def of_text(loaded: Loaded, text: str) -> tuple[Token, ...]:
+    """The tokens of a text alone, without a start token. Raises ReaderError where the tokenizer has none for it."""
+    tokens = typed(loaded, text)
+    if not tokens:
+        raise ReaderError(f"{loaded.name} has no token for any character of this text.")
+    return tokens
+
+
+def start_note(loaded: Loaded) -> str:
+    """A sentence about the tokens that stand before every text and that nobody typed; nothing where there are none."""
+    start = start_tokens(loaded)
+    if not start:
+        return ""
+    names = " ".join(f"{token.display} (id {token.id})" for token in start)
+    return f" Before every text {loaded.name} reads {names}, which is not typed and not counted here."
 
 
 def mismatch(ours: Sequence[int], theirs: Sequence[int]) -> float:
@@ -56,6 +75,10 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256(encodings.rank_file(name).read_bytes()).hexdigest()
 
 
+ENCODE = "tokenizer({text}, split_special_tokens=True, add_special_tokens=False).input_ids"
+"""Python source of the ids of a text alone: nothing in it is special, and no start token is put before it."""
+
+
 def tiktoken_lines(name: str, variable: str = "encoding") -> str:
     """Lines of a script that build one of tiktoken's encodings from the bundled rank file."""
     pattern = encodings.definition(name)["pat_str"]
@@ -74,7 +97,12 @@ def tiktoken_lines(name: str, variable: str = "encoding") -> str:
 
 def tokenizer_lines(loaded: Loaded) -> str:
     """Lines of a script that load the checkpoint's own tokenizer."""
-    return (
-        "from transformers import AutoTokenizer\n\n"
-        f"tokenizer = AutoTokenizer.from_pretrained({loaded.source!r})\n"
+    return "".join(
+        f"{line}\n"
+        for line in (
+            *home_lines(loaded.source),
+            "from transformers import AutoTokenizer",
+            "",
+            f"tokenizer = AutoTokenizer.from_pretrained({place(loaded.source)})",
+        )
     )

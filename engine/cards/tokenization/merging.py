@@ -6,7 +6,7 @@ from engine import ReaderError
 from engine.cards.tokenization.common import checked, mismatch, plural, tiktoken_lines, tokenizer_lines
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures.tokenization import Part, Strip, strips
-from engine.model.capturing import tokenize
+from engine.model.capturing import typed
 from engine.model.loading import Loaded
 from engine.ops import bpe
 from engine.tokens import encodings, merges
@@ -24,8 +24,13 @@ def sources(loaded: Loaded) -> list[str]:
 
 
 def pieces(loaded: Loaded, source: str, text: str) -> list[bytes]:
-    """The different pieces that a text is split into before any merge, those with most to merge first."""
+    """The different pieces that a text is split into before any merge, those with most to merge first.
+
+    Raises ReaderError for a text without any, such as one of added tokens alone.
+    """
     found = dict.fromkeys(_merger(loaded, source).split(checked(text)))
+    if not found:
+        raise ReaderError(f"Nothing in this text is merged by {source}; please type some more.")
     return sorted(found, key=len, reverse=True)
 
 
@@ -75,7 +80,8 @@ def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> 
         code=_code(loaded, source, text, piece),
         numbers={"ranks": [step.rank for step in path], "ids": ids},
         atol=0.0,
-        note=f"Beside each row: the rank of the pair that was joined. Ranks and cuts are those of {source}.",
+        note=f"Beside each row: the rank of the pair that was joined. Ranks and cuts are those of {source}."
+        + _left_out(source, merger.left_out(text)),
     )
 
 
@@ -122,12 +128,21 @@ def _title(quoted: str, path: list[bpe.Merge], done: int, parts: int) -> str:
 
 
 def _library(loaded: Loaded, source: str) -> str:
-    return "transformers" if source == loaded.name else "tiktoken"
+    return "its own tokenizer" if source == loaded.name else "tiktoken"
+
+
+def _left_out(source: str, lost: bytes) -> str:
+    if not lost:
+        return ""
+    values = ", ".join(f"{byte:02X}" for byte in sorted(set(lost)))
+    them = "it" if len(lost) == 1 else "them"
+    missing = f"{source} has no token for {plural(len(lost), 'byte')} of this text ({values})"
+    return f" {missing} and leaves {them} out."
 
 
 def _reference(loaded: Loaded, source: str, text: str) -> list[int]:
     if source == loaded.name:
-        return [token.id for token in tokenize(loaded, text)]
+        return [token.id for token in typed(loaded, text)]
     return encodings.encode(source, text)
 
 
@@ -150,11 +165,53 @@ def replay(piece, rank):
 '''
 
 
+_SPLIT = """
+def split(text):
+    return pieces(backend.normalizer.normalize_str(text) if backend.normalizer else text)
+
+"""
+
+_SPLIT_ADDED = '''
+import re
+
+normalize = backend.normalizer.normalize_str if backend.normalizer else str
+added = json.loads(backend.to_str())["added_tokens"]
+
+
+def cut(text, tokens, spelled):
+    """Text and the ids of added tokens in it; a special token that is spelled out is text."""
+    known = {spelled(token["content"]): token for token in tokens}
+    pattern, start = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True)), 0
+    for match in re.finditer(pattern, text) if known else ():
+        if not known[match.group()]["special"]:
+            yield from (text[start : match.start()], known[match.group()]["id"])
+            start = match.end()
+    yield text[start:]
+
+
+def split(text):
+    for part in cut(text, [token for token in added if not token["normalized"]], str):
+        if isinstance(part, int):
+            yield part
+            continue
+        for rest in cut(normalize(part), [token for token in added if token["normalized"]], normalize):
+            yield from [rest] if isinstance(rest, int) else pieces(rest)
+
+'''
+
+
+def _typable(loaded: Loaded) -> bool:
+    """Whether a text can contain added tokens: such as are not special."""
+    return any(not token.special for token in loaded.tokenizer.added_tokens_decoder.values())
+
+
 def _code(loaded: Loaded, source: str, text: str, piece: bytes) -> str:
     """A script that splits the text, replays the merges with code of its own, and looks the ids up."""
     if source == loaded.name:
-        head = tokenizer_lines(loaded) + dedent(
-            """
+        head = (
+            tokenizer_lines(loaded)
+            + dedent(
+                """
             import json
 
             backend = tokenizer.backend_tokenizer
@@ -167,13 +224,17 @@ def _code(loaded: Loaded, source: str, text: str, piece: bytes) -> str:
                 return order.get((left, right))
 
 
-            def split(text):
-                text = backend.normalizer.normalize_str(text) if backend.normalizer else text
-                return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)]
+            def pieces(text):
+                # each character writes one byte
+                for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text):
+                    yield [char for char in piece if char in vocab]  # one without a token is left out
+
 
             """
+            )
+            + (_SPLIT_ADDED if _typable(loaded) else _SPLIT)
         )
-        chars = {byte: char for char, byte in merges.byte_of_char().items()}
+        chars = {byte: char for char, byte in bpe.byte_of_char().items()}
         wanted = ascii("".join(chars[byte] for byte in piece))
     else:
         head = tiktoken_lines(source) + dedent(
@@ -199,7 +260,9 @@ def _code(loaded: Loaded, source: str, text: str, piece: bytes) -> str:
         + _REPLAY
         + dedent(
             f"""
-        ids = [vocab[part] for piece in split({text!a}) for part in replay(piece, rank)[0]]
+        ids = []
+        for piece in split({text!a}):
+            ids += [piece] if isinstance(piece, int) else [vocab[part] for part in replay(piece, rank)[0]]
         result = {{"ranks": replay({wanted}, rank)[1], "ids": ids}}
         """
         )

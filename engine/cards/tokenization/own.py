@@ -1,26 +1,32 @@
 """The loaded checkpoint's own tokenizer beside tiktoken's three."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from engine.cards.tokenization.common import (
+    ENCODE,
     PLAIN,
     checked,
     in_bytes,
     mismatch,
+    of_text,
     plural,
     printed,
+    start_note,
     tiktoken_lines,
     tokenizer_lines,
 )
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures.bars import bars
 from engine.figures.tokenization import Part, Strip, strips
-from engine.model.capturing import tokenize
 from engine.model.loading import Loaded
 from engine.model.trace import Token
 from engine.tokens import encodings, merges
+from engine.tokens.encoder import encoder
+from engine.tokens.pieces import cover
 
 LINE, LINES = 34, 3
 """Bytes on a line of the figure, and lines."""
@@ -35,11 +41,22 @@ def own(loaded: Loaded, text: str) -> list[Card]:
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     code, size = _code(loaded, text), len(text.encode("utf-8"))
 
+    placed = {name: laid(loaded, name, text, tokens) for name, tokens in cuts.items()}
+    drawn = {name: cut for name, cut in placed.items() if cut is not None}
+
     def prove() -> Proof:
+        replayed, how = again(loaded)
         return Proof(
-            "Every merge replayed in Python for all four tokenizers, against what transformers and tiktoken "
-            "return: ids that differ.",
-            sum(mismatch(_replayed(loaded, name, text), found) for name, found in ids.items()),
+            f"{how} for all four tokenizers, against the ids shown: ids that differ.",
+            sum(mismatch(replayed[name](text), found) for name, found in ids.items()),
+            0.0,
+        )
+
+    def prove_counts() -> Proof:
+        replayed, how = again(loaded)
+        return Proof(
+            f"{how} for all four tokenizers: how far the counts shown are from the numbers of ids.",
+            float(sum(abs(len(replayed[name](text)) - count) for name, count in counts.items())),
             0.0,
         )
 
@@ -54,18 +71,19 @@ def own(loaded: Loaded, text: str) -> list[Card]:
         "id": [token.id for tokens in cuts.values() for token in tokens],
         "bytes": [in_bytes(token) for tokens in cuts.values() for token in tokens],
     }
-    cut = Card(
+    shown = Card(
         key="own",
         title=title,
-        alt=f"Four strips of the same text, cut into tokens by {', '.join(cuts)}, drawn to one scale of bytes.",
+        alt=f"Strips of the same text, cut into tokens by {', '.join(drawn)}, drawn to one scale of bytes.",
         badge=Badge.LIVE,
-        figure=strips(wrapped(cuts)),
+        figure=strips(wrapped(drawn)),
         table=columns,
         prove=prove,
         code=code + 'result = {f"{name} ids": found for name, found in ids.items()}\n',
         numbers={f"{name} ids": found for name, found in ids.items()},
         atol=0.0,
-        note="A box is a token, as wide as it has bytes. The figure shows the beginning of the text, the table all.",
+        note="A box is a token, as wide as its bytes of the text. The figure shows the beginning of the text, the "
+        f"table all.{_not_drawn(loaded, drawn)}{start_note(loaded)}",
     )
     sizes = [vocabulary(loaded, name) for name in cuts]
     counted = Card(
@@ -86,15 +104,15 @@ def own(loaded: Loaded, text: str) -> list[Card]:
             "tokens": list(counts.values()),
             "bytes per token": [size / count for count in counts.values()],
         },
-        prove=prove,
+        prove=prove_counts,
         code=code + "result = {name: len(found) for name, found in ids.items()}\n",
         numbers=counts,
         atol=0.0,
         note="Vocabularies, special tokens included: "
         + ", ".join(f"{PLAIN.get(n, n)} {size:,}" for n, size in zip(cuts, sizes, strict=True))
-        + ".",
+        + f".{start_note(loaded)}",
     )
-    return [cut, counted]
+    return [shown, counted]
 
 
 def _counted(counts: dict[str, int], size: int) -> str:
@@ -108,7 +126,7 @@ def _counted(counts: dict[str, int], size: int) -> str:
 def segmented(loaded: Loaded, text: str) -> dict[str, tuple[Token, ...]]:
     """Tokenizer -> the tokens it makes of a text; the checkpoint's own comes first."""
     return {
-        loaded.name: tokenize(loaded, text),
+        loaded.name: of_text(loaded, text),
         **{name: encodings.tokens(name, text) for name in encodings.ENCODINGS},
     }
 
@@ -118,21 +136,35 @@ def vocabulary(loaded: Loaded, name: str) -> int:
     return len(loaded.tokenizer) if name == loaded.name else encodings.encoding(name).n_vocab
 
 
-def wrapped(cuts: dict[str, tuple[Token, ...]], line: int = LINE, lines: int = LINES) -> list[list[Strip]]:
+@dataclass(frozen=True)
+class Cut:
+    """A text cut into tokens, and where in the text each token ends, in bytes: the last ends with the text."""
+
+    tokens: tuple[Token, ...]
+    ends: tuple[int, ...]
+
+
+def laid(loaded: Loaded, name: str, text: str, tokens: tuple[Token, ...]) -> Cut | None:
+    """Where tokens lie in their text; None where the tokenizer writes something else than the text."""
+    parts = [token.bytes for token in tokens]
+    if name == loaded.name and encoder(loaded.tokenizer).leading_space:
+        parts[0] = parts[0].removeprefix(b" ")  # put there by the tokenizer
+    covered = cover(text.encode("utf-8"), parts)
+    return Cut(tokens, covered.ends) if covered else None
+
+
+def wrapped(cuts: dict[str, Cut], line: int = LINE, lines: int = LINES) -> list[list[Strip]]:
     """Strips of at most about `line` bytes, broken only where every tokenizer has a cut."""
-    breaks = [0, *_breaks(list(cuts.values()), line)]
+    breaks = [0, *breaks_of([cut.ends for cut in cuts.values()], line)]
     found = []
     for start, stop in list(pairwise(breaks))[:lines]:
-        found.append(
-            [Strip(PLAIN.get(name, name), _between(tokens, start, stop)) for name, tokens in cuts.items()]
-        )
+        found.append([Strip(PLAIN.get(name, name), between(cut, start, stop)) for name, cut in cuts.items()])
     return found
 
 
-def _breaks(cuts: Sequence[Sequence[Token]], line: int) -> list[int]:
+def breaks_of(ends: Sequence[Sequence[int]], line: int) -> list[int]:
     """Ends of lines, in bytes: the last common cut within `line` bytes of the line's start, else the next one."""
-    ends = [set(_ends(tokens)) for tokens in cuts]
-    common = sorted(set.intersection(*ends))
+    common = sorted(set.intersection(*map(set, ends)))
     chosen: list[int] = []
     start = 0
     while common and start < common[-1]:
@@ -143,36 +175,60 @@ def _breaks(cuts: Sequence[Sequence[Token]], line: int) -> list[int]:
     return chosen
 
 
-def _ends(tokens: Sequence[Token]) -> list[int]:
-    total, ends = 0, []
-    for token in tokens:
-        total += len(token.bytes)
-        ends.append(total)
-    return ends
-
-
-def _between(tokens: Sequence[Token], start: int, stop: int) -> tuple[Part, ...]:
+def between(
+    cut: Cut, start: int, stop: int, part: "Callable[[Token, int], Part] | None" = None
+) -> tuple[Part, ...]:
+    """The tokens of a stretch of the text, each made into a part as wide as its bytes of the text."""
+    make = part or _part
     return tuple(
-        Part(printed(token), len(token.bytes), f"{token.display}  id {token.id}  bytes {in_bytes(token)}")
-        for token, end in zip(tokens, _ends(tokens), strict=True)
-        if start < end <= stop and token.bytes
+        make(token, end - before)
+        for token, before, end in zip(cut.tokens, (0, *cut.ends), cut.ends, strict=False)
+        if start < end <= stop and end > before
     )
 
 
-def _replayed(loaded: Loaded, name: str, text: str) -> list[int]:
-    if name != loaded.name:
-        return merges.of_encoding(name).encode(text)
-    merger = merges.of_loaded(loaded)
-    if merger is not None:
-        return merger.encode(text)
-    pieces = loaded.tokenizer.tokenize(text, split_special_tokens=True)
-    found: list[int] = loaded.tokenizer.convert_tokens_to_ids(pieces)
-    return found
+def _part(token: Token, width: int) -> Part:
+    return Part(printed(token), width, f"{token.display}  id {token.id}  bytes {in_bytes(token)}")
+
+
+def _not_drawn(loaded: Loaded, drawn: dict[str, Cut]) -> str:
+    if loaded.name in drawn:
+        return ""
+    return f" {loaded.name} rewrites this text before it cuts it, so its tokens are in the table only."
+
+
+def again(loaded: Loaded) -> tuple[dict[str, Callable[[str], list[int]]], str]:
+    """Tokenizer -> another way to the ids of a text, and what that way is: the beginning of a proof's claim."""
+    ways: dict[str, Callable[[str], list[int]]] = {
+        name: merges.of_encoding(name).encode for name in encodings.ENCODINGS
+    }
+    own = merges.replayer(loaded.tokenizer)
+    if own is not None:
+        return ways | {loaded.name: own}, "Every merge replayed in Python"
+    how = (
+        f"Every merge of tiktoken’s three replayed in Python; {loaded.name} is no byte-pair encoder, so its model "
+        "was asked for each piece by itself"
+    )
+    return ways | {loaded.name: lambda text: _by_model(loaded.tokenizer, text)}, how
+
+
+def _by_model(tokenizer: Any, text: str) -> list[int]:
+    """Ids from the model of a tokenizer alone, on pieces that are cut here; without one, from the tokens' names."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        names = tokenizer.tokenize(text, split_special_tokens=True)
+        return list(tokenizer.convert_tokens_to_ids(names))
+    added = json.loads(backend.to_str())["added_tokens"]
+    return [
+        id
+        for part in merges.cuts(backend, added, text)
+        for id in ([part] if isinstance(part, int) else [token.id for token in backend.model.tokenize(part)])
+    ]
 
 
 def _code(loaded: Loaded, text: str) -> str:
     parts = [f"text = {text!a}\n", tokenizer_lines(loaded)]
-    parts.append(f"ids = {{{loaded.name!r}: tokenizer(text, split_special_tokens=True).input_ids}}\n\n")
+    parts.append(f"ids = {{{loaded.name!r}: {ENCODE.format(text='text')}}}\n\n")
     for name in encodings.ENCODINGS:
         parts.append(f"{tiktoken_lines(name)}ids[{name!r}] = encoding.encode_ordinary(text)\n\n")
     return "".join(parts)

@@ -5,11 +5,18 @@ from typing import Literal
 
 import numpy as np
 
-from engine.cards.tokenization.common import PLAIN, mismatch, tiktoken_lines, tokenizer_lines
-from engine.cards.tokenization.own import _replayed
+from engine.cards.tokenization.common import (
+    ENCODE,
+    PLAIN,
+    mismatch,
+    start_note,
+    tiktoken_lines,
+    tokenizer_lines,
+)
+from engine.cards.tokenization.own import again
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures.heat import heatmap
-from engine.model.capturing import tokenize
+from engine.model.capturing import typed
 from engine.model.loading import Loaded
 from engine.tokens import encodings, passages
 from engine.tokens.text import clean_prompt
@@ -31,13 +38,15 @@ def price(loaded: Loaded, yours: str, measure: Measure) -> Card:
     hard, newest = _hardest(shown, list(samples))
 
     def prove() -> Proof:
-        found = sum(
-            mismatch(_replayed(loaded, name, text), ids[name][which])
-            for name in names
-            for which, text in samples.items()
+        replayed, how = again(loaded)
+        found = {name: {which: replayed[name](text) for which, text in samples.items()} for name in names}
+        apart = sum(mismatch(found[name][which], ids[name][which]) for name in names for which in samples)
+        sizes = np.array([[len(found[name][which]) for name in names] for which in samples], float)
+        return Proof(
+            f"{how} for each sentence and tokenizer: ids that differ, and the table counted again from them.",
+            apart + float(np.abs(_measured_again(sizes, samples, measure) - shown).max()),
+            1e-9,
         )
-        claim = "Every merge replayed in Python for each sentence and tokenizer: ids that differ."
-        return Proof(claim, found, 0.0)
 
     return Card(
         key="price",
@@ -64,7 +73,8 @@ def price(loaded: Loaded, yours: str, measure: Measure) -> Card:
         code=_code(loaded, samples, measure),
         numbers={"shown": shown.tolist()},
         atol=1e-9,
-        note=f"The languages all say: “{samples['English']}” The sentences are in the table's order in the code.",
+        note=f"The languages all say: “{samples['English']}” The sentences are in the table's order in the code."
+        + start_note(loaded),
     )
 
 
@@ -75,6 +85,20 @@ def measured(counts: np.ndarray, characters: list[int], english: int, measure: M
     return counts / counts[english] if measure == "times English" else counts
 
 
+def _measured_again(counts: np.ndarray, samples: Mapping[str, str], measure: Measure) -> np.ndarray:
+    """What the table should hold, one number at a time."""
+    texts = list(samples)
+    english = texts.index("English")
+    unit = {
+        "tokens": lambda row, column: 1.0,
+        "tokens per character": lambda row, column: float(len(samples[texts[row]])),
+        "times English": lambda row, column: float(counts[english, column]),
+    }[measure]
+    return np.array(
+        [[counts[r, c] / unit(r, c) for c in range(counts.shape[1])] for r in range(counts.shape[0])]
+    )
+
+
 def _samples(yours: str) -> Mapping[str, str]:
     own = clean_prompt(yours)
     return {sentence.name: sentence.text for sentence in passages.sentences()} | ({YOURS: own} if own else {})
@@ -82,7 +106,7 @@ def _samples(yours: str) -> Mapping[str, str]:
 
 def _ids(loaded: Loaded, name: str, text: str) -> list[int]:
     if name == loaded.name:
-        return [token.id for token in tokenize(loaded, text)]
+        return [token.id for token in typed(loaded, text)]
     return encodings.encode(name, text)
 
 
@@ -93,9 +117,7 @@ def _hardest(shown: np.ndarray, names: list[str]) -> tuple[str, str]:
 
 def _code(loaded: Loaded, samples: Mapping[str, str], measure: Measure) -> str:
     parts = [f"texts = {dict(samples)!a}\n", tokenizer_lines(loaded)]
-    parts.append(
-        "columns = [[len(tokenizer(t, split_special_tokens=True).input_ids) for t in texts.values()]]\n\n"
-    )
+    parts.append(f"columns = [[len({ENCODE.format(text='t')}) for t in texts.values()]]\n\n")
     for name in encodings.ENCODINGS:
         parts.append(tiktoken_lines(name))
         parts.append("columns.append([len(encoding.encode_ordinary(t)) for t in texts.values()])\n\n")

@@ -1,106 +1,237 @@
 """Characters, bytes, tokens, and the same text back."""
 
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from textwrap import dedent
 
-from engine.cards.tokenization.common import checked, in_bytes, is_text, plural, printed, tokenizer_lines
-from engine.cards.tokenization.own import LINES, _between, _breaks
+from engine.cards.tokenization.common import (
+    ENCODE,
+    checked,
+    in_bytes,
+    is_text,
+    of_text,
+    plural,
+    printed,
+    start_note,
+    tokenizer_lines,
+)
+from engine.cards.tokenization.own import LINES, Cut, between, breaks_of
 from engine.evidence.card import Badge, Card, Proof
 from engine.figures.tokenization import Part, Strip, strips
-from engine.model.capturing import tokenize
 from engine.model.loading import Loaded
 from engine.model.trace import Token
+from engine.tokens.encoder import decode, encoder
+from engine.tokens.pieces import cover, restored
 from engine.tokens.text import display
 
 LINE = 14
 """Bytes on a line of the figure."""
 
 
+@dataclass(frozen=True)
+class Return:
+    """What comes back of a text.
+
+    text  what the tokens spell, before anything is lost: the reader's text, or what normalization made of it
+    put   the space that the tokenizer puts before every text, in bytes; nothing where it puts none
+    ends  token    where each token ends in `text`, in bytes
+    lost  (place in `text`, byte) of every byte that no token holds
+    """
+
+    text: str
+    put: bytes
+    ends: tuple[int, ...]
+    lost: tuple[tuple[int, int], ...]
+
+
+def returned(loaded: Loaded, text: str, tokens: Sequence[Token]) -> Return | None:
+    """What the tokens spell; None where that is neither the text nor its normalized form with bytes left out."""
+    put = b" " if encoder(loaded.tokenizer).leading_space else b""
+    parts = [token.bytes for token in tokens]
+    parts[0] = parts[0].removeprefix(put)
+    found = []
+    for spelled in dict.fromkeys((text, normalized(loaded, text))):
+        raw = spelled.encode("utf-8")
+        covered = cover(raw, parts)
+        if covered is not None:
+            lost = tuple((place, raw[place]) for place in covered.lost)
+            found.append(Return(spelled, put, covered.ends, lost))
+    return min(found, key=lambda one: len(one.lost), default=None)
+
+
+def normalized(loaded: Loaded, text: str) -> str:
+    """A text as the tokenizer rewrites it before it cuts, without the space that it may put in front."""
+    facts = encoder(loaded.tokenizer)
+    normalizer = facts.backend.normalizer if facts.backend else None
+    if normalizer is None:
+        return text
+    written: str = normalizer.normalize_str(text)
+    if facts.kind == "metaspace":
+        written = written.replace("▁", " ")
+    return written.removeprefix(" ") if facts.leading_space else written
+
+
 def roundtrip(loaded: Loaded, text: str) -> Card:
     """A text as characters, as bytes and as tokens of the checkpoint's tokenizer, and whether it comes back whole."""
     text = checked(text)
-    tokens = tokenize(loaded, text)
-    back = b"".join(token.bytes for token in tokens)
+    tokens = of_text(loaded, text)
+    back = returned(loaded, text, tokens)
     raw = text.encode("utf-8")
-    whole = back == raw
+    whole = back is not None and back.text == text and not back.lost
     torn = sum(not is_text(token) for token in tokens)
-
-    def prove() -> Proof:
-        ids = [token.id for token in tokens]
-        options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
-        theirs = loaded.tokenizer.decode(ids, **options).encode("utf-8")
-        return Proof(
-            "The tokens' bytes laid end to end, against the text that transformers decodes from the ids: "
-            "bytes that differ.",
-            float(sum(a != b for a, b in zip(theirs, back, strict=False)) + abs(len(theirs) - len(back))),
-            0.0,
-        )
-
-    end = "the tokens' bytes are the text's bytes" if whole else "this tokenizer changes the text on the way"
     return Card(
         key="roundtrip",
-        title=f"{plural(len(text), 'character')}, {plural(len(raw), 'byte')}, {plural(len(tokens), 'token')}: {end}",
+        title=f"{plural(len(text), 'character')}, {plural(len(raw), 'byte')}, {plural(len(tokens), 'token')}: "
+        f"{_end(text, back)}",
         alt=f"Three strips: the text's characters, its bytes, and {plural(len(tokens), 'token')} of {loaded.name}; "
         f"{plural(torn, 'token')} of them hold only a part of a character.",
         badge=Badge.LIVE,
-        figure=strips(_lines(text, tokens) if whole else [[_of_tokens(tokens)]]),
+        figure=strips(_lines(back, tokens) if back else [[_of_tokens(tokens)]]),
         table={
             "token": [token.display for token in tokens],
             "id": [token.id for token in tokens],
             "bytes": [in_bytes(token) for token in tokens],
             "whole characters": ["yes" if is_text(token) else "no" for token in tokens],
         },
-        prove=prove,
-        code=(
-            f"{tokenizer_lines(loaded)}text = {text!a}\n"
-            "ids = tokenizer(text, split_special_tokens=True).input_ids\n"
-            "back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)\n"
-            'result = {"ids": ids, "lossless": int(back == text)}\n'
-        ),
+        prove=lambda: _prove(loaded, text, tokens, back),
+        code=_code(loaded, text),
         numbers={"ids": [token.id for token in tokens], "lossless": int(whole)},
         atol=0.0,
         note=f"{plural(torn, 'token')} of {len(tokens):,} hold only a part of a character (filled). "
-        "The figure shows the beginning of the text, the table all.",
+        f"The figure shows the beginning of the text, the table all.{_missing(loaded, back)}{_put(loaded)}"
+        f"{start_note(loaded)}",
     )
 
 
-def _lines(text: str, tokens: tuple[Token, ...]) -> list[list[Strip]]:
-    characters = [Token(ord(char), char, char.encode("utf-8"), display(char)) for char in text]
+def _end(text: str, back: Return | None) -> str:
+    if back is None or (back.text != text and back.lost):
+        return "this tokenizer changes the text on the way"
+    if back.lost:
+        return f"{plural(len(back.lost), 'byte')} of the text {'is' if len(back.lost) == 1 else 'are'} lost on the way"
+    if back.text != text:
+        return (
+            "this tokenizer normalizes the text first, and the tokens' bytes are those of the normalized text"
+        )
+    return "the tokens' bytes are the text's bytes"
+
+
+def _missing(loaded: Loaded, back: Return | None) -> str:
+    if back is None or not back.lost:
+        return ""
+    places = [f"{byte:02X} at byte {place}" for place, byte in back.lost]
+    more = f" and {len(places) - 6} more" if len(places) > 6 else ""
+    lacking = encoder(loaded.tokenizer).lacking or ()
+    them = "it" if len(places) == 1 else "them"
+    why = f"has no token for {them} and leaves" if {byte for _, byte in back.lost} <= {*lacking} else "leaves"
+    return f" Lost: {', '.join(places[:6])}{more}; {loaded.name} {why} {them} out."
+
+
+def _put(loaded: Loaded) -> str:
+    if not encoder(loaded.tokenizer).leading_space:
+        return ""
+    return " This tokenizer puts a space in front of every text; it is part of the first token and not of the text."
+
+
+def _prove(loaded: Loaded, text: str, tokens: Sequence[Token], back: Return | None) -> Proof:
+    """Against the reader's own text: what is shown as lost, put back in its places, must make it whole."""
+    vocabulary = loaded.tokenizer.get_vocab()
+    wrong = sum(vocabulary.get(token.piece) != token.id for token in tokens)
+    parts = [token.bytes for token in tokens]
+    if back is None:
+        claim = "The tokens' bytes laid end to end, against the text that transformers decodes from the ids"
+        put = b" " if encoder(loaded.tokenizer).leading_space else b""
+        due = put + decode(loaded.tokenizer, [token.id for token in tokens]).encode("utf-8")
+        ours = b"".join(parts)
+    else:
+        what = "the text" if back.text == text else "the text as its normalizer writes it"
+        after = " after the space that is put first" if back.put else ""
+        put_back = ", the lost ones put back in their places" if back.lost else ""
+        claim = f"The tokens' bytes laid end to end{put_back}, against the bytes of {what}{after}"
+        due = back.put + (text if back.text == text else normalized(loaded, text)).encode("utf-8")
+        ours = restored(parts, [(place + len(back.put), byte) for place, byte in back.lost])
+    apart = sum(a != b for a, b in zip(due, ours, strict=False)) + abs(len(due) - len(ours))
+    return Proof(
+        f"{claim}, and each token's piece looked up in the vocabulary: bytes and ids that differ.",
+        float(apart + wrong),
+        0.0,
+    )
+
+
+def _lines(back: Return, tokens: Sequence[Token]) -> list[list[Strip]]:
+    characters = [Token(ord(char), char, char.encode("utf-8"), display(char)) for char in back.text]
     singles = [Token(byte, "", bytes([byte]), f"{byte:02X}") for char in characters for byte in char.bytes]
-    breaks = [0, *_breaks([characters, tokens], LINE)]
+    cuts = {
+        "characters": Cut(tuple(characters), _ends(characters)),
+        "bytes": Cut(tuple(singles), _ends(singles)),
+        "tokens": Cut(tuple(tokens), back.ends),
+    }
+    breaks = [0, *breaks_of([cuts["characters"].ends, back.ends], LINE)]
     return [
         [
-            Strip(
-                "characters",
-                tuple(_character(char) for char in _within(characters, start, stop)),
-                "embedding",
-            ),
-            Strip("bytes", _between(singles, start, stop), "residual"),
-            Strip("tokens", tuple(_torn(token) for token in _within(tokens, start, stop)), "token"),
+            Strip("characters", between(cuts["characters"], start, stop, _character), "embedding"),
+            Strip("bytes", between(cuts["bytes"], start, stop), "residual"),
+            Strip("tokens", between(cuts["tokens"], start, stop, _torn), "token"),
         ]
         for start, stop in list(pairwise(breaks))[:LINES]
     ]
 
 
-def _within(tokens: "list[Token] | tuple[Token, ...]", start: int, stop: int) -> list[Token]:
-    total, found = 0, []
+def _ends(tokens: Sequence[Token]) -> tuple[int, ...]:
+    total, ends = 0, []
     for token in tokens:
         total += len(token.bytes)
-        if start < total <= stop and token.bytes:
-            found.append(token)
-    return found
+        ends.append(total)
+    return tuple(ends)
 
 
-def _character(char: Token) -> Part:
+def _character(char: Token, width: int) -> Part:
     name = unicodedata.name(char.piece, "no name")
-    return Part(char.display, len(char.bytes), f"U+{char.id:04X} {name}, {plural(len(char.bytes), 'byte')}")
+    return Part(char.display, width, f"U+{char.id:04X} {name}, {plural(len(char.bytes), 'byte')}")
 
 
-def _torn(token: Token) -> Part:
-    return Part(
-        printed(token), len(token.bytes), f"id {token.id}, bytes {in_bytes(token)}", not is_text(token)
+def _torn(token: Token, width: int) -> Part:
+    return Part(printed(token), width, f"id {token.id}, bytes {in_bytes(token)}", not is_text(token))
+
+
+def _of_tokens(tokens: Sequence[Token]) -> Strip:
+    return Strip("tokens", tuple(_torn(token, len(token.bytes)) for token in tokens[:12] if token.bytes))
+
+
+_BYTES = """
+    added = {id: token.content for id, token in tokenizer.added_tokens_decoder.items()}
+
+
+    def in_bytes(id):
+        \"\"\"The bytes that a token stands for; an added token is literal text.\"\"\"
+        piece = tokenizer.convert_ids_to_tokens(id)
+        if id in added:
+            return added[id].encode()
+        SPELLED
+
+
+    back = b"".join(in_bytes(id) for id in ids)
+"""
+_SPELLED = {
+    "bytes": "return bytes(byte_of_char[char] for char in piece)",
+    "metaspace": """if len(piece) == 6 and piece.startswith("<0x"):
+            return bytes([int(piece[3:5], 16)])
+        return piece.replace("▁", " ").encode()""",
+    "other": "return tokenizer.decode([id]).encode()",
+}
+
+
+def _code(loaded: Loaded, text: str) -> str:
+    facts = encoder(loaded.tokenizer)
+    table = (
+        "from transformers.convert_slow_tokenizer import bytes_to_unicode\n\n"
+        "byte_of_char = {char: byte for byte, char in bytes_to_unicode().items()}\n"
     )
-
-
-def _of_tokens(tokens: tuple[Token, ...]) -> Strip:
-    return Strip("tokens", tuple(_torn(token) for token in tokens[:12] if token.bytes))
+    space = 'back = back.removeprefix(b" ")  # the tokenizer puts it there\n' if facts.leading_space else ""
+    return (
+        f"{tokenizer_lines(loaded)}{table if facts.kind == 'bytes' else ''}text = {text!a}\n"
+        f"ids = {ENCODE.format(text='text')}\n"
+        f"{dedent(_BYTES.replace('SPELLED', _SPELLED[facts.kind]))}{space}"
+        'result = {"ids": ids, "lossless": int(back == text.encode())}\n'
+    )

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.cards.tokenization.common import plural
 from engine.evidence.card import Badge, Card, Proof
 from engine.evidence.script import preamble
 from engine.figures.bars import grouped_bars
@@ -115,8 +116,9 @@ def _first(names: list[str], values: NDArray[np.float64]) -> str:
 
 
 def _end(trace: Trace) -> str:
-    last = trace.tokens[-1]
-    return f"{len(trace.tokens)} tokens, the last is “{last.display}” (id {last.id})"
+    last, untyped = trace.tokens[-1], sum(token.special for token in trace.tokens)
+    among = f" ({untyped} of them not typed)" if untyped else ""
+    return f"{plural(len(trace.tokens), 'token')}{among}, the last is “{last.display}” (id {last.id})"
 
 
 def _code(loaded: Loaded, traces: dict[str, Trace], chosen: NDArray[np.int64]) -> str:

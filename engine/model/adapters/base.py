@@ -11,9 +11,7 @@ ROPE_TYPES = frozenset({"default", "linear", "dynamic", "llama3", "yarn"})
 _NEUTRAL = frozenset(
     """_name_or_path architectures chunk_size_feed_forward dtype torch_dtype id2label is_encoder_decoder label2id
     model_type output_attentions output_hidden_states problem_type return_dict transformers_version _num_labels
-    use_cache initializer_range bos_token_id eos_token_id pad_token_id tie_word_embeddings vocab_size
-    task_specific_params transformers.js_config _attn_implementation quantization_config
-    _from_model_config""".split()
+    use_cache initializer_range bos_token_id eos_token_id pad_token_id tie_word_embeddings vocab_size""".split()
 )
 """Attributes of any config that say nothing about the arithmetic of the forward pass, or that `Spec` reads."""
 
@@ -54,6 +52,7 @@ class Adapter:
     config    Spec field -> config attribute
     neutral   further config attributes that do not change the forward pass in evaluation mode
     fixed     config attribute -> the only values this adapter stands for
+    partial   whether RoPE may turn only a part of each head (`partial_rotary_factor`)
     """
 
     model_type: str
@@ -64,6 +63,7 @@ class Adapter:
     norm: Literal["LayerNorm", "RMSNorm"]
     positions: Literal["learned", "rotary"]
     gated: bool = False
+    partial: bool = False
     neutral: frozenset[str] = frozenset()
     fixed: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
@@ -108,6 +108,13 @@ class Adapter:
                 )
         if set(values.get("layer_types") or ["full_attention"]) != {"full_attention"}:
             raise ReaderError("Layers with sliding-window attention are not supported here.")
-        rope_type = (values.get("rope_parameters") or {}).get("rope_type", "default")
+        rope = values.get("rope_parameters") or {}
+        rope_type = rope.get("rope_type", "default")
         if rope_type not in ROPE_TYPES:
             raise ReaderError(f"The RoPE variant “{rope_type}” is not supported here.")
+        share = rope.get("partial_rotary_factor", 1.0)
+        if share != 1.0 and not self.partial:
+            raise ReaderError(
+                f"This {self.model_type} checkpoint sets partial_rotary_factor = {share!r}, "
+                "which is not supported here."
+            )

@@ -34,6 +34,7 @@ ADAPTER = Adapter(
     },
     norm="LayerNorm",
     positions="rotary",
+    partial=True,
     neutral=frozenset(
         """attention_dropout hidden_dropout classifier_dropout attention_bias rotary_pct rotary_emb_base
         is_decoder""".split()

@@ -48,6 +48,5 @@ ADAPTER = Adapter(
     norm="RMSNorm",
     positions="rotary",
     gated=True,
-    neutral=frozenset({"attention_dropout", "attention_bias", "mlp_bias", "is_llama_config"}),
-    fixed={"pretraining_tp": (1,), "rope_interleaved": (False,)},
+    neutral=frozenset({"attention_dropout", "attention_bias", "mlp_bias", "pretraining_tp"}),
 )

@@ -1,0 +1,115 @@
+"""Which config.json is understood: transformers' config class decides what a name means, the adapter what it may say.
+
+A name that is no field of the class is ignored, as transformers' models ignore it, save the few that generic code of
+transformers reads from any config. A field that the adapter does not know, or a value that it does not stand for, is
+refused by name.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from engine import ReaderError
+from engine.checkpoints import safety
+from engine.model.adapters import adapter_for
+from engine.tokens.text import reason, shorten
+
+_ROPE = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"})
+"""Older names that config classes turn into fields (`RotaryEmbeddingConfigMixin`, `GPTNeoXConfig`)."""
+
+_READ_FROM_ANY: Mapping[str, tuple[Any, ...]] = {
+    "is_causal": (True, None),
+    "per_layer_config": (None, {}),
+    "transformers_weights": (None,),
+    "fusion_config": (None, {}),
+    "sliding_window": (None,),
+    "attention_chunk_size": (None,),
+    "kv_sharing_modes": (None, []),
+    "logits_mup_width_multiplier": (None, 1.0),
+    "unpadded_vocab_size": (None,),
+    "original_max_position_embeddings": (None,),
+    "use_bidirectional_attention": (None, False),
+}
+"""Names that generic code of transformers (masking_utils, modeling_utils, modeling_rope_utils, cache_utils) reads from
+a config whatever its class, and the values with which they change nothing."""
+
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+
+
+def read_config(path: Path, name: str) -> Any:
+    """The transformers config of a checkpoint's folder, made of the fields that its class has. Raises ReaderError."""
+    values = dict(safety.read_json(path / "config.json", name))
+    safety.check_config(values, name)
+    return config_from(values, name)
+
+
+def config_from(values: Mapping[str, Any], name: str) -> Any:
+    """A config from what a config.json says; `values` has passed `safety.check_config`. Raises ReaderError."""
+    kind = CONFIG_MAPPING[str(values["model_type"])]
+    known = _fields(kind)
+    _refuse_twice(values, kind.attribute_map)
+    _refuse_read(values, known)
+    kept = {key: value for key, value in values.items() if key in known | _ROPE | {"torch_dtype"}}
+    dtype = kept.pop("torch_dtype", None) or kept.pop("dtype", None)
+    kept["dtype"] = None if dtype in (None, "auto") else _dtype(dtype, name)
+    try:
+        config = kind(**kept)
+        adapter_for(kind.model_type).spec(config)
+    except ReaderError:
+        raise
+    except Exception as error:  # a stranger's values, refused with many kinds of exception
+        raise ReaderError(f"The config.json of “{name}” is not valid: {reason(error)}") from error
+    return config
+
+
+def _fields(kind: Any) -> frozenset[str]:
+    """The names that a config class gives a meaning to: its fields and their aliases."""
+    return frozenset(field.name for field in dataclasses.fields(kind)) | frozenset(kind.attribute_map)
+
+
+def _refuse_twice(values: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+    """Refuse a field that is given under two names with two values."""
+    for alias, field in aliases.items():
+        if alias in values and field in values and values[alias] != values[field]:
+            raise ReaderError(
+                f"This checkpoint's config.json contradicts itself: {field} is {shorten(str(values[field]), 20)} and "
+                f"{alias}, another name for it, is {shorten(str(values[alias]), 20)}."
+            )
+
+
+def _refuse_read(values: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Refuse a name that is no field of the class and changes something all the same."""
+    harmless = dict(_READ_FROM_ANY)
+    width, heads = (
+        _first(values, *names) for names in (("hidden_size", "n_embd"), ("num_attention_heads", "n_head"))
+    )
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+        harmless["head_dim"] = (None, width // heads)
+    for key, neutral in harmless.items():
+        if key in values and key not in known and values[key] not in neutral:
+            raise ReaderError(
+                f"This {values['model_type']} checkpoint sets {key} = {shorten(repr(values[key]), 40)}, which changes "
+                "the model although its architecture has no such setting, so it is refused rather than guessed at."
+            )
+    if (
+        set(values.get("layer_types") or ["full_attention"]) != {"full_attention"}
+        and "layer_types" not in known
+    ):
+        raise ReaderError("Layers with sliding-window attention are not supported here.")
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    return next((values[name] for name in names if name in values), None)
+
+
+def _dtype(stated: Any, name: str) -> torch.dtype:
+    if stated not in _DTYPES:
+        raise ReaderError(
+            f"The config.json of “{name}” names the dtype “{shorten(str(stated), 30)}”, which is not read here."
+        )
+    found: torch.dtype = getattr(torch, stated)
+    return found
