@@ -1,41 +1,42 @@
 """The landing page: the reader's prompt on its way through the model, and the table of chapters."""
 
+from engine.evidence.card import Card
 from engine.tokens.text import markdown
 from pages._shared import Beat, Station, View, home
 
 
-def text(view: View):
-    from engine.cards import home as cards
+def text(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.text(view.loaded, view.trace)
 
 
-def tokens(view: View):
-    from engine.cards import home as cards
+def tokens(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.tokens(view.loaded, view.trace)
 
 
-def vectors(view: View):
-    from engine.cards import home as cards
+def vectors(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.vectors(view.loaded, view.trace)
 
 
-def blocks(view: View):
-    from engine.cards import home as cards
+def blocks(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.blocks(view.loaded, view.trace)
 
 
-def logits(view: View):
-    from engine.cards import home as cards
+def logits(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.logits(view.loaded, view.trace)
 
 
-def next_token(view: View):
-    from engine.cards import home as cards
+def next_token(view: View) -> Card:
+    from engine.chapters import home as cards
 
     return cards.next_token(view.loaded, view.trace)
 

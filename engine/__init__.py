@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from engine.model.capturing import capture, tokenize
     from engine.model.loaded import Loaded
     from engine.model.loading import load
-    from engine.model.trace import Token, Trace
+    from engine.model.trace import Trace
+    from engine.tokens.token import Token
 
 __all__ = ["Loaded", "ReaderError", "Token", "Trace", "capture", "load", "tokenize"]
 
 _HOME = {
     "Loaded": "engine.model.loaded",
-    "Token": "engine.model.trace",
+    "Token": "engine.tokens.token",
     "Trace": "engine.model.trace",
     "capture": "engine.model.capturing",
     "load": "engine.model.loading",

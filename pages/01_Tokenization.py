@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from engine.cards import tokenization as cards
+from engine.chapters import c01_tokenization as cards
 from engine.evidence.card import Card
 from engine.tokens import passages
 from engine.tokens.encoder import encoder

@@ -3,7 +3,8 @@
 import streamlit as st
 
 from engine import ReaderError, Token
-from engine.cards import embeddings as cards
+from engine.chapters import c02_embeddings as cards
+from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, sidebar
 from pages._shared.chapters import chapter_number
@@ -35,13 +36,13 @@ def row_prose(view: View) -> str:
     """
 
 
-def draw_row(view: View):
+def draw_row(view: View) -> Card:
     with view.controls:
         position = view.pick_token()
     return cards.row(view.loaded, view.trace, position)
 
 
-def draw_norms(view: View):
+def draw_norms(view: View) -> Card:
     with view.controls:
         position = view.pick_token()
     return cards.lengths(view.loaded, view.trace, position)
@@ -69,15 +70,15 @@ def look_up(view: View) -> Token:
     return found[chosen]
 
 
-def draw_neighbours(view: View):
+def draw_neighbours(view: View) -> Card:
     return cards.neighbours(view.loaded, look_up(view))
 
 
-def draw_forms(view: View):
+def draw_forms(view: View) -> Card:
     return cards.forms(view.loaded, look_up(view))
 
 
-def draw_map(view: View):
+def draw_map(view: View) -> Card:
     with view.controls:
         near = st.slider("Neighbours of each token", 1, 8, 3, key=view.key("near"))
         dimensions = st.segmented_control(
@@ -92,7 +93,7 @@ def draw_map(view: View):
     return cards.token_map(view.loaded, view.tokens, position, near, dimensions)
 
 
-def draw_analogy(view: View):
+def draw_analogy(view: View) -> Card:
     listed = {f"{' '.join(one.words)}": one for one in cards.usable(view.loaded)[0]}
     with view.controls:
         which = st.selectbox(
@@ -114,11 +115,11 @@ def own_words(view: View) -> list[str]:
     ]
 
 
-def draw_score(view: View):
+def draw_score(view: View) -> Card:
     return cards.score(view.loaded)
 
 
-def draw_failures(view: View):
+def draw_failures(view: View) -> Card:
     kinds = cards.categories(view.loaded) or ["male and female"]
     with view.controls:
         kind = st.selectbox("Analogies about", kinds, key=view.key(f"kind-{len(kinds)}"))
@@ -138,7 +139,7 @@ def drift_prose(view: View) -> str:
     """
 
 
-def draw_drift(view: View):
+def draw_drift(view: View) -> Card:
     with view.controls:
         word = st.text_input("A word", "bank", max_chars=60, key=view.key("word"))
         one = st.text_input("in one sentence", RIVER, max_chars=400, key=view.key("one"))
@@ -166,7 +167,7 @@ def position_prose(view: View) -> str:
 CURVE_2D, CURVE_3D, SIMILARITY, LENGTH = "Curve, 2-D", "Curve, 3-D", "Similarity by distance", "Length"
 
 
-def draw_positions(view: View):
+def draw_positions(view: View) -> Card:
     if view.loaded.spec.positions != "learned":
         with view.controls:
             sidebar.link(chapter_number(10))

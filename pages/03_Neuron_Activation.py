@@ -5,7 +5,7 @@ import math
 import numpy as np
 import streamlit as st
 
-from engine.cards import neurons as cards
+from engine.chapters import c03_neurons as cards
 from engine.evidence.card import Card
 from engine.model.interventions import ClampNeuron
 from engine.ops.neurons import ACTIVATIONS, standout, strongest
@@ -134,6 +134,11 @@ def sum_prose(view: View) -> str:
     inputs = (
         "the input of the block" if spec.parallel else "the residual stream after attention has written to it"
     )
+    place = {
+        "before": f"behind the block’s second {spec.norm}",
+        "shared": f"behind the block’s {spec.norm}",
+        "behind": "with no norm in between",
+    }[spec.norms]
     sides = (
         "This MLP is gated, so every neuron has **two** columns of weights and makes two sums from the same input: "
         "its **gate** and its **up**."
@@ -142,7 +147,7 @@ def sum_prose(view: View) -> str:
     )
     return f"""
         Each of the {spec.n_layer} blocks has an MLP with {spec.d_ff:,} neurons. A real neuron is the toy with more
-        inputs: {spec.d_model} numbers, which are {inputs} at one token, behind the block’s second {spec.norm}. It
+        inputs: {spec.d_model} numbers, which are {inputs} at one token, {place}. It
         multiplies each by a weight of its own and adds up. {sides} Below: the largest products at {focus(view)}, all
         others together, and the sum.
     """

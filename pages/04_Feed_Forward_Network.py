@@ -2,10 +2,11 @@
 
 import streamlit as st
 
-from engine.cards import neurons as cards
+from engine.chapters import c04_mlp as cards
 from engine.checkpoints.catalogue import BUNDLED
 from engine.evidence.card import Card
 from engine.model.interventions import KeepTopNeurons
+from engine.model.precisions import REFERENCE
 from engine.ops.neurons import ACTIVATIONS
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
@@ -92,7 +93,7 @@ def keep(view: View) -> list[Card]:
 
 
 def designs(view: View) -> list[Card]:
-    models = [view.load(checkpoint=checkpoint.name, precision="fp32") for checkpoint in BUNDLED]
+    models = [view.load(checkpoint=checkpoint.name, precision=REFERENCE) for checkpoint in BUNDLED]
     last = min(model.spec.n_layer for model in models) - 1
     with view.controls:
         layer = st.slider("Layer of both", 0, last, min(view.state.layer, last), key=view.key("layer"))
@@ -113,10 +114,11 @@ def real_prose(view: View) -> str:
         if spec.gated
         else f"W_up makes {spec.d_ff:,} sums of it, one for each neuron; {name} bends them"
     )
+    before, behind = (" behind the norm", "") if spec.norms != "behind" else ("", ", behind a norm,")
     return f"""
-        The same in the model, for one token: x, the {spec.d_model} numbers of {focus(view)} behind the norm, comes
-        in; {middle}; W_down adds up their output directions. The result is added to the residual stream. No other
-        token is involved: the MLP does the same to every token, each by itself.
+        The same in the model, for one token: x, the {spec.d_model} numbers of {focus(view)}{before}, comes
+        in; {middle}; W_down adds up their output directions. The result{behind} is added to the residual stream. No
+        other token is involved: the MLP does the same to every token, each by itself.
     """
 
 

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from engine import ReaderError
-from engine.cards import sampling as cards
+from engine.chapters import c05_sampling as cards
 from engine.evidence.card import Card
 from engine.ops.sampling import Filters
 from engine.tokens.text import markdown, shorten

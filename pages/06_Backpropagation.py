@@ -2,12 +2,16 @@
 
 import streamlit as st
 
-from engine.cards import backprop as cards
+from engine.chapters import c06_backprop as cards
+from engine.evidence.card import Card
+from engine.model.gradients import Example
+from engine.model.loaded import Loaded
+from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
 
 
-def graph(view: View):
+def graph(view: View) -> Card:
     with view.controls:
         left, right = st.columns(2)
         x = left.slider("x", -2.0, 2.0, 0.5, 0.1, key=view.key("x"))
@@ -18,12 +22,12 @@ def graph(view: View):
     return cards.toy(x, w, b, t, step)
 
 
-def loss(view: View):
+def loss(view: View) -> Card:
     exact, asked = _asked(view)
     return cards.loss(exact, asked)
 
 
-def norms(view: View):
+def norms(view: View) -> Card:
     exact, asked = _asked(view)
     with view.controls:
         measure = st.segmented_control(
@@ -32,7 +36,7 @@ def norms(view: View):
     return cards.norms(exact, asked, measure)
 
 
-def weight(view: View):
+def weight(view: View) -> Card:
     exact, asked = _asked(view)
     titles = cards.matrices(exact)
     with view.controls:
@@ -51,7 +55,7 @@ def weight(view: View):
     return cards.weight(exact, asked, layer, matrix, (int(row), int(column)), 10.0**power, float(reach))
 
 
-def blame(view: View):
+def blame(view: View) -> Card:
     exact, asked = _asked(view)
     with view.controls:
         order = st.segmented_control(
@@ -60,7 +64,7 @@ def blame(view: View):
     return cards.blame(exact, asked, order)
 
 
-def step(view: View):
+def step(view: View) -> Card:
     exact, asked = _asked(view)
     with view.controls:
         rate = st.select_slider(
@@ -69,9 +73,9 @@ def step(view: View):
     return cards.step(exact, asked, rate)
 
 
-def _asked(view: View):
+def _asked(view: View) -> tuple[Loaded, Example]:
     """The checkpoint at fp32, and whose loss is taken: with a field for a target of the reader's own."""
-    exact = view.loaded if view.state.precision == "fp32" else view.load(precision="fp32")
+    exact = view.loaded if view.state.precision == REFERENCE else view.load(precision=REFERENCE)
     with view.controls:
         word = words.field(view, "word", "Target (empty: the prompt's own last token)", loaded=exact)
     return exact, cards.example(exact, view.tokens, word.text if word else "")
@@ -81,7 +85,7 @@ def _about_loss(view: View) -> str:
     used = view.state.precision
     weights = (
         ""
-        if used == "fp32"
+        if used == REFERENCE
         else f"\n\nYou read at {markdown(used)}. Gradients need finer numbers, so from here on this chapter uses the "
         f"fp32 weights."
     )

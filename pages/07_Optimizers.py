@@ -2,7 +2,11 @@
 
 import streamlit as st
 
-from engine.cards import optimizers as cards
+from engine.chapters import c07_optimizers as cards
+from engine.chapters.c05_sampling import surprisal
+from engine.evidence.card import Card
+from engine.model.loaded import Loaded
+from engine.model.precisions import REFERENCE
 from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
@@ -11,7 +15,7 @@ from pages._shared.slow import slow
 MOST = 64  # tokens of the prompt that a copy is trained on
 
 
-def surface(view: View):
+def surface(view: View) -> list[Card]:
     with view.controls:
         name = st.segmented_control(
             "Surface", list(SURFACES), default="ravine", required=True, key=view.key("surface")
@@ -34,13 +38,13 @@ def surface(view: View):
     return cards.surface(name, (x, y), chosen, rate, steps, schedule)
 
 
-def curvature(view: View):
+def curvature(view: View) -> Card:
     with view.controls:
         rate = st.slider("Learning rate", 0.005, 0.1, 0.06, 0.001, format="%.3f", key=view.key("rate"))
     return cards.curvature(rate)
 
 
-def schedules(view: View):
+def schedules(view: View) -> list[Card]:
     with view.controls:
         rate = st.slider(
             "Highest learning rate", 0.005, 0.075, 0.06, 0.005, format="%.3f", key=view.key("rate")
@@ -51,7 +55,7 @@ def schedules(view: View):
     return cards.noisy(rate, noise, steps, seed)
 
 
-def muon(view: View):
+def muon(view: View) -> list[Card]:
     with view.controls:
         condition = st.select_slider(
             "Variance of the strongest input over the weakest",
@@ -65,7 +69,7 @@ def muon(view: View):
     return cards.matrix(float(condition), factor, steps, seed)
 
 
-def plane(view: View):
+def plane(view: View) -> Card | list[Card]:
     loaded, ids = _text(view)
     with view.controls:
         seed = view.pick_seed()
@@ -93,7 +97,7 @@ def plane(view: View):
     return [cards.plane(loaded, ids, seed, (a, b), found, shown), cards.cuts(loaded, ids, seed)]
 
 
-def tune(view: View):
+def one_text(view: View) -> Card | list[Card]:
     loaded, ids = _text(view)
     with view.controls:
         chosen = st.pills(
@@ -106,14 +110,14 @@ def tune(view: View):
         factor = _factor(view)
         steps = st.slider("Steps", 5, 60, 20, 5, key=view.key("steps"))
     names = tuple(name for name in cards.RATES if name in chosen)
-    before = cards.before(loaded, view.capture(loaded=loaded))
+    before = surprisal.prompt(loaded, view.capture(loaded=loaded))
     if not names:
         return before
     runs = slow(
         view,
         "Train copies on your sentence",
         (loaded.name, loaded.revision, ids, names, factor, steps),
-        lambda progress: cards.tuned(loaded, ids, names, factor, steps, progress),
+        lambda progress: cards.trained(loaded, ids, names, factor, steps, progress),
     )
     if runs is None:
         return before
@@ -144,9 +148,9 @@ def _factor(view: View) -> float:
     )
 
 
-def _text(view: View):
+def _text(view: View) -> tuple[Loaded, tuple[int, ...]]:
     """The checkpoint at fp32 and the ids of the prompt."""
-    loaded = view.loaded if view.state.precision == "fp32" else view.load(precision="fp32")
+    loaded = view.loaded if view.state.precision == REFERENCE else view.load(precision=REFERENCE)
     return loaded, tuple(token.id for token in view.tokens)[:MOST]
 
 
@@ -164,7 +168,7 @@ def _about_plane(view: View) -> str:
     """
 
 
-def _about_tune(view: View) -> str:
+def _about_one_text(view: View) -> str:
     return f"""
     Now all weights may move. Each optimizer gets a private copy of the model and learns one text: your prompt (at
     most its first {MOST} tokens). The loss soon falls because the text is learned by heart; what the copies write
@@ -176,7 +180,7 @@ def _about_tune(view: View) -> str:
 
 
 def _fp32(view: View) -> str:
-    if view.state.precision == "fp32":
+    if view.state.precision == REFERENCE:
         return ""
     return f"You read at {markdown(view.state.precision)}; gradients need finer numbers, so this uses the fp32 weights."
 
@@ -251,8 +255,8 @@ chapter(
         Beat(
             "tune",
             "Some dozens of steps, and your sentence is learned by heart",
-            prose=_about_tune,
-            draw=tune,
+            prose=_about_one_text,
+            draw=one_text,
             try_this="Multiply all rates by 10 or 30: which optimizers still learn, and what does the text become?",
         ),
     ],

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from engine.cards import attention as cards
+from engine.chapters import c08_attention as cards
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
@@ -81,7 +81,9 @@ def row(view: View) -> Card:
         query = pick_query(view)
         layer, head = pick_head(view)
         causal = st.toggle("Causal mask", value=True, key=view.key("mask"))
-        scaled = st.toggle("Scale by 1/√d_head", value=True, key=view.key("scale"))
+        scaled = not view.loaded.spec.scaled or st.toggle(
+            "Scale by 1/√d_head", value=True, key=view.key("scale")
+        )
     return cards.row(view.loaded, view.trace, layer, head, query, causal, scaled)
 
 
@@ -122,10 +124,15 @@ def projection_prose(view: View) -> str:
         if groups > 1
         else f"Each of the {spec.n_head} heads has its own three matrices."
     )
+    place = (
+        "as it enters the block"
+        if spec.norms == "behind"
+        else f"behind the block’s {'first ' if spec.norms == 'before' else ''}{spec.norm}"
+    )
     return f"""
         Every head makes three vectors from a token: a **query** (what am I looking for?), a **key** (what can be
-        found at me?) and a **value** (what do I hand over?). All start from the same x, the residual stream behind
-        the block’s first {spec.norm}; a learned matrix each turns its {spec.d_model} numbers into {spec.d_head},
+        found at me?) and a **value** (what do I hand over?). All start from the same x, the residual stream
+        {place}; a learned matrix each turns its {spec.d_model} numbers into {spec.d_head},
         one column for one number. {shared}
     """
 
@@ -148,10 +155,16 @@ def vectors_prose(view: View) -> str:
 
 def product_prose(view: View) -> str:
     d_head = view.loaded.spec.d_head
+    scale = (
+        f"More dimensions make larger sums, so the sum is divided by √d_head (here √{d_head} = {d_head**0.5:.3g}); the "
+        "result is the **score**."
+        if view.loaded.spec.scaled
+        else "Most models divide the sum by √d_head, because more dimensions make larger sums; this one was trained "
+        "without that, and the sum is its **score**."
+    )
     return f"""
         How well does a key answer a query? Multiply them dimension by dimension and add up: a **dot product**. It is
-        large when the two point the same way, negative when they point apart. More dimensions make larger sums, so
-        the sum is divided by √d_head (here √{d_head} = {d_head**0.5:.3g}); the result is the **score**.
+        large when the two point the same way, negative when they point apart. {scale}
     """
 
 
@@ -195,7 +208,7 @@ def output_prose(view: View) -> str:
 
 def promoted_prose(view: View) -> str:
     norm = view.loaded.spec.norm
-    centred = "centred, divided by the scale" if norm == "LayerNorm" else "divided by the scale"
+    centred = "centred, divided by the scale" if view.loaded.spec.centred else "divided by the scale"
     return f"""
         A direction in the residual stream is also a vote on the next token. Here the head’s write at {focus(view)}
         goes straight to the end: {centred} that the final {norm} measures on the **whole** residual stream of this

@@ -3,7 +3,7 @@
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
 
-from engine.cards import heads as cards
+from engine.chapters import c09_heads as cards
 from engine.evidence.card import Card
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
@@ -149,7 +149,7 @@ def draw_ablation(view: View) -> Card:
             key=view.key(f"more-{spec.n_layer}-{spec.n_head}"),
         )
         position = view.pick_token("Next token after")
-    heads = tuple(sorted({chosen, *(tuple(pair) for pair in more)}))
+    heads = tuple(sorted({chosen, *((layer, head) for layer, head in more)}))
     return cards.ablation(view.loaded, view.trace, heads, position)
 
 
@@ -174,8 +174,8 @@ def draw_sweep(view: View) -> None:
         cards.advance(view.loaded, before, sweep, 0.5 if running else 0.1)
     done = len(sweep.kl)
     bar.progress(done / sweep.total, text=f"{done} of {sweep.total} heads measured")
-    view.show(cards.sweep_map(view.loaded, before, sweep, where, shared(view)))
-    view.show(cards.sweep_ranking(view.loaded, before, sweep, where))
+    view.show(cards.sweep_map(view.loaded, sweep, where, shared(view)))
+    view.show(cards.sweep_ranking(view.loaded, sweep, where))
     if running and not sweep.done:
         go_on()
 

@@ -2,9 +2,9 @@
 
 import streamlit as st
 
-from engine.cards import rope as cards
+from engine.chapters import c10_rope as cards
 from engine.evidence.card import Card
-from engine.model.loading import Loaded
+from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
@@ -83,7 +83,7 @@ def pick_own_token(view: View, trace: Trace, label: str) -> int:
 
 def pick_part(view: View) -> str:
     part = st.segmented_control(
-        "Vector", NAMES, format_func=NAMES.get, default="query", required=True, key=view.key("part")
+        "Vector", NAMES, format_func=NAMES.__getitem__, default="query", required=True, key=view.key("part")
     )
     return part or "query"
 
@@ -130,7 +130,7 @@ def ladder(view: View) -> Card:
         shown = st.segmented_control(
             "Show",
             VIEWS,
-            format_func=VIEWS.get,
+            format_func=VIEWS.__getitem__,
             default="wavelengths",
             required=True,
             key=view.key("show"),

@@ -2,17 +2,20 @@
 
 import streamlit as st
 
-from engine.cards import block as cards
-from engine.cards.sampling import lens
+from engine.chapters import c11_block as cards
+from engine.chapters.c05_sampling import lens
 from engine.checkpoints.catalogue import BUNDLED
+from engine.evidence.card import Card
 from engine.model import interventions as iv
-from engine.ops.parts import block_parts, model_parts
+from engine.model.adapters import Spec
+from engine.model.parts import block_parts, model_parts
+from engine.model.precisions import REFERENCE
 from engine.ops.sampling import top
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
 
 
-def design(view: View):
+def design(view: View) -> Card:
     parts = [*model_parts(view.loaded), *block_parts(view.loaded, 0)]
     order = [
         "embedding",
@@ -38,11 +41,11 @@ def design(view: View):
     return cards.diagram(view.loaded, layer, chosen)
 
 
-def parameters(view: View):
+def parameters(view: View) -> Card:
     return cards.parameters(view.loaded)
 
 
-def ledger(view: View):
+def ledger(view: View) -> Card | None:
     trace = view.trace
     with view.controls:
         position = view.pick_token("After which token")
@@ -51,25 +54,32 @@ def ledger(view: View):
     return cards.residual_ledger(view.loaded, trace, position, target)
 
 
-def norms(view: View):
+def norms(view: View) -> Card:
     return cards.stream_norms(view.loaded, view.trace, view.state.focus)
 
 
-def grid(view: View):
+def grid(view: View) -> Card:
     return lens.layers(view.loaded, view.trace, view.state.focus)
 
 
-WHOLE = {
-    "the causal mask": lambda spec: (iv.NoCausalMask(),),
-    "positions": lambda spec: (iv.ZeroPositions(),),
-    "the final norm": lambda spec: (iv.SkipNorm("final"),),
-    "all norms before attention": lambda spec: tuple(
-        iv.SkipNorm("attention", i) for i in range(spec.n_layer)
-    ),
-    "all norms before MLPs": lambda spec: tuple(iv.SkipNorm("mlp", i) for i in range(spec.n_layer)),
-    "all attention": lambda spec: tuple(iv.SkipAttention(i) for i in range(spec.n_layer)),
-    "all MLPs": lambda spec: tuple(iv.SkipMlp(i) for i in range(spec.n_layer)),
-}
+def whole(spec: Spec) -> dict[str, tuple[iv.Intervention, ...]]:
+    """What can be taken out of all blocks, or out of the model once."""
+    every, place = range(spec.n_layer), "behind" if spec.norms == "behind" else "before"
+    parts: dict[str, tuple[iv.Intervention, ...]] = {
+        "the causal mask": (iv.NoCausalMask(),),
+        "positions": (iv.ZeroPositions(),),
+        "the final norm": (iv.SkipNorm("final"),),
+        f"all norms {place} attention": tuple(iv.SkipNorm("attention", i) for i in every),
+        f"all norms {place} MLPs": tuple(iv.SkipNorm("mlp", i) for i in every),
+        "all attention": tuple(iv.SkipAttention(i) for i in every),
+        "all MLPs": tuple(iv.SkipMlp(i) for i in every),
+    }
+    if spec.own_mask:
+        del parts["the causal mask"]
+    if spec.norms == "shared":
+        del parts["all norms before MLPs"]
+        parts["all norms of the blocks"] = parts.pop("all norms before attention")
+    return parts
 
 
 def single(layer: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]:
@@ -84,11 +94,11 @@ def single(layer: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]
     return parts
 
 
-def apart(view: View):
+def apart(view: View) -> list[Card]:
     spec = view.loaded.spec
     with view.controls:
         layer = view.pick_layer("Layer of the single parts")
-        choices = {name: make(spec) for name, make in WHOLE.items()} | single(layer, spec.parallel)
+        choices = whole(spec) | single(layer, spec.parallel)
         chosen = st.pills(
             "Take out", list(choices), selection_mode="multi", default=["positions"], key=view.key("out")
         )
@@ -109,22 +119,27 @@ def apart(view: View):
     ]
 
 
-def designs(view: View):
+def designs(view: View) -> Card:
     other = next(c.name for c in BUNDLED[::-1] if c.name != view.loaded.name)
-    return cards.two_designs(view.loaded, view.load(checkpoint=other, precision="fp32"))
+    return cards.two_designs(view.loaded, view.load(checkpoint=other, precision=REFERENCE))
 
 
-def scale(view: View):
+def scale(view: View) -> Card:
     return cards.scale(view.loaded)
 
 
 def order(view: View) -> str:
     spec = view.loaded.spec
-    how = (
-        "Both sublayers read the same stream, each through its own norm, and their writes are added together."
-        if spec.parallel
-        else "Attention reads the stream through a norm and adds its write; the MLP then does the same with the sum."
-    )
+    if spec.parallel:
+        norm = "through one norm" if spec.norms == "shared" else "each through its own norm"
+        how = f"Both sublayers read the same stream, {norm}, and their writes are added together."
+    elif spec.norms == "behind":
+        how = (
+            "Attention reads the stream as it is, and what it writes goes through a norm before it is added; the MLP "
+            "then does the same with the sum."
+        )
+    else:
+        how = "Attention reads the stream through a norm and adds its write; the MLP then does the same with the sum."
     return f"""
     {markdown(view.loaded.name)} is {spec.n_layer} blocks of the same shape between an embedding and an unembedding.
     {how} The stream itself passes every block unchanged but for what is added, which is why it is called the
@@ -133,12 +148,18 @@ def order(view: View) -> str:
 
 
 def growth(view: View) -> str:
+    place = (
+        "The norm behind each sublayer brings what it writes to a standard size, whatever the size of what it read."
+        if view.loaded.spec.norms == "behind"
+        else "The norm before each sublayer brings the stream to a standard size, so a sublayer sees directions, not "
+        "lengths."
+    )
     return f"""
-    The norm before each sublayer brings the stream to a standard size, so a sublayer sees directions, not lengths.
+    {place}
     The stream itself is never scaled back: what is written stays, and later writes have to be large to matter.
     {
         "LayerNorm subtracts the mean and divides by the standard deviation"
-        if view.loaded.spec.norm == "LayerNorm"
+        if view.loaded.spec.centred
         else "RMSNorm divides by the root mean square"
     }, then multiplies by a
     learned gain.

@@ -2,8 +2,11 @@
 
 import streamlit as st
 
-from engine.cards import training_live as tiny
-from engine.cards import training_phases as cards
+from engine.chapters import c12_training as cards
+from engine.chapters.c12_training import live_run as tiny
+from engine.evidence.card import Card
+from engine.model.loaded import Loaded
+from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
@@ -19,7 +22,7 @@ NANDA = "[Nanda et al. 2023](https://arxiv.org/abs/2301.05217)"
 TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its heads look"
 
 
-def story(view: View):
+def story(view: View) -> Card | list[Card]:
     stories = cards.stories()
     with view.controls:
         name = stories[st.selectbox("Run", list(stories), key=view.key("story"))]
@@ -51,7 +54,7 @@ def story(view: View):
     return curve
 
 
-def birth(view: View):
+def birth(view: View) -> Card:
     with view.controls:
         run = pick_run(view)
         axis = st.segmented_control(
@@ -60,7 +63,7 @@ def birth(view: View):
     return cards.birth(run, log=axis == "logarithmic")
 
 
-def through(view: View):
+def through(view: View) -> Card:
     with view.controls:
         run = pick_run(view)
         kind = st.segmented_control(
@@ -69,7 +72,7 @@ def through(view: View):
     return cards.heads_through(run, kind)
 
 
-def prompt(view: View):
+def prompt(view: View) -> list[Card]:
     final = finished(view)
     with view.controls:
         position = pick_position(view, final)
@@ -81,7 +84,7 @@ def prompt(view: View):
 RANDOM, OWN = "random tokens", "your prompt"
 
 
-def twice(view: View):
+def twice(view: View) -> Card:
     final = finished(view)
     with view.controls:
         what = st.segmented_control(
@@ -92,7 +95,7 @@ def twice(view: View):
     return cards.second_reading(live(view, final), ids, seed)
 
 
-def grokking(view: View):
+def grokking(view: View) -> list[Card]:
     steps = cards.grokking_steps()
     with view.controls:
         seed = st.segmented_control(
@@ -113,19 +116,19 @@ def pick_run(view: View) -> str:
     return pick(view, "run", "Training of", list(cards.RUNS), default)
 
 
-def finished(view: View):
+def finished(view: View) -> Loaded:
     """The bundled checkpoint at the end of the picked run, at fp32."""
     with view.controls:
         name = pick_run(view)
-    return view.load(checkpoint=name, precision="fp32")
+    return view.load(checkpoint=name, precision=REFERENCE)
 
 
-def live(view: View, final):
+def live(view: View, final: Loaded) -> list[cards.Stage]:
     with view.stage, st.spinner("Reading the snapshots …"):
         return cards.stages(final)
 
 
-def pick_position(view: View, final) -> int:
+def pick_position(view: View, final: Loaded) -> int:
     """The token after which the next one is asked for; the shared focus where both models cut the prompt alike."""
     tokens = view.capture(loaded=final).tokens
     if [token.id for token in tokens] == [token.id for token in view.tokens]:
@@ -152,7 +155,7 @@ def about_birth(view: View) -> str:
     """
 
 
-def train(view: View):
+def train(view: View) -> None:
     with view.controls:
         source = st.segmented_control(
             "Text to learn", [*tiny.TEXTS, "Your own"], default="A ship", required=True, key=view.key("text")

@@ -1,8 +1,12 @@
 """13 · Post-training — from a model that continues text to one that answers."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from engine.cards import post_training as cards
+from engine.chapters import c13_post_training as cards
+from engine.evidence.card import Card
+from engine.model.precisions import REFERENCE
+from engine.model.writing import Choice
 from engine.tokens.text import display, markdown, shorten
 from pages._shared import Beat, View, chapter, resources
 from pages._shared.choices import pick, write
@@ -29,8 +33,8 @@ def versions(view: View) -> tuple[cards.Version, ...]:
     """
     here = family(view)
     for name in here.names.values() if here.recorded else ():
-        view.load(name, "fp32")
-    return here.versions(lambda name: resources.loaded(name, "fp32"))
+        view.load(name, REFERENCE)
+    return here.versions(lambda name: resources.loaded(name, REFERENCE))
 
 
 def speaker(view: View) -> cards.Version:
@@ -65,18 +69,18 @@ def drawing(view: View) -> tuple[int, int | None, float]:
     return count, seed, temperature or 1.0
 
 
-def answers(view: View):
+def answers(view: View) -> Card:
     asked = request(view)
     count, seed, temperature = drawing(view)
     tasks = [cards.task(version, asked, count, seed, temperature) for version in versions(view)]
     return written(view, "answers", asked, tasks)
 
 
-def template(view: View):
+def template(view: View) -> Card:
     return cards.template(speaker(view), request(view))
 
 
-def without(view: View):
+def without(view: View) -> Card:
     asked = request(view)
     labels = family(view).tuned
     with view.controls:
@@ -86,13 +90,13 @@ def without(view: View):
     return written(view, "without", asked, tasks)
 
 
-def written(view: View, key: str, asked: str, tasks: list) -> object:
+def written(view: View, key: str, asked: str, tasks: list[cards.Task]) -> Card:
     """The texts side by side, and their card."""
     done = [(one, choices) for one, choices in stream(view, asked, tasks) if choices]
     return cards.answers(key, [one for one, _ in done], [choices for _, choices in done])
 
 
-def stream(view: View, asked: str, tasks: list) -> list[tuple]:
+def stream(view: View, asked: str, tasks: list[cards.Task]) -> list[tuple[cards.Task, tuple[Choice, ...]]]:
     """Each task with what is written of it, shown as it grows; a button stops the writing and leaves beginnings."""
     with view.stage:
         button = st.empty()
@@ -112,7 +116,7 @@ def stream(view: View, asked: str, tasks: list) -> list[tuple]:
     return list(zip(tasks, texts, strict=True))
 
 
-def show(place, asked: str, one: cards.Task, choices: tuple) -> None:
+def show(place: DeltaGenerator, asked: str, one: cards.Task, choices: tuple[Choice, ...]) -> None:
     """One text as far as it is written; with the request, what the rule says of it."""
     end = ":gray[ ■ end]" if cards.ended(choices) else " …"
     verdict = cards.judgement(asked, one, choices) if asked and choices else ""
@@ -137,7 +141,7 @@ def answer(view: View) -> str:
     return cards.checked(text, "answer")
 
 
-def mask(view: View):
+def mask(view: View) -> Card:
     asked = request(view)
     given = answer(view)
     labels = family(view).labels
@@ -147,7 +151,7 @@ def mask(view: View):
     return cards.loss(cards.by_label(versions(view), label), speaker(view), asked, given, everything)
 
 
-def drift(view: View):
+def drift(view: View) -> list[Card]:
     with view.controls:
         what = st.segmented_control(
             "Text", [PROMPT, TALK], default=PROMPT, required=True, key=view.key("what")
@@ -181,7 +185,7 @@ def pick_place(view: View, ids: tuple[int, ...], start: int) -> int:
         )
 
 
-def preference(view: View):
+def preference(view: View) -> list[Card]:
     here = family(view)
     offered = cards.pairs(here)
     with view.controls:
@@ -216,7 +220,7 @@ def preference(view: View):
     return cards.preference(pair, by_token)
 
 
-def runs(view: View):
+def runs(view: View) -> Card:
     with view.controls:
         which = st.segmented_control(
             "Run", [FINE_TUNING, PREFERENCES], default=FINE_TUNING, required=True, key=view.key("which")
@@ -229,14 +233,14 @@ def runs(view: View):
     return cards.dpo(quantity)
 
 
-def measured(view: View):
+def measured(view: View) -> Card:
     kinds = cards.kinds()
     with view.controls:
         kind = st.selectbox("Requests", kinds, key=view.key("kind"))
     return cards.measured(kind)
 
 
-def limits(view: View):
+def limits(view: View) -> list[Card]:
     with view.controls:
         number = st.selectbox(
             "Question",

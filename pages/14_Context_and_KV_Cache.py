@@ -3,9 +3,10 @@
 import streamlit as st
 
 from engine import ReaderError, tokenize
-from engine.cards import context as cards
+from engine.chapters import c14_context as cards
+from engine.evidence.card import Card
+from engine.model import kv_cache
 from engine.model.capturing import typed
-from engine.ops import kv_cache
 from engine.tokens.passages import passage
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
@@ -20,17 +21,17 @@ STORY = (
 LENGTHS = (16, 64, 128, 256, 384, 512)
 
 
-def equal(view: View):
+def equal(view: View) -> Card:
     return cards.same_answers(view.loaded, view.trace)
 
 
-def held(view: View):
+def held(view: View) -> Card:
     return cards.held_bytes(view.loaded, view.trace)
 
 
-def time(view: View):
+def time(view: View) -> Card | None:
     loaded, ids = view.loaded, view.trace.ids
-    lengths = tuple(n for n in LENGTHS if n <= loaded.spec.context)
+    lengths = tuple(n for n in LENGTHS if n <= loaded.spec.longest)
     measured = slow(
         view,
         "Measure on this machine",
@@ -40,7 +41,7 @@ def time(view: View):
     return cards.work_per_step(loaded, measured, loaded.spec.context)
 
 
-def large(view: View):
+def large(view: View) -> Card:
     with view.controls:
         tokens = st.select_slider(
             "Tokens of context", [1024, 4096, 8192, 32768, 131072], value=8192, key=view.key("tokens")
@@ -51,7 +52,7 @@ def large(view: View):
     return cards.large_models(view.loaded, tokens, 1 if width == "8 bits" else 2)
 
 
-def forgotten(view: View):
+def forgotten(view: View) -> Card | None:
     with view.controls:
         text = st.text_area(
             "A text that needs its beginning", STORY, max_chars=2000, key=view.key("text"), height=220
@@ -62,11 +63,11 @@ def forgotten(view: View):
     return cards.forgotten(view.loaded, typed(view.loaded, text), answer.token)
 
 
-def sinks(view: View):
+def sinks(view: View) -> Card:
     with view.controls:
         window = st.slider("Window: tokens kept", 8, 128, 32, step=8, key=view.key("window"))
         first = st.slider("First tokens kept for ever", 1, 8, 4, key=view.key("first"))
-    tokens = tokenize(view.loaded, passage())[: min(256, view.loaded.spec.context)]
+    tokens = tokenize(view.loaded, passage())[: min(256, view.loaded.spec.longest)]
     return cards.sinks(view.loaded, tokens, window, first)
 
 

@@ -1,9 +1,12 @@
 """15 · Quantization — the same checkpoint with fewer bits."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from engine.cards import quantization as cards
-from engine.checkpoints.catalogue import PRECISIONS
+from engine.chapters import c15_quantization as cards
+from engine.evidence.card import Card
+from engine.model.loaded import Loaded
+from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, SIXTEEN_BIT, precision
 from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
 from pages._shared import Beat, View, chapter
@@ -13,14 +16,14 @@ from pages._shared.slow import slow
 PROMPT_SHOWN = 160
 
 
-def reference(view: View):
-    return view.load(precision=pick(view, "reference", "Reference", PRECISIONS, "fp16"))
+def reference(view: View) -> Loaded:
+    return view.load(precision=pick(view, "reference", "Reference", PRECISIONS, SIXTEEN_BIT))
 
 
-def other(view: View, label: str = "Compared with it"):
-    """What is compared with the reference: the precision of the sidebar when bitsandbytes executes it, else nf4."""
+def other(view: View, label: str = "Compared with it") -> Loaded:
+    """What is compared with the reference: the precision of the sidebar when bitsandbytes executes it, else 4 bits."""
     named = view.state.precision
-    default = named if named in cards.BITSANDBYTES else "nf4"
+    default = named if precision(named).quantized else FOUR_BIT
     return view.load(precision=pick(view, "other", label, PRECISIONS, default))
 
 
@@ -35,7 +38,7 @@ def pair(view: View) -> cards.Pair:
     return cards.Pair(first, second, tuple(token.id for token in view.tokens))
 
 
-def written(view: View):
+def written(view: View) -> Card:
     both = pair(view)
     with view.controls:
         count = st.slider("Tokens to write", 8, 48, 24, step=8, key=view.key("count"))
@@ -62,7 +65,7 @@ def written(view: View):
     return cards.text(both, writing, choices)
 
 
-def show(both: cards.Pair, writing: cards.Writing, places: list) -> None:
+def show(both: cards.Pair, writing: cards.Writing, places: list[DeltaGenerator]) -> None:
     """Both texts so far: the prompt grey, what was written alike plain, the rest on a coloured ground."""
     for name, place, parts in zip(both.names, places, cards.segments(both, writing), strict=True):
         prompt, shared, rest = parts
@@ -88,18 +91,18 @@ def plain(text: str) -> str:
     return markdown("".join(" " if char.isspace() else display(char) for char in text).strip())
 
 
-def following(view: View):
+def following(view: View) -> Card:
     both = pair(view)
     with view.controls:
         focus = view.pick_token("After this token")
     return cards.next_token(both, focus)
 
 
-def divergence(view: View):
+def divergence(view: View) -> Card:
     return cards.kl(pair(view))
 
 
-def drift(view: View):
+def drift(view: View) -> Card:
     both = pair(view)
     with view.controls:
         measure = st.segmented_control(
@@ -108,7 +111,7 @@ def drift(view: View):
     return cards.drift(both, measure)
 
 
-def perplexity(view: View):
+def perplexity(view: View) -> Card | None:
     both = pair(view)
     windows = cards.cut(both.reference, passage())
     key = (both.reference.name, both.reference.revision, *both.names)
@@ -119,11 +122,11 @@ def perplexity(view: View):
     return cards.perplexity(both, whole)
 
 
-def memory(view: View):
+def memory(view: View) -> Card:
     return cards.size(pair(view))
 
 
-def duration(view: View):
+def duration(view: View) -> Card:
     both = pair(view)
     with view.controls:
         more = st.slider("Rounds", 3, 21, 5, step=2, key=view.key("rounds"))
@@ -132,18 +135,18 @@ def duration(view: View):
         return cards.time(both, cards.measured(both, more, again))
 
 
-def matrix(view: View) -> tuple:
+def matrix(view: View) -> tuple[Loaded, str, int, str]:
     """The 16-bit weights, and the layer, linear layer and code book chosen in this beat."""
     loaded = view.load(precision=cards.half_name(view.loaded))
     names = cards.matrices(loaded)
     with view.controls:
         layer = view.pick_layer()
-        part = pick(view, "matrix", "Linear layer", list(names), next(iter(names)), names.get)
-        kind = pick(view, "kind", "Code book", ["nf4", "fp4"], "nf4")
+        part = pick(view, "matrix", "Linear layer", list(names), next(iter(names)), names.__getitem__)
+        kind = pick(view, "kind", "Code book", CODE_BOOKS, FOUR_BIT)
     return loaded, part, layer, kind
 
 
-def tile(view: View):
+def tile(view: View) -> list[Card]:
     loaded, part, layer, kind = matrix(view)
     down, across = cards.steps(loaded, part, layer)
     with view.controls:
@@ -158,7 +161,7 @@ def position(label: str, count: int, key: str) -> int:
     return st.slider(label, 0, count - 1, key=key) if count > 1 else 0
 
 
-def outlier(view: View):
+def outlier(view: View) -> list[Card]:
     loaded, part, layer, kind = matrix(view)
     with view.controls:
         size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
@@ -166,9 +169,9 @@ def outlier(view: View):
     return [cards.outlier(chosen, size), cards.block_sizes(chosen, size)]
 
 
-def simulation(view: View):
+def simulation(view: View) -> list[Card]:
     both = pair(view)
-    plain = view.load(precision="fp32")
+    plain = view.load(precision=REFERENCE)
     with view.controls:
         bits = st.slider("Bits", 2, 8, 3, key=view.key("bits"))
         size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
@@ -179,7 +182,7 @@ def simulation(view: View):
     return shown if runs is None else [*shown, cards.curve(plain, both.other, both.ids, runs)]
 
 
-def scale(view: View):
+def scale(view: View) -> Card:
     with view.controls:
         loaded = other(view, "Check the sum at")
     return cards.scale(loaded)

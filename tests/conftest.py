@@ -36,7 +36,18 @@ def loaded(request):
 
 def tiny_configs():
     """Tiny random configs of every supported type, by a name that says what is special about them."""
-    from transformers import GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen2Config, Qwen3Config
+    from transformers import (
+        GPT2Config,
+        GPTNeoConfig,
+        GPTNeoXConfig,
+        LlamaConfig,
+        MistralConfig,
+        Olmo2Config,
+        PhiConfig,
+        Qwen2Config,
+        Qwen3Config,
+        StableLmConfig,
+    )
 
     rope = {
         "hidden_size": 64,
@@ -75,6 +86,14 @@ def tiny_configs():
         "qwen3": Qwen3Config(**rope, num_key_value_heads=2, head_dim=32),
         "neox-parallel": GPTNeoXConfig(**rope, use_parallel_residual=True),
         "neox-sequential": GPTNeoXConfig(**rope, use_parallel_residual=False),
+        "mistral": MistralConfig(**rope, num_key_value_heads=2, sliding_window=64),
+        "stablelm": StableLmConfig(**rope, num_key_value_heads=2, use_qkv_bias=True),
+        "phi": PhiConfig(**rope, num_key_value_heads=2),
+        "olmo2": Olmo2Config(**rope, num_key_value_heads=2),
+        "gpt-neo": GPTNeoConfig(
+            hidden_size=64, num_layers=3, num_heads=4, max_position_embeddings=96, vocab_size=8192, window_size=64,
+            attention_types=[[["global", "local", "global"], 1]],
+        ),
     }  # fmt: skip
 
 

@@ -11,7 +11,10 @@ from engine import ReaderError, capture
 from engine.model import interventions as iv
 from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 
-TINY = ("gpt2", "llama-gqa", "qwen2", "qwen3", "neox-parallel", "neox-sequential")
+TINY = (
+    "gpt2", "llama-gqa", "qwen2", "qwen3", "neox-parallel", "neox-sequential", "mistral", "stablelm", "phi", "olmo2",
+    "gpt-neo",
+)  # fmt: skip
 PUBLISHED = pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])
 MODELS = (*BUNDLED, *TINY, PUBLISHED)
 LAYER = 1
@@ -39,10 +42,7 @@ class Twin:
         setattr(self.model.get_submodule(parent), leaf, module)
 
     def _path(self, name, layer):
-        adapter = self.loaded.adapter
-        if layer is None:
-            return adapter.parts[name]
-        return f"{adapter.parts['blocks']}.{layer}.{adapter.layer[name]}"
+        return self.loaded.adapter.path(name, layer)
 
     @torch.no_grad()
     def logits(self, ids):
@@ -100,6 +100,10 @@ def test_a_skipped_sublayer_is_recorded_as_writing_nothing(subject):
 )
 def test_skipping_a_norm_is_an_identity_in_its_place(subject, which, part):
     twin, layer = Twin(subject), None if which == "final" else LAYER
+    if which == "mlp" and subject.spec.norms == "shared":
+        with pytest.raises(ReaderError, match="One norm"):
+            capture(subject, PROMPT, [iv.SkipNorm(which, layer)])
+        return
     twin.replace(part, nn.Identity(), layer)
     by_hand_equals(subject, twin, iv.SkipNorm(which, layer))
 
@@ -132,7 +136,11 @@ def test_shuffled_positions(subject):
 
 
 def test_without_the_causal_mask_attention_is_full(subject):
-    """Feeding a full mask to transformers: every key is allowed."""
+    """Feeding a full mask to transformers: every key is allowed. GPT-Neo's mask cannot be fed: it is refused."""
+    if subject.spec.own_mask:
+        with pytest.raises(ReaderError, match="built in"):
+            capture(subject, PROMPT, [iv.NoCausalMask()])
+        return
     twin = Twin(subject)
     ids = capture(subject, PROMPT).ids
     ours = capture(subject, ids, [iv.NoCausalMask()])
@@ -150,6 +158,9 @@ def test_clamping_a_neuron_moves_the_mlp_write_along_its_output_direction(subjec
     projection = subject.part("down_proj", LAYER)
     weight = projection.weight.T if isinstance(projection, nn.Linear) else projection.weight  # d_ff, d_model
     change = (value - plain.mlp_act[LAYER, :, 5])[:, None] * weight[5].numpy()
+    if subject.spec.norms == "behind":
+        before = projection(torch.tensor(plain.mlp_act[LAYER]))
+        change = subject.part("mlp_norm", LAYER)(before + torch.tensor(change)).numpy() - plain.mlp_out[LAYER]
     np.testing.assert_allclose(clamped.mlp_out[LAYER], plain.mlp_out[LAYER] + change, rtol=0, atol=1e-4)
     assert np.abs(clamped.logits - plain.logits).max() > 1e-3
 

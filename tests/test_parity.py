@@ -73,7 +73,7 @@ def test_attention_is_rebuilt_from_captured_q_and_k(case):
     seq = len(trace.tokens)
     shared = loaded.spec.n_head // loaded.spec.n_kv_head
     k = np.repeat(trace.k, shared, axis=1)  # query heads of a group read the same kv_head
-    scores = np.einsum("lhqd,lhkd->lhqk", trace.q, k) * loaded.part("attention", 0).scaling
+    scores = np.einsum("lhqd,lhkd->lhqk", trace.q, k) * loaded.spec.score_scale
     scores[..., ~np.tril(np.ones((seq, seq), dtype=bool))] = -np.inf
     rebuilt = torch.tensor(scores).softmax(-1)
     for layer, attention in enumerate(reference.attentions):
@@ -86,7 +86,8 @@ def test_weighted_values_through_the_output_projection_are_the_attention_write(c
     heads = np.einsum("lhqk,lhkd->lqhd", trace.attention, v)
     for layer in range(loaded.spec.n_layer):
         joined = torch.tensor(heads[layer].reshape(1, len(trace.tokens), -1))
-        close(trace.attn_out[layer], loaded.part("o_proj", layer)(joined)[0], atol)
+        write = loaded.part("o_proj", layer)(joined)[0]
+        close(trace.attn_out[layer], behind(loaded, "attn_norm", layer, write), atol)
 
 
 def test_residual_stream_is_the_sum_of_its_writes(case):
@@ -103,14 +104,22 @@ def test_final_norm_and_unembedding_give_the_logits(case):
 def test_activations_through_the_down_projection_are_the_mlp_write(case):
     loaded, trace, _, atol = case
     for layer in range(loaded.spec.n_layer):
-        close(loaded.part("down_proj", layer)(torch.tensor(trace.mlp_act[layer])), trace.mlp_out[layer], atol)
+        write = loaded.part("down_proj", layer)(torch.tensor(trace.mlp_act[layer]))
+        close(behind(loaded, "mlp_norm", layer, write), trace.mlp_out[layer], atol)
+
+
+def behind(loaded, norm, layer, write):
+    """A write as it is added: through OLMo 2's norm behind the sublayer, else as it is."""
+    return loaded.part(norm, layer)(write) if loaded.spec.norms == "behind" else write
 
 
 def test_queries_before_rope_come_from_the_projection_of_the_normalised_stream(case):
     """`x·Wᵀ`, with GPT-2's Conv1D storing W transposed, from the weights themselves."""
     loaded, trace, _, atol = case
     for layer in range(loaded.spec.n_layer):
-        normed = loaded.part("attn_norm", layer)(torch.tensor(trace.hidden[layer]))
+        normed = torch.tensor(trace.hidden[layer])
+        if loaded.spec.norms != "behind":
+            normed = loaded.part("attn_norm", layer)(normed)
         ours = (trace.q if trace.q_pre is None else trace.q_pre)[layer]
         close(ours, _queries(loaded, layer, normed), atol)
 
@@ -129,8 +138,10 @@ def _queries(loaded, layer, normed):
     else:
         projection = loaded.part("q_proj", layer)
         q = F.linear(normed, projection.weight, projection.bias)
+    if loaded.adapter.qk_norm == "width":
+        q = loaded.part("q", layer)(q)
     q = q.view(len(normed), n_head, d_head)
-    if loaded.spec.model_type == "qwen3":
+    if loaded.adapter.qk_norm == "head":
         q = loaded.part("q", layer)(q)
     return q.transpose(0, 1)
 

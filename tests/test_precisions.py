@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 from transformers.pytorch_utils import Conv1D
 
 from engine import ReaderError, capture, load
-from engine.checkpoints.catalogue import PRECISIONS
+from engine.model.precisions import PRECISIONS
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
 QUANTIZED = ("int8", "nf4", "fp4")

@@ -46,6 +46,9 @@ def test_an_unknown_architecture(tiny_folder, tmp_path):
         ("gpt2", "reorder_and_upcast_attn", True),
         ("gpt2", "add_cross_attention", True),
         ("qwen2", "use_sliding_window", True),
+        ("stablelm", "use_parallel_residual", True),
+        ("stablelm", "qk_layernorm", True),
+        ("phi", "qk_layernorm", True),
     ],
 )
 def test_a_known_attribute_with_a_value_that_changes_the_arithmetic(

@@ -12,8 +12,8 @@ from engine import ReaderError, capture, load
 from engine.checkpoints.catalogue import BUNDLED, CATALOGUE, TUNED, folder, known, locate
 from engine.checkpoints.hub import is_cached
 from engine.evidence.script import preamble
-from engine.model.generation import generate
-from engine.tokens.chat import END, render, special_ids, stop_ids
+from engine.model.generation import end_of_text, generate
+from engine.tokens.chat import END, render, special_ids
 from tests.conftest import PROMPT, loaded_checkpoint
 
 each = pytest.mark.parametrize("name", [checkpoint.name for checkpoint in TUNED])
@@ -43,11 +43,11 @@ def test_only_the_three_special_rows_of_the_embedding_differ_from_the_base(name)
 @each
 def test_what_is_generated_ends_at_the_end_token(name):
     loaded = loaded_checkpoint(name)
-    assert loaded.tokenizer.convert_tokens_to_ids(END) in stop_ids(loaded)
+    assert loaded.tokenizer.convert_tokens_to_ids(END) in end_of_text(loaded)
     ids = render(loaded.tokenizer, "Write one sentence about the fox.", None).ids
     steps = list(generate(loaded, ids, 120, seed=0, temperature=0.7))
     assert steps[-1].end, "it answers in fewer than 120 tokens"
-    assert [step.id for step in steps if step.id in stop_ids(loaded)] == [steps[-1].id]
+    assert [step.id for step in steps if step.id in end_of_text(loaded)] == [steps[-1].id]
 
 
 @each

@@ -1,4 +1,4 @@
-"""The checkpoints that the app offers, and the precisions they can run at. Imports nothing heavy."""
+"""The checkpoints that the app offers. Imports nothing heavy."""
 
 import os
 from dataclasses import dataclass
@@ -9,9 +9,6 @@ from engine.checkpoints import hub_cache, hub_names, local
 from engine.tokens.text import shorten
 
 ASSETS = Path(__file__).parent.parent / "assets"
-
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4", "fp4")
-"""The last three are executed by bitsandbytes: LLM.int8, 4-bit NormalFloat, 4-bit float."""
 
 
 @dataclass(frozen=True)
@@ -189,18 +186,3 @@ def _check_hub_name(name: str, short: str) -> None:
             f"“{short}” is a folder here and also a checkpoint of the Hub on this machine; write ./{short} for the "
             f"folder, or {short}@main for the one of the Hub."
         )
-
-
-def default_checkpoint() -> str:
-    """What a fresh page shows: ANATOMY_CHECKPOINT if set, GPT-2 if it is already here, else pocket-gpt2.
-
-    Only looks at the file system. Raises ReaderError when ANATOMY_CHECKPOINT is no name that `known` accepts.
-    """
-    named = os.environ.get("ANATOMY_CHECKPOINT", "").strip()
-    if named:
-        check_name(named)
-        return named
-    from engine.checkpoints.hub import is_cached  # here, because engine.checkpoints.hub needs this module
-
-    classic = HUB[0].name
-    return classic if is_cached(classic) else BUNDLED[0].name

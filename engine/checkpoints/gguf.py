@@ -1,6 +1,6 @@
 """GGUF files: dequantized once, kept as safetensors in the user's cache directory under the file's SHA-256.
 
-The work is done by `engine.checkpoints.dequantize` in a process of its own: a damaged or hostile file can then
+The work is done by `engine.model.dequantize` in a process of its own: a damaged or hostile file can then
 neither stop this one nor hold its locks, and the memory that reading takes is given back.
 """
 
@@ -69,6 +69,7 @@ def folder(path: Path, report: Report) -> Path:
 
     Raises ReaderError for a file that transformers cannot read, one of several parts, and a full disk.
     """
+    _check_magic(path)
     with _LOCK:  # two readers who ask for the same file shall not make it twice
         found = kept(path)
         if found is not None:
@@ -88,6 +89,17 @@ def folder(path: Path, report: Report) -> Path:
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return target
+
+
+def _check_magic(path: Path) -> None:
+    """Refuse at once what does not begin as GGUF files do."""
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise ReaderError(f"The file {path.name} cannot be read.") from error
+    if magic != b"GGUF":
+        raise ReaderError(f"“{path.name}” is refused: it does not begin as a GGUF file does.")
 
 
 def provenance(folder: Path) -> dict[str, Any]:
@@ -135,8 +147,8 @@ def _home() -> Path:
 
 
 def _dequantize(path: Path, work: Path, report: Report) -> None:
-    """Run `engine.checkpoints.dequantize` and pass on what it reports. Raises ReaderError when it refuses or fails."""
-    command = [sys.executable, "-m", "engine.checkpoints.dequantize", str(path.resolve()), str(work)]
+    """Run `engine.model.dequantize` and pass on what it reports. Raises ReaderError when it refuses or fails."""
+    command = [sys.executable, "-m", "engine.model.dequantize", str(path.resolve()), str(work)]
     environment = os.environ | {"PYTHONPATH": str(_ROOT), "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     with subprocess.Popen(
         command,

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import ReaderError
 from engine.checkpoints import hub_cache, hub_names, packaged, safety
-from engine.checkpoints.catalogue import check_name, folder, locate
+from engine.checkpoints.catalogue import BUNDLED, HUB, check_name, folder, locate
 from engine.checkpoints.hub_cache import Cached
 from engine.checkpoints.hub_errors import NotTheHub, one_sentence
 from engine.checkpoints.hub_names import HubName
@@ -29,11 +29,15 @@ __all__ = [
     "Progress",
     "cached",
     "check_folder",
+    "default_checkpoint",
     "describe",
     "download",
     "is_cached",
     "snapshot",
 ]
+
+Accept = Callable[[Mapping[str, Any], str], None]
+"""Raises ReaderError for what a config.json says when no model could be made of it; given the name to speak of."""
 
 _TIMEOUT = 10.0  # seconds until the Hub counts as silent
 _CONFIG_BYTES = 1_000_000  # the largest config.json that is fetched from a stranger
@@ -84,7 +88,7 @@ def cached(name: str) -> Cached | None:
     return hub_cache.find(asked) if asked else None
 
 
-def describe(name: str) -> HubEntry:
+def describe(name: str, accept: Accept) -> HubEntry:
     """Whether a checkpoint is on this machine, and how many bytes it has or would have to be downloaded.
 
     Asks the Hub only about a checkpoint that is not cached, and refuses what `download` would refuse before the
@@ -99,11 +103,11 @@ def describe(name: str) -> HubEntry:
         return HubEntry(name, True, _bytes_in(here.path), here.commit)
     with one_sentence(name):
         plan = _plan(name)
-        _check_config(plan)
+        _check_config(plan, accept)
     return HubEntry(name, False, plan.nbytes, plan.commit)
 
 
-def download(name: str, progress: Progress) -> Path:
+def download(name: str, progress: Progress, accept: Accept) -> Path:
     """Fetch what is missing of a Hub checkpoint and return the folder that holds it, or the GGUF file.
 
     What can be refused by the names of the files and by the small ones is refused before the weights are fetched;
@@ -116,9 +120,7 @@ def download(name: str, progress: Progress) -> Path:
         return here
     with one_sentence(name):
         plan = _plan(name)
-        target = _check_config(plan)
-        if target:
-            safety.check_adapter(target, name)
+        target = _check_config(plan, accept)
         _check_room(plan)
         hub_cache.mark_begun(plan.asked.repo, plan.commit)
         last = plan.source.fetch_all(plan.files, progress, _tokenizer_check(plan))
@@ -126,6 +128,19 @@ def download(name: str, progress: Progress) -> Path:
             safety.check_weights(target, name)
         hub_cache.mark_complete(plan.asked, plan.commit)
     return target or last
+
+
+def default_checkpoint() -> str:
+    """What a fresh page shows: ANATOMY_CHECKPOINT if set, GPT-2 if it is already here, else pocket-gpt2.
+
+    Only looks at the file system. Raises ReaderError when ANATOMY_CHECKPOINT is no name that `known` accepts.
+    """
+    named = os.environ.get("ANATOMY_CHECKPOINT", "").strip()
+    if named:
+        check_name(named)
+        return named
+    classic = HUB[0].name
+    return classic if is_cached(classic) else BUNDLED[0].name
 
 
 def _bytes_in(path: Path) -> int:
@@ -190,9 +205,9 @@ def _refuse_unnamed_gguf(listed: Mapping[str, Remote], plan: _Plan) -> None:
 
 def _refuse_adapter(listed: Mapping[str, Remote], plan: _Plan) -> None:
     """Refuse a repository that holds a LoRA adapter alone, and say what it adapts."""
-    if safety.ADAPTER not in listed or safety.SINGLE in listed or safety.INDEX in listed:
+    if safety.LORA_CONFIG not in listed or safety.SINGLE in listed or safety.INDEX in listed:
         return
-    settings = safety.read_json(_fetch_small(plan, listed[safety.ADAPTER]), plan.name)
+    settings = safety.read_json(_fetch_small(plan, listed[safety.LORA_CONFIG]), plan.name)
     base = settings.get("base_model_name_or_path")
     of = f" for “{shorten(base, 80)}”" if isinstance(base, str) and base else ""
     raise ReaderError(
@@ -200,12 +215,14 @@ def _refuse_adapter(listed: Mapping[str, Remote], plan: _Plan) -> None:
     )
 
 
-def _check_config(plan: _Plan) -> Path | None:
+def _check_config(plan: _Plan, accept: Accept) -> Path | None:
     """Fetch config.json alone and check it; the folder it lies in. None for a GGUF file, which has its own."""
     if plan.asked.file:
         return None
     config = _fetch_small(plan, plan.files[0])
-    safety.check_config(safety.read_json(config, plan.name), plan.name)
+    values = safety.read_json(config, plan.name)
+    safety.check_config(values, plan.name)
+    accept(values, plan.name)
     return config.parent
 
 

@@ -10,13 +10,6 @@ import psutil
 from engine import ReaderError
 from engine.checkpoints import gguf, safety
 
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0}
-"""Bytes of a number in memory. Loading converts tensor by tensor, so there is never a second copy of the whole."""
-
-_LINEAR = {"int8": 3.0, "nf4": 1.0, "fp4": 1.0}
-"""Bytes of a weight that bitsandbytes quantizes, at the moment when most is held. Measured with transformers 5.24 on a
-CPU: for int8 the 16-bit weight is still there, for 4 bits the buffers of packing are; both on top of what stays."""
-
 _ALWAYS = 64_000_000
 """Bytes besides the weights: buffers of reading, the first forward pass."""
 
@@ -28,16 +21,17 @@ class NoRoom(ReaderError):
     """A checkpoint that does not fit into memory now; at fewer bits, or later, it may."""
 
 
-def needed(files: Iterable[Path], precision: str) -> int:
-    """Bytes of memory that loading some safetensors files at a precision takes at its peak.
+def needed(files: Iterable[Path], linear: float, other: float) -> int:
+    """Bytes of memory that loading some safetensors files takes at its peak.
 
+    `linear` are the bytes that an entry of a linear layer inside a block takes then, `other` those of any other number.
     Reads the headers only. An estimate from above: a tensor that the model does not use is counted too.
     """
     total = 0.0
     for file in files:
         for name, tensor in (safety.header(file) or {}).items():
             shape = _shape(tensor)
-            total += prod(shape) * _bytes_each(name, len(shape), precision)
+            total += prod(shape) * (linear if _is_linear(name, len(shape)) else other)
     return int(total) + _ALWAYS
 
 
@@ -47,11 +41,8 @@ def _shape(tensor: Mapping[str, Any]) -> list[int]:
     return [size if isinstance(size, int) else 0 for size in stated] if isinstance(stated, list) else [0]
 
 
-def _bytes_each(name: str, dimensions: int, precision: str) -> float:
-    if precision in _BYTES:
-        return _BYTES[precision]
-    linear = dimensions == 2 and not any(part in name for part in _UNQUANTIZED)
-    return _LINEAR[precision] if linear else 2.0
+def _is_linear(name: str, dimensions: int) -> bool:
+    return dimensions == 2 and not any(part in name for part in _UNQUANTIZED)
 
 
 def files(name: str) -> list[Path]:

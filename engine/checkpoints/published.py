@@ -5,9 +5,7 @@ the bundled checkpoints are checked against, where the true tensors can be count
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from engine.model.adapters import Spec
+from typing import Literal
 
 _HERD = (
     "The Llama 3 Herd of Models, arXiv:2407.21783, table 3; vocabulary: meta-llama/Llama-3.1-8B config.json"
@@ -90,17 +88,6 @@ def parts(model: Published) -> dict[str, int]:
         "norms": (2 * model.n_layer + 1) * norm,
         "unembedding": 0 if model.tied else model.vocab * d,
     }
-
-
-def of_spec(name: str, spec: Spec) -> Published:
-    """A loaded model's dimensions in the same shape, so that the formulas can be checked on real tensors."""
-    family: Any = spec.model_type
-    if family not in ("gpt2", "llama", "qwen2"):
-        raise KeyError(family)
-    return Published(
-        name, "loaded", family, spec.n_layer, spec.n_head, spec.n_kv_head, spec.d_model, spec.d_ff,
-        spec.vocab, spec.tied, spec.context,
-    )  # fmt: skip
 
 
 def cache_bytes(n_layer: int, n_kv_head: int, d_head: int, tokens: int, bytes_per_number: float) -> float:

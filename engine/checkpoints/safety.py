@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from engine import ReaderError
-from engine.model.adapters import SUPPORTED
 from engine.tokens.text import shorten
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"
+LORA_CONFIG = "adapter_config.json"
 
 _TOKENIZERS = ({"tokenizer.json"}, {"tokenizer.model"}, {"vocab.json", "merges.txt"})
 _SMALL = frozenset.union(
@@ -86,10 +85,10 @@ def check_listing(files: Iterable[str], name: str) -> None:
         raise quantized(name, exports[0])
     if not names & {SINGLE, INDEX}:
         _refuse_weights(names, name)
-    if ADAPTER in names:
+    if LORA_CONFIG in names:
         raise ReaderError(
-            f"“{name}” holds a LoRA adapter ({ADAPTER}) beside full weights, so it is not clear which model is meant; "
-            "keep the two in folders of their own."
+            f"“{name}” holds a LoRA adapter ({LORA_CONFIG}) beside full weights, so it is not clear which model is "
+            "meant; keep the two in folders of their own."
         )
     if not _has_tokenizer(names):
         raise ReaderError(f"“{name}” comes without a tokenizer, so no text can be put into it.")
@@ -110,17 +109,16 @@ def _has_tokenizer(names: Iterable[str]) -> bool:
 
 
 def check_config(config: Mapping[str, Any], name: str) -> None:
-    """Refuse a config.json that wants the repository's own code, whose model_type has no adapter, or whose weights
-    another tool has already quantized."""
+    """Refuse a config.json that wants the repository's own code, whose weights another tool has already quantized, or
+    whose head predicts no token."""
     refuse_remote_code(config, name)
-    model_type = str(config.get("model_type") or "")
-    if model_type not in SUPPORTED:
-        stated = f"the unsupported model_type “{shorten(model_type, 40)}”" if model_type else "no model_type"
-        raise ReaderError(f"“{name}” names {stated}; supported are {', '.join(SUPPORTED)}.")
     method = _quantized_by(config)
     if method:
         raise quantized(name, method)
-    heads = [str(head) for head in config.get("architectures") or () if isinstance(head, str)]
+    named = config.get("architectures")
+    heads = [
+        head for head in (named if isinstance(named, list) else [named]) if isinstance(head, str) and head
+    ]
     if heads and not any(head.endswith(("LMHeadModel", "ForCausalLM", "Model")) for head in heads):
         raise ReaderError(
             f"“{name}” is a {shorten(heads[0], 60)}: it has another head in the place of a language model's, "
@@ -157,13 +155,6 @@ def refuse_remote_code(config: Mapping[str, Any], name: str) -> None:
         raise ReaderError(f"“{name}” wants to run Python code of its own, which never happens here.")
 
 
-def check_adapter(path: Path, name: str) -> None:
-    """Let the adapter refuse what it does not know in a folder's config.json. Imports transformers."""
-    from engine.model.accepting import read_config
-
-    read_config(path, name)
-
-
 def check_folder(path: Path) -> None:
     """Refuse a folder that cannot be loaded, by what can be seen without reading its weights."""
     name = path.name or str(path)
@@ -182,6 +173,8 @@ def check_folder(path: Path) -> None:
 def check_weights(path: Path, name: str) -> None:
     """Refuse a folder whose safetensors files are not all there and whole."""
     found = weights(path)
+    if not found and not (path / INDEX).is_file():
+        raise ReaderError(f"The {SINGLE} of “{name}” is no ordinary file.")
     if not found:
         raise ReaderError(f"Some of the safetensors files that “{name}” lists in its index are missing.")
     for file in found:
@@ -218,7 +211,9 @@ def read_json(path: Path, name: str) -> Mapping[str, Any]:
     """A JSON object from a file of at most `JSON_BYTES`. Raises ReaderError when it is anything else."""
     try:
         if not path.is_file() or path.stat().st_size > JSON_BYTES:
-            raise ReaderError(f"The {path.name} of “{name}” is no file of a reasonable size.")
+            raise ReaderError(
+                f"The {path.name} of “{name}” is no ordinary file, or larger than any such file is."
+            )
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         value = None

@@ -3,10 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from engine.evidence.oracle import Oracle, Proof, Shown
 
 if TYPE_CHECKING:  # plotly takes a second to import; Home shows its text first
     from plotly.graph_objects import Figure
+
+
+__all__ = ["Badge", "Card", "Oracle", "Proof", "Recorded"]
 
 
 class Badge(StrEnum):
@@ -15,22 +21,6 @@ class Badge(StrEnum):
     LIVE = "LIVE"
     RECORDED = "RECORDED"
     TOY = "TOY"
-
-
-@dataclass(frozen=True)
-class Proof:
-    """The outcome of recomputing a shown quantity by an independent path.
-
-    `claim` says in one sentence what was compared with what; the differences are in the unit of the quantity.
-    """
-
-    claim: str
-    max_abs_diff: float
-    tolerance: float
-
-    @property
-    def passed(self) -> bool:
-        return self.max_abs_diff <= self.tolerance  # False for NaN, as it should be
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,10 @@ class Card:
     alt      what a reader who cannot see the figure should know; plain text
     figure   a plotly figure, or None where the table itself is the figure
     table    column name -> values, all of one length: the numbers behind the figure
-    prove    LIVE: recomputes the shown quantity by an independent path
+    shown    name -> array: exactly what the figure draws
+    oracle   recomputes all of `shown` by an independent path; `prove` and, unless they are given, `numbers` and `atol`
+             derive from the two
+    prove    LIVE, without an oracle: recomputes the shown quantity by an independent path
     code     LIVE: a script that needs only torch and transformers and leaves a dict `result` with the keys of
              `numbers`
     numbers  LIVE: what `result` must equal, within `atol`
@@ -68,6 +61,8 @@ class Card:
     badge: Badge
     figure: "Figure | None"
     table: Mapping[str, Sequence[Any]]
+    shown: Shown = field(default_factory=dict)
+    oracle: Oracle | None = None
     prove: Callable[[], Proof] | None = None
     code: str | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +72,8 @@ class Card:
     picks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.oracle is not None:
+            self._derive(self.oracle)
         if not self.title or not self.alt:
             raise ValueError(f"card {self.key!r} needs a title and an alt text")
         if self.badge is Badge.LIVE and not (self.prove and self.code and self.numbers):
@@ -86,3 +83,12 @@ class Card:
         lengths = {name: len(column) for name, column in self.table.items()}
         if not lengths or len(set(lengths.values())) != 1:
             raise ValueError(f"card {self.key!r} needs a table with columns of one length, got {lengths}")
+
+    def _derive(self, oracle: Oracle) -> None:
+        """Set what follows from `shown` and its oracle; a frozen value is set so while it is being made."""
+        if not self.shown:
+            raise ValueError(f"card {self.key!r} has an oracle and shows nothing for it")
+        object.__setattr__(self, "prove", partial(oracle.judge, self.shown))
+        if not self.numbers:
+            object.__setattr__(self, "numbers", self.shown)
+            object.__setattr__(self, "atol", max(self.atol, oracle.widest))

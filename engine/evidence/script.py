@@ -1,12 +1,14 @@
 """The head of every *Code* script: the same prompt through the same checkpoint, with torch and transformers alone."""
 
 from collections.abc import Sequence
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from engine.model.loading import Loaded
+from engine.model.precisions import REFERENCE
+from engine.model.precisions import precision as record_of
 
-_DTYPE = {"fp32": "torch.float32", "bf16": "torch.bfloat16", "fp16": "torch.float16"}
+if TYPE_CHECKING:
+    from engine.model.loaded import Loaded
 
 
 def preamble(loaded: "Loaded", ids: Sequence[int] | None = None, *, precision: str | None = None) -> str:
@@ -43,18 +45,15 @@ def home_lines(*sources: str) -> list[str]:
 
 def model_lines(loaded: "Loaded", precision: str, variable: str = "model") -> list[str]:
     """Lines that load the checkpoint at a precision into `variable`."""
-    dtype = _DTYPE.get(precision) or str(loaded.half)
+    record = record_of(precision)
+    dtype = f"torch.{record.dtype}" if record.dtype else str(loaded.half)
     if loaded.base:
         return _merged_lines(loaded, dtype, variable)
     options = f'dtype={dtype}, attn_implementation="eager"'
     lines = []
-    if precision not in _DTYPE:
+    if record.quantized:
         lines.append("from transformers import BitsAndBytesConfig")
-        chosen = (
-            "load_in_8bit=True"
-            if precision == "int8"
-            else f'load_in_4bit=True, bnb_4bit_quant_type="{precision}", bnb_4bit_compute_dtype={dtype}'
-        )
+        chosen = ", ".join(f"{key}={value!r}" for key, value in record.options(loaded.half).items())
         lines.append(f"quantization = BitsAndBytesConfig({chosen})")
         options += ", quantization_config=quantization"
     lines.append(f"{variable} = AutoModelForCausalLM.from_pretrained(name, {options}).eval()")
@@ -63,12 +62,18 @@ def model_lines(loaded: "Loaded", precision: str, variable: str = "model") -> li
 
 def _merged_lines(loaded: "Loaded", dtype: str, variable: str) -> list[str]:
     """Lines that merge a tuned checkpoint's adapter into its base, in fp32, and cast the result."""
-    cast = "" if dtype == "torch.float32" else f".to({dtype})"
+    reference = f"torch.{record_of(REFERENCE).dtype}"
+    cast = "" if dtype == reference else f".to({dtype})"
     return [
         "from peft import PeftModel",
         "from transformers import GenerationConfig",
-        f"base = AutoModelForCausalLM.from_pretrained({place(loaded.base)}, dtype=torch.float32, "
+        f"base = AutoModelForCausalLM.from_pretrained({place(loaded.base)}, dtype={reference}, "
         'attn_implementation="eager")',
         f"{variable} = PeftModel.from_pretrained(base, name).merge_and_unload(){cast}.eval()",
         f"{variable}.generation_config = GenerationConfig.from_pretrained(name)",
     ]
+
+
+def script(loaded: "Loaded", ids: Sequence[int], *parts: str) -> str:
+    """A *Code* script: the model and the ids, then the given parts."""
+    return preamble(loaded, ids) + "\n" + "\n".join(dedent(part).strip("\n") for part in parts) + "\n"

@@ -1,7 +1,7 @@
 """Arrays and labels in, plotly Figures out. Labels are plain text: the functions here escape them."""
 
 from engine.figures.bars import bars, grouped_bars, waterfall
-from engine.figures.heat import attention_map, heatmap, matrix_strip
+from engine.figures.heat import attention_map, heatmap
 from engine.figures.points import scatter2d, scatter3d
 from engine.figures.series import curve_with_points, histogram, lines
 from engine.figures.text import arcs, chips, tree
@@ -19,7 +19,6 @@ __all__ = [
     "heatmap",
     "histogram",
     "lines",
-    "matrix_strip",
     "scatter2d",
     "scatter3d",
     "tree",

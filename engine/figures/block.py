@@ -19,10 +19,17 @@ _CONCEPTS = {
 }
 
 
-def diagram(boxes: Sequence[tuple[str, str, str]], chosen: str, blocks: int, parallel: bool) -> go.Figure:
+def diagram(
+    boxes: Sequence[tuple[str, str, str]],
+    chosen: str,
+    blocks: int,
+    parallel: bool,
+    readers: Sequence[str] = ("attn_norm", "mlp_norm"),
+) -> go.Figure:
     """Boxes (name, title, what is inside) from the embedding at the bottom to the unembedding on top.
 
-    The part `chosen` is filled. In a parallel block both sublayers read the same stream.
+    The part `chosen` is filled. `readers` are the parts of a block that read the stream; the others write to it. In a
+    parallel block both sublayers read the same stream.
     """
     height = 66 * (len(boxes) + 1)
     figure = canvas(height)
@@ -31,7 +38,7 @@ def diagram(boxes: Sequence[tuple[str, str, str]], chosen: str, blocks: int, par
     figure.update_layout(margin={"l": 4, "r": 4, "t": 4, "b": 4})
     _stream(figure, len(boxes))
     for place, (name, title, inside) in enumerate(boxes):
-        _box(figure, place, name, title, inside, name == chosen)
+        _box(figure, place, name, title, inside, name == chosen, readers)
     _block_frame(figure, [name for name, _, _ in boxes], blocks, parallel)
     figure.add_scatter(
         x=[6.0] * len(boxes),
@@ -51,7 +58,9 @@ def _stream(figure: go.Figure, count: int) -> None:
     )  # fmt: skip
 
 
-def _box(figure: go.Figure, place: int, name: str, title: str, inside: str, chosen: bool) -> None:
+def _box(
+    figure: go.Figure, place: int, name: str, title: str, inside: str, chosen: bool, readers: Sequence[str]
+) -> None:
     paint = color(_CONCEPTS[name])
     outside_block = name in ("embedding", "positions", "final_norm", "unembedding")
     left = 0.3 if name in ("final_norm", "unembedding") else 2.9
@@ -62,8 +71,7 @@ def _box(figure: go.Figure, place: int, name: str, title: str, inside: str, chos
     text = f"<b>{label(title)}</b><br>{label(inside)}"
     figure.add_annotation(x=(left + 9.3) / 2, y=place, text=text, showarrow=False, font={"size": 13})
     if not outside_block:
-        into = name in ("attn_norm", "mlp_norm")
-        _arrow(figure, (1.2, 2.9) if into else (2.9, 1.2), place)
+        _arrow(figure, (1.2, 2.9) if name in readers else (2.9, 1.2), place)
     elif name in ("embedding", "positions"):
         _arrow(figure, (2.9, 1.2), place)
 
@@ -76,7 +84,8 @@ def _arrow(figure: go.Figure, ends: tuple[float, float], place: int) -> None:
 
 
 def _block_frame(figure: go.Figure, names: Sequence[str], blocks: int, parallel: bool) -> None:
-    first, last = names.index("attn_norm"), names.index("mlp")
+    inner = [names.index(name) for name in ("attn_norm", "attention", "mlp_norm", "mlp") if name in names]
+    first, last = min(inner), max(inner)
     figure.add_shape(
         type="rect", x0=2.35, x1=9.75, y0=first - 0.47, y1=last + 0.47, line={"color": NEUTRAL, "dash": "dot"}
     )

@@ -98,23 +98,6 @@ def attention_map(
     return heatmap(shown, tokens, tokens, **(defaults | options))
 
 
-def matrix_strip(
-    vector: ArrayLike,
-    labels: Sequence[str] | None = None,
-    *,
-    kind: Kind = "diverging",
-    name: str = "",
-    column_name: str = "dimension",
-    value_name: str = "value",
-    **options: Any,
-) -> go.Figure:
-    """One vector as a strip, or a few stacked vectors (2-D, with `name` a list of names) on one scale."""
-    shown = np.atleast_2d(floats(vector))
-    rows = [name] if isinstance(name, str) else list(name)
-    options.setdefault("height", 122 + 26 * len(rows))
-    return heatmap(shown, rows, labels, kind=kind, column_name=column_name, value_name=value_name, **options)
-
-
 def scale(
     values: ArrayLike, kind: Kind, *, zero_one: bool = False, limit: float | None = None
 ) -> tuple[float, float]:

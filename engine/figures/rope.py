@@ -1,6 +1,7 @@
 """Pairs of dimensions as points in a plane, turning with the position."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -142,7 +143,7 @@ def _circle() -> np.ndarray:
     return np.stack([np.cos(round_trip), np.sin(round_trip)], axis=1)
 
 
-def _joined(paths: ArrayLike) -> dict:
+def _joined(paths: ArrayLike) -> dict[str, Any]:
     """Many lines (line, point, 2) as one trace with gaps."""
     drawn = floats(paths)
     gap = np.full((len(drawn), 1, 2), np.nan)
@@ -183,7 +184,12 @@ def ladder(series: Mapping[str, ArrayLike], context: int, *, colors: Mapping[str
 
 
 def shifts(
-    x: ArrayLike, series: Mapping[str, ArrayLike], *, colors: Mapping[str, str], mark: float
+    x: ArrayLike,
+    series: Mapping[str, ArrayLike],
+    *,
+    colors: Mapping[str, str],
+    mark: float,
+    y_name: str = "score q·k / √d_head",
 ) -> go.Figure:
     """Scores of several keys while the positions of query and key move together.
 
@@ -198,7 +204,7 @@ def shifts(
         series,
         colors=colors,
         x_name="positions added to both tokens",
-        y_name="score q·k / √d_head",
+        y_name=y_name,
         markers=len(floats(x)) == 1,
         mark_x=mark,
     )

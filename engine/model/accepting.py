@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from engine import ReaderError
 from engine.checkpoints import safety
-from engine.model.adapters import adapter_for
+from engine.model.adapters import SUPPORTED, Spec, adapter_for
 from engine.tokens.text import reason, shorten
 
 _ROPE = frozenset({"rope_theta", "rope_scaling", "partial_rotary_factor", "rotary_pct", "rotary_emb_base"})
@@ -42,23 +42,34 @@ _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
 def read_config(path: Path, name: str) -> Any:
     """The transformers config of a checkpoint's folder, made of the fields that its class has. Raises ReaderError."""
-    values = dict(safety.read_json(path / "config.json", name))
+    values = safety.read_json(path / "config.json", name)
     safety.check_config(values, name)
     return config_from(values, name)
 
 
+def accept(values: Mapping[str, Any], name: str) -> None:
+    """Refuse a config.json that this app would not stand for, before anything else is fetched. Raises ReaderError."""
+    config_from(values, name)
+
+
 def config_from(values: Mapping[str, Any], name: str) -> Any:
     """A config from what a config.json says; `values` has passed `safety.check_config`. Raises ReaderError."""
-    kind = CONFIG_MAPPING[str(values["model_type"])]
+    model_type = str(values.get("model_type") or "")
+    if model_type not in SUPPORTED:
+        stated = f"the unsupported model_type “{shorten(model_type, 40)}”" if model_type else "no model_type"
+        raise ReaderError(f"“{name}” names {stated}; supported are {', '.join(SUPPORTED)}.")
+    kind = CONFIG_MAPPING[model_type]
     known = _fields(kind)
     _refuse_twice(values, kind.attribute_map)
+    _refuse_two_ropes(values)
+    _refuse_no_heads(values)
     _refuse_read(values, known)
     kept = {key: value for key, value in values.items() if key in known | _ROPE | {"torch_dtype"}}
     dtype = kept.pop("torch_dtype", None) or kept.pop("dtype", None)
     kept["dtype"] = None if dtype in (None, "auto") else _dtype(dtype, name)
     try:
         config = kind(**kept)
-        adapter_for(kind.model_type).spec(config)
+        _refuse_absurd(adapter_for(kind.model_type).spec(config), config)
     except ReaderError:
         raise
     except Exception as error:  # a stranger's values, refused with many kinds of exception
@@ -79,6 +90,44 @@ def _refuse_twice(values: Mapping[str, Any], aliases: Mapping[str, str]) -> None
                 f"This checkpoint's config.json contradicts itself: {field} is {shorten(str(values[field]), 20)} and "
                 f"{alias}, another name for it, is {shorten(str(values[alias]), 20)}."
             )
+
+
+def _refuse_two_ropes(values: Mapping[str, Any]) -> None:
+    """Refuse RoPE settings that stand twice, in `rope_parameters` and by their older names, and differ."""
+    given = values.get("rope_parameters")
+    nested = given if isinstance(given, dict) else {}
+    for old, new in (("rope_theta", "rope_theta"), ("partial_rotary_factor", "partial_rotary_factor"),
+                     ("rotary_pct", "partial_rotary_factor"), ("rotary_emb_base", "rope_theta")):  # fmt: skip
+        if old in values and new in nested and values[old] != nested[new]:
+            raise ReaderError(
+                f"This checkpoint's config.json contradicts itself: rope_parameters say {new} = "
+                f"{shorten(str(nested[new]), 20)}, and {old} is {shorten(str(values[old]), 20)}."
+            )
+
+
+def _refuse_no_heads(values: Mapping[str, Any]) -> None:
+    """Config classes divide by the number of heads before anything else."""
+    for key in ("num_attention_heads", "n_head", "num_heads"):
+        if key in values and (not isinstance(values[key], int) or values[key] < 1):
+            raise ReaderError(
+                f"This checkpoint's config.json sets {key} = {shorten(str(values[key]), 20)}, which is no number of "
+                "heads."
+            )
+
+
+def _refuse_absurd(spec: Spec, config: Any) -> None:
+    """Refuse sizes of which no model can be made, and a RoPE without a base."""
+    for name in ("n_layer", "n_head", "n_kv_head", "d_model", "d_head", "d_ff", "vocab", "context"):
+        size = getattr(spec, name)
+        if not isinstance(size, int) or size < 1:
+            raise ReaderError(
+                f"This checkpoint's config.json makes {name} = {shorten(str(size), 20)}, which is no size."
+            )
+    theta = (getattr(config, "rope_parameters", None) or {}).get("rope_theta", 1.0)
+    if not isinstance(theta, int | float) or not 0 < theta < float("inf"):
+        raise ReaderError(
+            f"This checkpoint's config.json sets rope_theta = {shorten(str(theta), 20)}, which is no base."
+        )
 
 
 def _refuse_read(values: Mapping[str, Any], known: frozenset[str]) -> None:

@@ -1,9 +1,11 @@
 """Traces kept for the whole process, bounded by bytes."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from cachetools import LRUCache
 
 if TYPE_CHECKING:
     from engine.model.interventions import Intervention
@@ -25,15 +27,17 @@ class ByteLRU(Generic[Value]):
     """The least recently used values leave when the total of `nbytes` would pass `limit`. Safe for threads."""
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._values: OrderedDict[Hashable, Value] = OrderedDict()
-        self._bytes = 0
+        self._values: LRUCache[Hashable, Value] = LRUCache(limit, getsizeof=lambda value: value.nbytes)
         self._lock = threading.Lock()
+
+    @property
+    def limit(self) -> int:
+        return int(self._values.maxsize)
 
     @property
     def nbytes(self) -> int:
         """Bytes held now; never above `limit`."""
-        return self._bytes
+        return int(self._values.currsize)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -45,26 +49,15 @@ class ByteLRU(Generic[Value]):
         """The value under `key`, made by `make` outside the lock when missing. Too large a value is not kept."""
         with self._lock:
             if key in self._values:
-                self._values.move_to_end(key)
                 return self._values[key]
         value = make()
-        with self._lock:
-            self._put(key, value)
+        with self._lock, suppress(ValueError):  # larger than the whole cache
+            return self._values.setdefault(key, value)
         return value
-
-    def _put(self, key: Hashable, value: Value) -> None:
-        if value.nbytes > self.limit or key in self._values:
-            return
-        while self._bytes + value.nbytes > self.limit:
-            _, oldest = self._values.popitem(last=False)
-            self._bytes -= oldest.nbytes
-        self._values[key] = value
-        self._bytes += value.nbytes
 
     def clear(self) -> None:
         with self._lock:
             self._values.clear()
-            self._bytes = 0
 
 
 traces: "ByteLRU[Trace]" = ByteLRU(limit=192 * 1024 * 1024)

@@ -10,10 +10,12 @@ from engine import ReaderError
 from engine.model import hooks
 from engine.model.interventions import Intervention, check
 from engine.model.loaded import Loaded
-from engine.model.trace import Token, Trace
+from engine.model.trace import Trace
 from engine.tokens.encoder import encode, encoder
 from engine.tokens.pieces import piece_bytes
-from engine.tokens.text import clean_prompt, display, display_bytes
+from engine.tokens.text import clean_prompt, display_bytes
+from engine.tokens.text import display as shown
+from engine.tokens.token import Token
 
 LONGEST = 200_000
 """Characters of a text that are encoded at most."""
@@ -59,7 +61,7 @@ def token(loaded: Loaded, id: int) -> Token:
     if piece is None:
         return Token(id, "", b"", f"‹id {id}›")
     if id in encoder(loaded.tokenizer).special:
-        return Token(id, piece, b"", display(piece) or "∅", special=True)
+        return Token(id, piece, b"", shown(piece) or "∅", special=True)
     raw = piece_bytes(loaded.tokenizer, id, piece)
     return Token(id, piece, raw, display_bytes(raw) or "∅")
 
@@ -73,8 +75,7 @@ def capture(loaded: Loaded, text: str | Sequence[int], interventions: Sequence[I
     tokens = tokenize(loaded, text) if isinstance(text, str) else tokens_of(loaded, text)
     _check_length(loaded, tokens)
     chosen = tuple(interventions)
-    spec = loaded.spec
-    check(chosen, spec.n_layer, spec.n_head, spec.d_ff, spec.parallel)
+    check(chosen, loaded.spec)
     recorded = forward(loaded, [t.id for t in tokens], chosen)
     return Trace(
         tokens=tokens,
@@ -114,6 +115,11 @@ def _check_length(loaded: Loaded, tokens: Sequence[Token]) -> None:
         raise ReaderError(
             f"This prompt has {len(tokens):,} tokens; {loaded.name} reads at most {loaded.spec.context:,}."
         )
+    if len(tokens) > loaded.spec.longest:
+        raise ReaderError(
+            f"This prompt has {len(tokens):,} tokens, and some layers of {loaded.name} attend to the last "
+            f"{loaded.spec.longest:,} alone, which is not drawn here; shorten it to that many."
+        )
 
 
 def _arrays(loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor]) -> dict[str, Any]:
@@ -140,30 +146,14 @@ def _qkv(
     loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor], layer: int
 ) -> list[torch.Tensor | None]:
     """q, k, v as the dot product used them, then q and k before RoPE (None without RoPE). Shapes head, seq, d_head."""
-    q, k, v = _projected(loaded, recorded, layer)
+    outputs = {name: recorded[name, layer] for name in loaded.adapter.projections}
+    q, k, v = loaded.adapter.heads(outputs, loaded.spec.d_head)
     if loaded.spec.positions == "learned":
         return [q[0], k[0], v[0], None, None]
     turned_q, turned_k = hooks.rotate(
         loaded.part("attention", layer), q, k, recorded["cos", layer], recorded["sin", layer]
     )
     return [turned_q[0], turned_k[0], v[0], q[0], k[0]]
-
-
-def _projected(
-    loaded: Loaded, recorded: dict[tuple[str, int], torch.Tensor], layer: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """q, k, v as they leave the projections, shapes (1, head or kv_head, seq, d_head)."""
-    d_head = loaded.spec.d_head
-    if loaded.adapter.qkv == "separate":
-        parts = [recorded[name, layer] for name in ("q", "k", "v")]
-        q, k, v = (x.reshape(*x.shape[:2], -1, d_head).transpose(1, 2) for x in parts)
-    elif loaded.adapter.qkv == "split":
-        parts = list(recorded["qkv", layer].chunk(3, dim=-1))
-        q, k, v = (x.reshape(*x.shape[:2], -1, d_head).transpose(1, 2) for x in parts)
-    else:  # interleaved: each head's q, k and v lie side by side
-        fused = recorded["qkv", layer]
-        q, k, v = fused.reshape(*fused.shape[:2], -1, 3 * d_head).transpose(1, 2).chunk(3, dim=-1)
-    return q, k, v
 
 
 def _stack(tensors: list[torch.Tensor | None], squeeze: bool = False) -> Any:
@@ -177,3 +167,8 @@ def _stack(tensors: list[torch.Tensor | None], squeeze: bool = False) -> Any:
         array = array.view()
     array.setflags(write=False)
     return array
+
+
+def display(loaded: Loaded, id: int) -> str:
+    """A vocabulary entry as plain text; it still needs the escaper of its sink."""
+    return token(loaded, int(id)).display

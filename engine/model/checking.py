@@ -7,18 +7,21 @@ numbers is a reason to refuse, with its name.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM
 
 from engine import ReaderError
 from engine.checkpoints import safety
 from engine.model.adapters import Spec
 from engine.model.capturing import capture, tokenize
 from engine.model.loaded import Loaded
+from engine.model.precisions import REFERENCE
 from engine.model.trace import Trace
 from engine.tokens.text import reason, shorten
 
@@ -26,10 +29,8 @@ SENTENCE = "The cat sat on the mat, and the cat slept."
 """What a model is checked on. The cat comes twice, so that attention has something to choose between."""
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-_STEP = {"fp32": 2.0**-23, "fp16": 2.0**-10, "bf16": 2.0**-7}
-_ATTENTION_OFF = {"fp32": 1e-3, "fp16": 4e-3, "bf16": 1e-2}
-"""Mean difference of attention weights that rounding explains. A wrong scale, mask or rotation is off by more than
-0.05 on a sentence of ten tokens."""
+_ATTENTION_OFF = 1e-3
+"""Mean difference of attention weights that is nothing, and on top of it what rounding explains: see `_attention`."""
 
 
 def check_files(folder: Path, spec: Spec, name: str) -> None:
@@ -51,15 +52,44 @@ def check_files(folder: Path, spec: Spec, name: str) -> None:
         )
     for file in files:
         state = file.stat()
-        broken = _not_finite(file, state.st_size, state.st_mtime_ns)
+        broken = not_finite(file, state.st_size, state.st_mtime_ns)
         if broken:
             raise ReaderError(
-                f"{_listed(broken)} of “{name}” {_holds(broken)} NaN or infinity, so nothing can be computed."
+                f"The {_listed(broken)} of “{name}” {_holds(broken)} NaN or infinity, so nothing can be computed."
             )
 
 
+def check_shapes(folder: Path, config: Any, name: str) -> None:
+    """Refuse weights whose shapes or number are not what a config says, before any memory is taken for them.
+
+    The model is built without memory ("meta"); names are compared with and without the prefix of its base model.
+    Raises ReaderError.
+    """
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    except Exception as error:  # a stranger's values, refused with many kinds of exception
+        raise ReaderError(f"The config.json of “{name}” makes no model: {reason(error)}") from error
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    prefix = f"{model.base_model_prefix}."
+    held: dict[str, tuple[int, ...]] = {}
+    for file in safety.weights(folder):
+        held |= {key: tuple(entry["shape"]) for key, entry in (safety.header(file) or {}).items()}
+    places = {key: key if key in expected else f"{prefix}{key}" for key in held}
+    other = [key for key, place in places.items() if place in expected and expected[place] != held[key]]
+    if other:
+        raise ReaderError(
+            f"The {_listed(other)} of “{name}” {_has(other)} another shape than its config.json says."
+        )
+    wanted, there = (sum(map(prod, shapes.values())) for shapes in (expected, held))
+    if wanted > 10 * max(there, 1):
+        raise ReaderError(
+            f"The config.json of “{name}” describes a model of {wanted:,} numbers, and its weights hold {there:,}."
+        )
+
+
 @lru_cache(maxsize=64)
-def _not_finite(file: Path, _size: int, _changed: int) -> tuple[str, ...]:
+def not_finite(file: Path, _size: int, _changed: int) -> tuple[str, ...]:
     """Names of the tensors of a safetensors file that hold NaN or infinity."""
     with safe_open(file, framework="pt") as held:
         names = list(held.keys())
@@ -84,15 +114,15 @@ def check_report(report: Mapping[str, Any], ignored: Sequence[str], name: str) -
     other = sorted(str(_key(entry)) for entry in report.get("mismatched_keys") or ())
     if other:
         raise ReaderError(
-            f"{_listed(other)} of “{name}” {_has(other)} another shape than its config.json says."
+            f"The {_listed(other)} of “{name}” {_has(other)} another shape than its config.json says."
         )
     if missing:
         prefix = _prefix(homeless)
         hint = f" (all its tensors are named “{prefix}…”)" if prefix else ""
-        raise ReaderError(f"“{name}” lacks {_listed(missing)}{hint}, and nothing is made up instead.")
+        raise ReaderError(f"“{name}” lacks the {_listed(missing)}{hint}, and nothing is made up instead.")
     if homeless:
         raise ReaderError(
-            f"“{name}” holds {_listed(homeless)}, for which its architecture has no place: it is another model "
+            f"“{name}” holds the {_listed(homeless)}, for which its architecture has no place: it is another model "
             "than its config.json says."
         )
 
@@ -110,7 +140,7 @@ def _prefix(names: Sequence[str]) -> str:
 def _listed(names: Iterable[str]) -> str:
     every = [shorten(name, 60) for name in names]
     more = f" and {len(every) - 3} more" if len(every) > 3 else ""
-    return f"the tensor{'s' if len(every) > 1 else ''} {', '.join(every[:3])}{more}"
+    return f"tensor{'s' if len(every) > 1 else ''} {', '.join(every[:3])}{more}"
 
 
 def _holds(names: Sequence[str]) -> str:
@@ -139,37 +169,39 @@ def check_identities(loaded: Loaded) -> None:
     residual; final norm and unembedding give the logits. Raises ReaderError with the identity that failed.
     """
     try:
-        trace = capture(loaded, [token.id for token in tokenize(loaded, SENTENCE)][: loaded.spec.context])
+        trace = capture(loaded, [token.id for token in tokenize(loaded, SENTENCE)][: loaded.spec.longest])
     except ReaderError:
         raise
     except Exception as error:  # a stranger's model, refused with many kinds of exception
         raise ReaderError(f"“{loaded.name}” cannot be run: {reason(error)}") from error
     if not (np.isfinite(trace.hidden).all() and np.isfinite(trace.logits).all()):
         raise ReaderError(
-            f"The activations of “{loaded.name}” leave the range of numbers at {loaded.precision}; choose fp32 or bf16."
+            f"The numbers of “{loaded.name}” grow beyond what {loaded.precision} holds on their way through the layers"
+            + (
+                "; choose another precision."
+                if loaded.precision != REFERENCE
+                else ", so nothing can be computed."
+            )
         )
     for failed in (_attention(loaded, trace), _residual(loaded, trace), _logits(loaded, trace)):
         if failed:
             raise ReaderError(f"“{loaded.name}” is refused, because this app would misread it: {failed}.")
 
 
-def _computed_in(loaded: Loaded) -> str:
-    """The precision of the arithmetic between the matrices."""
-    if loaded.precision in _STEP:
-        return loaded.precision
-    return "bf16" if loaded.half == torch.bfloat16 else "fp16"
+def _step(loaded: Loaded) -> float:
+    """From 1 to the next number, in the type of the arithmetic between the matrices."""
+    return float(torch.finfo(loaded.dtype).eps)
 
 
 def _attention(loaded: Loaded, trace: Trace) -> str:
     seq, shared = len(trace.tokens), loaded.spec.n_head // loaded.spec.n_kv_head
     visible = np.tril(np.ones((seq, seq), dtype=bool))
     for layer, returned in enumerate(trace.attention):
-        scaling: float = loaded.part("attention", layer).scaling  # type: ignore[assignment]
         k = np.repeat(trace.k[layer], shared, axis=0)  # head, seq, d_head
-        scores = np.where(visible, trace.q[layer] @ k.transpose(0, 2, 1) * scaling, -np.inf)
+        scores = np.where(visible, trace.q[layer] @ k.transpose(0, 2, 1) * loaded.spec.score_scale, -np.inf)
         ours = torch.from_numpy(scores).softmax(-1).numpy()
         off = float(np.abs(ours - returned)[:, visible].mean())
-        if not off <= _ATTENTION_OFF[_computed_in(loaded)]:
+        if not off <= _ATTENTION_OFF + 2 * _step(loaded):
             return f"the softmax of q·k in layer {layer} is not the attention that the layer returned"
     return ""
 
@@ -178,7 +210,7 @@ def _residual(loaded: Loaded, trace: Trace) -> str:
     for layer in range(loaded.spec.n_layer):
         parts = (trace.hidden[layer], trace.attn_out[layer], trace.mlp_out[layer])
         off = np.abs(parts[0] + parts[1] + parts[2] - trace.hidden[layer + 1])
-        allowed = 8 * _STEP[_computed_in(loaded)] * (sum(np.abs(part) for part in parts) + 1e-3)
+        allowed = 8 * _step(loaded) * (sum(np.abs(part) for part in parts) + 1e-3)
         if not (off <= allowed).all():
             return f"what enters layer {layer}, its attention and its MLP do not sum to what leaves it"
     return ""
@@ -191,6 +223,6 @@ def _logits(loaded: Loaded, trace: Trace) -> str:
     stream = torch.from_numpy(np.array(trace.hidden[-1])).to(given.device, given.dtype)
     ours = loaded.part("unembedding")(norm(stream)).float().cpu().numpy()
     off = np.abs(ours - trace.logits).max()
-    if not off <= 64 * _STEP[_computed_in(loaded)] * np.abs(trace.logits).max():
+    if not off <= 64 * _step(loaded) * np.abs(trace.logits).max():
         return "the final norm and the unembedding do not give its logits"
     return ""

@@ -62,7 +62,7 @@ def generate(
     """
     chosen = tuple(interventions)
     spec = loaded.spec
-    check(chosen, spec.n_layer, spec.n_head, spec.d_ff, spec.parallel)
+    check(chosen, spec)
     if seed is None:
         filters = Filters(repetition_penalty=repetition_penalty)
     else:
@@ -122,7 +122,7 @@ def _next_logits(
     """Logits after the last of `ids`, shape vocab, read-only. The pass ends before anything is yielded."""
     batch = torch.tensor([ids], device=loaded.model.device)
     if cache is not None:
-        output = loaded.model(input_ids=batch, past_key_values=cache, use_cache=True)
+        output = loaded.model(input_ids=batch, cache=cache, use_cache=True)
     else:
         with hooks.running(hooks.Pass(interventions)):
             output = loaded.model(input_ids=batch, use_cache=False)

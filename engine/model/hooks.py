@@ -65,13 +65,15 @@ def _block(loaded: "Loaded", layer: int) -> None:
     )
     for sublayer, norm in (("attention", "attn_norm"), ("mlp", "mlp_norm")):
         part(norm, layer).register_forward_hook(_norm_skipper(sublayer, layer))
-    part("mlp_norm", layer).register_forward_pre_hook(_stream("mlp", layer, record=None), with_kwargs=True)
+    reads, writes = loaded.adapter.reads, loaded.adapter.writes
+    part(reads("mlp"), layer).register_forward_pre_hook(_stream("mlp", layer, record=None), with_kwargs=True)
     part("attention", layer).register_forward_pre_hook(_attention_inputs(layer), with_kwargs=True)
-    part("attention", layer).register_forward_hook(_attention_output(layer))
-    for name in ("qkv",) if "qkv" in loaded.adapter.layer else ("q", "k", "v"):
+    part("attention", layer).register_forward_hook(_weights(layer))
+    for name in loaded.adapter.projections:
         part(name, layer).register_forward_hook(_output_recorder(name, layer))
     part("o_proj", layer).register_forward_pre_hook(_head_ablator(layer, loaded.spec.d_head))
-    part("mlp", layer).register_forward_hook(_mlp_output(layer))
+    part(writes("attention"), layer).register_forward_hook(_write("attention", layer, iv.SkipAttention))
+    part(writes("mlp"), layer).register_forward_hook(_write("mlp", layer, iv.SkipMlp))
     part("down_proj", layer).register_forward_pre_hook(_neurons(layer))
 
 
@@ -133,25 +135,20 @@ def _attention_inputs(layer: int) -> Any:
     return hook
 
 
-def _attention_output(layer: int) -> Any:
-    def hook(module: Any, args: tuple[Any, ...], output: tuple[Any, ...]) -> Any:
-        current = _CURRENT.get()
-        if current is None:
-            return None
-        write, weights = output[0], output[1]
-        current.put("attention", layer, weights)
-        changed = _changed_write(current, iv.SkipAttention, "attention", layer, write)
-        return None if changed is write else (changed, *output[1:])
+def _weights(layer: int) -> Any:
+    def hook(module: Any, args: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+        if (current := _CURRENT.get()) is not None:
+            current.put("attention", layer, output[1])
 
     return hook
 
 
-def _mlp_output(layer: int) -> Any:
+def _write(sublayer: str, layer: int, skip: type) -> Any:
     def hook(module: Any, args: tuple[Any, ...], write: torch.Tensor) -> torch.Tensor | None:
         current = _CURRENT.get()
         if current is None:
             return None
-        changed = _changed_write(current, iv.SkipMlp, "mlp", layer, write)
+        changed = _changed_write(current, skip, sublayer, layer, write)
         return None if changed is write else changed
 
     return hook
@@ -243,7 +240,11 @@ def _rotation(module: Any, args: tuple[Any, ...], output: tuple[torch.Tensor, to
 def rotate(
     attention: Any, q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Apply RoPE to q and k with the function of the model's own `transformers` module."""
-    module = sys.modules[type(attention).__module__]
-    rotated: tuple[torch.Tensor, torch.Tensor] = module.apply_rotary_pos_emb(q, k, cos, sin)
-    return rotated
+    """Apply RoPE to q and k with the function of the model's own `transformers` module.
+
+    Partial RoPE turns as many dimensions of each head as `cos` and `sin` have, the first ones.
+    """
+    turn = sys.modules[type(attention).__module__].apply_rotary_pos_emb
+    first = cos.shape[-1]
+    turned_q, turned_k = turn(q[..., :first], k[..., :first], cos, sin)
+    return torch.cat([turned_q, q[..., first:]], dim=-1), torch.cat([turned_k, k[..., first:]], dim=-1)

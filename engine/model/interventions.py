@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 
 from engine import ReaderError
+from engine.model.adapters import Spec
 
 Sublayer = Literal["attention", "mlp"]
 
@@ -102,29 +103,33 @@ Intervention = (
 )
 
 
-def check(
-    interventions: tuple[Intervention, ...], n_layer: int, n_head: int, d_ff: int, parallel: bool
-) -> None:
-    """Raise ReaderError for an intervention on a layer, head or neuron that the model does not have."""
+def check(interventions: tuple[Intervention, ...], spec: Spec) -> None:
+    """Raise ReaderError for an intervention on a layer, head, neuron or path that the model does not have."""
     for item in interventions:
         layer: int | None = getattr(item, "layer", None)
         layers = [] if layer is None else [layer]
         if isinstance(item, AblateHeads):
             layers = [at for at, _ in item.heads]
-            _inside("head", [head for _, head in item.heads], n_head)
+            _inside("head", [head for _, head in item.heads], spec.n_head)
         if isinstance(item, KeepTopNeurons):
             layers = list(item.layers or ())
             if item.k < 0:
                 raise ReaderError("The number of neurons to keep cannot be negative.")
         if isinstance(item, ClampNeuron):
-            _inside("neuron", [item.neuron], d_ff)
+            _inside("neuron", [item.neuron], spec.d_ff)
         if isinstance(item, SkipNorm) and (item.which == "final") != (item.layer is None):
             raise ReaderError("The final norm has no layer; the norms before attention and MLP need one.")
-        if isinstance(item, DropResidual) and parallel and item.around == "mlp":
+        if isinstance(item, SkipNorm) and item.which == "mlp" and spec.norms == "shared":
+            raise ReaderError("One norm stands before both sublayers of this block; name “attention”.")
+        if isinstance(item, NoCausalMask) and spec.own_mask:
+            raise ReaderError(
+                "Every attention layer of this architecture has its causal mask built in, so it cannot be left out."
+            )
+        if isinstance(item, DropResidual) and spec.parallel and item.around == "mlp":
             raise ReaderError(
                 "A parallel block has one residual path around both sublayers; name “attention”."
             )
-        _inside("layer", layers, n_layer)
+        _inside("layer", layers, spec.n_layer)
 
 
 def _inside(name: str, numbers: list[int], count: int) -> None:

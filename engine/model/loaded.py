@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from engine.model.adapters import Adapter, Spec
+from engine.model.precisions import precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,20 +41,37 @@ class Loaded:
 
     def part(self, name: str, layer: int | None = None) -> nn.Module:
         """A module by its adapter name: `part("final_norm")`, `part("mlp", 3)`. KeyError for an unknown name."""
-        if layer is None:
-            module: nn.Module = self.model.get_submodule(self.adapter.parts[name])
-            return module
-        return self.block(layer).get_submodule(self.adapter.layer[name])
+        return self.adapter.module(self.model, name, layer)
+
+    def path(self, name: str, layer: int | str | None = None) -> str:
+        """Where a part is in the module tree, as `model.get_submodule` takes it; see `Adapter.path`."""
+        return self.adapter.path(name, layer)
 
     def block(self, layer: int) -> nn.Module:
         """Transformer block number `layer`, 0 being the first."""
-        block: nn.Module = self.part("blocks").get_submodule(str(layer))
-        return block
+        return self.part("block", layer)
+
+    @property
+    def quantized(self) -> bool:
+        """Whether bitsandbytes executes the linear layers inside the blocks."""
+        return precision(self.precision).quantized
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of every weight that is not quantized, and of the activations."""
+        return float_dtype(self.precision, self.half)
 
     @property
     def nbytes(self) -> int:
         """Bytes of weights in memory: real storages of parameters, buffers and quantization state, each once."""
         return weight_bytes(self.model)
+
+
+def float_dtype(name: str, half: torch.dtype) -> torch.dtype:
+    """The type of the floats of a precision; `half` is the checkpoint's own 16-bit type."""
+    named = precision(name).dtype
+    found: torch.dtype = getattr(torch, named) if named else half
+    return found
 
 
 def weight_bytes(model: nn.Module) -> int:

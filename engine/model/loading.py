@@ -15,19 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import ReaderError
 from engine.checkpoints import gguf, hub, memory, packaged, safety
-from engine.checkpoints.catalogue import PRECISIONS, check_name, entry, folder_note, public
+from engine.checkpoints.catalogue import check_name, entry, folder_note, public
 from engine.checkpoints.catalogue import folder as local_folder
 from engine.checkpoints.naming import short
-from engine.model import accepting, checking, hooks, lora
+from engine.model import accepting, checking, fetching, hooks, lora
 from engine.model.adapters import Spec, adapter_for
-from engine.model.loaded import Loaded, tensors, weight_bytes
+from engine.model.loaded import Loaded, float_dtype, tensors, weight_bytes
+from engine.model.precisions import RECORDS, REFERENCE, Precision
+from engine.model.precisions import precision as record_of
 from engine.tokens.encoder import prepare
 from engine.tokens.text import reason, shorten
 
 __all__ = ["Loaded", "compute_dtype", "load", "tensors", "weight_bytes"]
 
 _LOCK = threading.Lock()
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # With the optional package `kernels` there, bitsandbytes would fetch code from the Hub when it is imported.
 sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]
@@ -54,50 +55,51 @@ class _Files:
 
 def load(
     name: str,
-    precision: str = "fp32",
+    precision: str = REFERENCE,
     device: str = "auto",
     progress: Progress | None = None,
     report: gguf.Report | None = None,
 ) -> Loaded:
     """Load a listed checkpoint, a local folder, a GGUF file or a Hub id.
 
-    `precision` is one of `engine.checkpoints.catalogue.PRECISIONS`; the last three are executed by bitsandbytes.
+    `precision` is one of `engine.model.precisions.PRECISIONS`.
     `device` is "auto", "cpu" or "cuda". `progress(done, total)` is told of bytes while a Hub checkpoint downloads;
     without it nothing is downloaded and only what is already on this machine is loaded. `report(share, what)` is told
     how far the dequantizing of a GGUF file is, which happens once.
     Raises ReaderError, in one sentence, for anything that cannot be loaded.
     """
-    if precision not in PRECISIONS:
-        raise ReaderError(f"The precision “{precision}” is unknown; choose one of {', '.join(PRECISIONS)}.")
+    record = record_of(precision)
     files = _files(name, progress, report or (lambda share, what: None))
-    if files.base is not None and precision not in _DTYPES:
+    if files.base is not None and record.quantized:
+        floats = (name for name, known in RECORDS.items() if not known.quantized)
         raise ReaderError(
-            f"“{short(name)}” is merged when it is loaded, so it runs at {', '.join(_DTYPES)} only."
+            f"“{short(name)}” is merged when it is loaded, so it runs at {', '.join(floats)} only."
         )
     with _LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _loaded(name, files, precision, _device(device))
+        return _loaded(name, files, record, _device(device))
 
 
-def _loaded(name: str, files: _Files, precision: str, device: str) -> Loaded:
+def _loaded(name: str, files: _Files, precision: Precision, device: str) -> Loaded:
     called = short(name)
     weights = (files.base or files).folder
     config = accepting.read_config(weights, called)
     adapter = adapter_for(config.model_type)
     spec = adapter.spec(config)
-    at = "fp32" if files.base else precision
-    memory.check(called, memory.needed(safety.weights(weights), at), at, device)
+    at = record_of(REFERENCE) if files.base else precision
+    memory.check(called, memory.needed(safety.weights(weights), at.peak, at.storage.other), at.name, device)
     checking.check_files(weights, spec, called)
+    checking.check_shapes(weights, config, called)
     model = _model(weights, config, spec, at, device, called)
     if files.base:
-        model = lora.merged(model, files.folder, _DTYPES[precision])
+        model = lora.merged(model, files.folder, float_dtype(precision.name, compute_dtype(config)))
     tokenizer = _tokenizer(files, called)
     checking.check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], called)
     loaded = Loaded(
         name=called,
         asked=name,
         revision=files.revision,
-        precision=precision,
+        precision=precision.name,
         device=device,
         model=model,
         tokenizer=tokenizer,
@@ -130,7 +132,7 @@ def _files(name: str, progress: Progress | None, report: gguf.Report) -> _Files:
             return _dequantized(package, report)
         if progress is None:
             raise ReaderError(f"“{shorten(name, 80)}” is not on this machine yet.{folder_note(name)}")
-    return _from_hub(name, hub.download(name, progress or (lambda done, total: None)), report)
+    return _from_hub(name, fetching.download(name, progress or (lambda done, total: None)), report)
 
 
 def _bundled(name: str) -> _Files:
@@ -148,7 +150,7 @@ def _bundled(name: str) -> _Files:
 def _local(path: Path, report: gguf.Report) -> _Files:
     if path.suffix == ".gguf":
         return _dequantized(path, report)
-    if lora.is_adapter(path):
+    if lora.is_lora(path):
         lora.check_folder(path, path.name)
         base = _files(lora.base_of(path), None, report)
         return _Files(path, f"local {path}", _below_home(path), base=base)
@@ -198,9 +200,9 @@ def compute_dtype(config: Any) -> torch.dtype:
     return torch.bfloat16 if getattr(config, "dtype", None) == torch.bfloat16 else torch.float16
 
 
-def _model(folder: Path, config: Any, spec: Spec, precision: str, device: str, name: str) -> Any:
-    options: dict[str, Any] = {"dtype": _DTYPES.get(precision) or compute_dtype(config)}
-    if precision not in _DTYPES:
+def _model(folder: Path, config: Any, spec: Spec, precision: Precision, device: str, name: str) -> Any:
+    options: dict[str, Any] = {"dtype": float_dtype(precision.name, compute_dtype(config))}
+    if precision.quantized:
         options["quantization_config"] = _quantization(config, spec, precision, device)
     try:
         found: Any = AutoModelForCausalLM.from_pretrained(
@@ -218,9 +220,13 @@ def _model(folder: Path, config: Any, spec: Spec, precision: str, device: str, n
     except OSError as error:
         raise ReaderError(f"The weights in “{name}” cannot be read: {reason(error)}") from error
     except Exception as error:  # a stranger's files, refused with many kinds of exception
-        raise ReaderError(f"“{name}” does not load at {precision}: {reason(error)}") from error
+        raise ReaderError(f"“{name}” does not load at {precision.name}: {reason(error)}") from error
     model, told = found
-    checking.check_report(told, type(model)._keys_to_ignore_on_load_unexpected or (), name)
+    ignored = (
+        *(type(model)._keys_to_ignore_on_load_unexpected or ()),
+        *adapter_for(config.model_type).leftovers,
+    )
+    checking.check_report(told, ignored, name)
     model.requires_grad_(False)
     return model.eval()
 
@@ -237,30 +243,26 @@ def _tokenizer(files: _Files, name: str) -> Any:
         raise ReaderError(f"The tokenizer of “{name}” cannot be read: {reason(error)}") from error
 
 
-def _quantization(config: Any, spec: Spec, precision: str, device: str) -> Any:
+def _quantization(config: Any, spec: Spec, precision: Precision, device: str) -> Any:
     from transformers.utils.quantization_config import BitsAndBytesConfig
 
-    if precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
     if device == "cpu":
-        _refuse_odd_widths(spec)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type=precision, bnb_4bit_compute_dtype=compute_dtype(config)
-    )
+        _refuse_odd_widths(spec, precision)
+    return BitsAndBytesConfig(**precision.options(compute_dtype(config)))
 
 
-def _refuse_odd_widths(spec: Spec) -> None:
-    """bitsandbytes' 4-bit kernels for CPUs read weights in runs of 64 inputs and pack them by 32 outputs."""
+def _refuse_odd_widths(spec: Spec, precision: Precision) -> None:
+    """Raises ReaderError for widths that bitsandbytes' kernels for CPUs cannot pack."""
     inputs = {"d_model": spec.d_model, "d_ff": spec.d_ff, "heads × d_head": spec.n_head * spec.d_head}
     outputs = {
         "kv_heads × d_head": spec.n_kv_head * spec.d_head
     }  # the others are inputs of another layer too
-    for widths, step, side in ((inputs, 64, "input"), (outputs, 32, "output")):
+    for widths, step, side in zip((inputs, outputs), precision.multiples, ("input", "output"), strict=True):
         for name, width in widths.items():
             if width % step:
                 raise ReaderError(
-                    f"4-bit weights need every layer's {side} width to be a multiple of {step} on a CPU, "
-                    f"and this checkpoint's {name} is {width}."
+                    f"{precision.bits:.0f}-bit weights need every layer's {side} width to be a multiple of {step} "
+                    f"on a CPU, and this checkpoint's {name} is {width}."
                 )
 
 

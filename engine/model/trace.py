@@ -16,23 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine import ReaderError
+from engine.tokens.token import Token
+
 Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a prompt: its id, its raw vocabulary piece, its bytes, and text that is safe to display.
-
-    `display` has visible whitespace and no control characters, but still needs the escaper of its sink
-    (`engine.tokens.text.markdown` or `engine.tokens.text.label`). A `special` token is one that no typed text is
-    encoded to, such as a start token: it stands for no text and has no bytes, and its display is its name.
-    """
-
-    id: int
-    piece: str
-    bytes: bytes
-    display: str
-    special: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,3 +64,10 @@ class Trace:
     def nbytes(self) -> int:
         """Bytes held by the arrays."""
         return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+
+
+def inside(trace: Trace, position: int) -> int:
+    """A position of the prompt. Raises ReaderError for one it does not have."""
+    if not 0 <= position < len(trace.tokens):
+        raise ReaderError(f"This prompt has no token {position}; its last one is {len(trace.tokens) - 1}.")
+    return position

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from engine import ReaderError
 from engine.model.capturing import typed
 from engine.model.loaded import Loaded
-from engine.model.trace import Token
 from engine.tokens.encoder import encoder
 from engine.tokens.text import clean_prompt, display, shorten
+from engine.tokens.token import Token
 
 LONGEST = 60
 """Characters of a word that are read."""
@@ -31,7 +31,7 @@ class Word:
     @property
     def sentence(self) -> str:
         """Which token the word became, as plain text that still needs the escaper of its sink."""
-        asked, found = _quoted(self.text), f"{_quoted(self.token.display)} (id {self.token.id:,})"
+        asked, found = _quoted(display(self.text)), f"{_quoted(self.token.display)} (id {self.token.id:,})"
         if self.count > 1:
             space = " with a space before it" if self.spaced else ""
             return f"{asked}{space} is {self.count} tokens here; only the first is looked up, {found}."
@@ -51,7 +51,7 @@ def word(loaded: Loaded, text: str) -> Word:
         raise ReaderError("There is no word to look up; please type one.")
     found = [tokens for form in _forms(loaded, asked) if (tokens := _of_word(asked, typed(loaded, form)))]
     if not found:
-        raise ReaderError(f"This tokenizer has no token for {_quoted(asked)}.")
+        raise ReaderError(f"This tokenizer has no token for {_quoted(display(asked))}.")
     tokens = next((tokens for tokens in found if len(tokens) == 1), found[0])
     spaced = tokens[0].bytes.startswith(b" ") and not asked.startswith(" ")
     return Word(asked, tokens[0], spaced, len(tokens))
@@ -75,4 +75,4 @@ def _of_word(asked: str, tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 def _quoted(text: str) -> str:
-    return f"“{shorten(display(text), 24)}”"
+    return f"“{shorten(text, 24)}”"

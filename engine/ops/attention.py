@@ -20,7 +20,7 @@ def kv_head(head: int, n_head: int, n_kv_head: int) -> int:
 
 def scale(d_head: int) -> float:
     """1/√d_head: the factor that keeps a score's size independent of the width of the head."""
-    return d_head**-0.5
+    return float(d_head**-0.5)
 
 
 def products(query: ArrayLike, key: ArrayLike) -> Floats:
@@ -28,11 +28,14 @@ def products(query: ArrayLike, key: ArrayLike) -> Floats:
     return np.asarray(query, np.float64) * np.asarray(key, np.float64)
 
 
-def scores(q: ArrayLike, k: ArrayLike) -> Floats:
-    """q·kᵀ/√d_head, shape (query, key), from q (query, d_head) and k (key, d_head). No mask yet."""
+def scores(q: ArrayLike, k: ArrayLike, factor: float | None = None) -> Floats:
+    """q·kᵀ · factor, shape (query, key), from q (query, d_head) and k (key, d_head). No mask yet.
+
+    The factor is 1/√d_head, save in the few models that do not scale their scores.
+    """
     queries, keys = np.asarray(q, np.float64), np.asarray(k, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        return (queries @ keys.T) * scale(queries.shape[-1])
+        return (queries @ keys.T) * (scale(queries.shape[-1]) if factor is None else factor)
 
 
 def future(seq: int) -> Bools:
@@ -43,15 +46,6 @@ def future(seq: int) -> Bools:
 def mask(scores: ArrayLike, hidden: ArrayLike) -> Floats:
     """Scores with −∞ where `hidden` is true."""
     return np.where(np.asarray(hidden, bool), -np.inf, np.asarray(scores, np.float64))
-
-
-def softmax(scores: ArrayLike) -> Floats:
-    """exp(s)/Σ exp(s) over the last axis; −∞ becomes exactly 0. A row that holds NaN is NaN."""
-    values = np.asarray(scores, np.float64)
-    with np.errstate(invalid="ignore"):
-        powers = np.exp(values - values.max(axis=-1, keepdims=True))
-        share: Floats = powers / powers.sum(axis=-1, keepdims=True)
-    return share
 
 
 def contributions(weights: ArrayLike, v: ArrayLike) -> Floats:
@@ -95,7 +89,8 @@ def through_final_norm(
     if centred:
         part, whole = part - part.mean(), whole - whole.mean()
     measured = np.sqrt(np.mean(whole**2) + eps)
-    return part / measured * np.asarray(weight, np.float64)
+    result: Floats = part / measured * np.asarray(weight, np.float64)
+    return result
 
 
 def extremes(values: ArrayLike, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -16,10 +16,12 @@ Rank = Callable[[bytes, bytes], int | None]
 
 @cache
 def byte_of_char() -> dict[str, int]:
-    """Byte-level BPE writes each byte as a printable character (Radford et al. 2019, `bytes_to_unicode`)."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+    """Byte-level BPE writes each byte as a printable character (Radford et al. 2019); the table of transformers."""
+    from transformers.convert_slow_tokenizer import (
+        bytes_to_unicode,  # here: most of this module needs no transformers
+    )
+
+    return {char: byte for byte, char in bytes_to_unicode().items()}
 
 
 @dataclass(frozen=True)

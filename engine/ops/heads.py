@@ -50,7 +50,8 @@ def without_sink(attention: Floats) -> Floats:
     rest = attention.astype(np.float64)
     rest[..., 0] = 0
     total = rest.sum(-1, keepdims=True)
-    return np.divide(rest, total, out=np.zeros_like(rest), where=total != 0)
+    result: Floats = np.divide(rest, total, out=np.zeros_like(rest), where=total != 0)
+    return result
 
 
 def scores_without_sink(attention: Floats, length: int) -> dict[str, Floats]:
@@ -75,7 +76,8 @@ def classify(scored: Mapping[str, Floats], threshold: float) -> NDArray[np.str_]
 def row_entropy(attention: Floats) -> Floats:
     """Shannon entropy in nats of every row of the maps; the last axis goes."""
     logs = np.log(attention, out=np.zeros_like(attention), where=attention > 0)
-    return -(attention * logs).sum(-1)
+    result: Floats = -(attention * logs).sum(-1)
+    return result
 
 
 def rollout(attention: Floats) -> NDArray[np.float64]:
@@ -89,23 +91,6 @@ def rollout(attention: Floats) -> NDArray[np.float64]:
     for layer in mixing[1:]:
         rolled.append(layer @ rolled[-1])
     return np.stack(rolled)
-
-
-def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    """Natural logarithms of the probabilities along the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
-
-
-def kl_divergence(before: Floats, after: Floats) -> NDArray[np.float64]:
-    """KL(before ‖ after) in nats between the softmax distributions of two arrays of logits; the last axis goes."""
-    p, q = log_softmax(before), log_softmax(after)
-    return np.asarray((np.exp(p) * (p - q)).sum(-1))
-
-
-def surprisal(logits: Floats, ids: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    """−ln p of each token but the first, given those before it; (seq, vocab) and (seq,) in, (seq−1,) out, nats."""
-    return -log_softmax(logits[:-1])[np.arange(len(ids) - 1), ids[1:]]
 
 
 def attention_share(hidden: Floats, attn_out: Floats) -> Floats:

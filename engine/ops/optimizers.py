@@ -190,7 +190,8 @@ class ByHand:
         if self.name == "Muon":
             self.first[i] = m = 0.95 * m + 0.05 * g
             shape = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
-            return w - self.rate * shape * orthogonalized(0.05 * g + 0.95 * m)
+            result: Tensor = w - self.rate * shape * orthogonalized(0.05 * g + 0.95 * m)
+            return result
         self.first[i] = m = 0.9 * m + 0.1 * g
         self.second[i] = v = 0.999 * v + 0.001 * g**2
         kept = w * (1 - self.rate * DECAY) if self.name == "AdamW" else w
@@ -206,7 +207,8 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     for _ in range(5):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result
 
 
 def matrix_problem(n: int, condition: float, seed: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

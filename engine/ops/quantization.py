@@ -11,24 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engine.ops.sampling import log_softmax
-
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 # Distributions
-
-
-def kl(reference: ArrayLike, other: ArrayLike) -> Floats:
-    """KL(reference ‖ other) = Σ p·(ln p − ln q) in nats at each position, shape seq, from logits (seq, vocab).
-
-    NaN where either has logits that are not finite.
-    """
-    with np.errstate(invalid="ignore"):
-        log_p, log_q = log_softmax(reference), log_softmax(other)
-        divergence: Floats = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    return np.maximum(divergence, 0)  # rounding can leave −1e-17 where the two are equal
 
 
 def flips(reference: ArrayLike, other: ArrayLike) -> NDArray[np.bool_]:
@@ -115,7 +102,8 @@ def peakiness(weights: ArrayLike, size: int) -> Floats:
     """absmax / root mean square of each block, shape block: how far its largest weight stands out. 0 if all are 0."""
     values = blocks(np.asarray(weights, np.float64), size)
     rms = np.sqrt((values**2).mean(axis=1))
-    return np.divide(np.abs(values).max(axis=1), rms, out=np.zeros_like(rms), where=rms > 0)
+    result: Floats = np.divide(np.abs(values).max(axis=1), rms, out=np.zeros_like(rms), where=rms > 0)
+    return result
 
 
 def bits_per_weight(bits: float, size: int, scale_bits: int = 32) -> float:
@@ -188,20 +176,26 @@ def llama_counts(
     )
 
 
-BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "nf4": 0.5, "fp4": 0.5}
-"""Bytes of one entry of a linear layer at each precision, its scales aside."""
+@dataclass(frozen=True)
+class Storage:
+    """What a model's parts take in memory, in bytes; only linear layers inside the blocks may be quantized.
 
-
-def weight_bytes(counts: Counts, precision: str, scale_bytes: int = 4) -> int:
-    """Bytes of a model at a precision, as bitsandbytes stores it: only linear layers inside blocks are quantized.
-
-    int8 adds a 32-bit scale for each output row; 4-bit adds a scale of `scale_bytes` for each 64 weights and a
-    code book of 16 32-bit levels for each layer. Everything else stays at 16 bits.
+    linear     an entry of a linear layer inside a block, its scales aside
+    other      any other number
+    row        the scale that each output row of a linear layer has; 0 where there is none
+    block      how many entries of a linear layer share a scale (a number, not bytes); 0 where there are no blocks
+    code_book  the levels that each linear layer has; 0 where it has none
     """
-    rest = counts.embeddings + counts.other
-    linear = counts.linear * BYTES[precision]
-    if precision in ("fp32", "bf16", "fp16"):
-        return int(linear + rest * BYTES[precision])
-    if precision == "int8":
-        return int(linear + 4 * counts.rows + 2 * rest)
-    return int(linear + counts.linear / 64 * scale_bytes + 64 * counts.matrices + 2 * rest)
+
+    linear: float
+    other: float
+    row: float = 0
+    block: int = 0
+    code_book: float = 0
+
+
+def weight_bytes(counts: Counts, stored: Storage, scale_bytes: int = 4) -> int:
+    """Bytes of a model's weights; the scale of a block takes `scale_bytes`."""
+    scales = counts.linear / stored.block * scale_bytes if stored.block else 0.0
+    layers = counts.linear * stored.linear + counts.rows * stored.row + counts.matrices * stored.code_book
+    return int(layers + scales + (counts.embeddings + counts.other) * stored.other)

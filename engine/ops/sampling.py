@@ -70,8 +70,8 @@ class Stage:
 def log_softmax(logits: Any) -> Float:
     """Natural logarithms of the softmax over the last axis; same shape. -inf stays -inf, NaN stays NaN."""
     values = np.asarray(logits, dtype=np.float64)
-    shifted: Float = values - values.max(axis=-1, keepdims=True)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shifted: Float = values - values.max(axis=-1, keepdims=True)
         result: Float = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
     return result
 
@@ -79,6 +79,19 @@ def log_softmax(logits: Any) -> Float:
 def softmax(logits: Any) -> Float:
     """exp(logit) / sum of exp(logits) over the last axis; same shape."""
     result: Float = np.exp(log_softmax(logits))
+    return result
+
+
+def kl_divergence(reference: Any, other: Any) -> Float:
+    """KL(reference ‖ other) = Σ p·(ln p − ln q) in nats, from logits (…, vocab); the last axis goes.
+
+    A token that the reference rules out adds nothing. NaN where either has logits that are NaN or +inf.
+    """
+    log_p, log_q = log_softmax(reference), log_softmax(other)
+    p = np.exp(log_p)
+    with np.errstate(invalid="ignore"):
+        terms = np.multiply(p, log_p - log_q, out=np.zeros_like(p), where=p != 0)
+    result: Float = np.maximum(terms.sum(axis=-1), 0)  # rounding can leave −1e-17 where the two are equal
     return result
 
 
@@ -190,3 +203,10 @@ def finite(logits: Any) -> Float:
 def _positive(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ReaderError(f"The {name} must be a number above 0.")
+
+
+def leading(p: np.ndarray, q: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the likeliest tokens before and after, in turn from both lists, at most `count`; ordered by p."""
+    before, after = (np.argsort(-values, kind="stable")[:count].tolist() for values in (p, q))
+    either = dict.fromkeys(i for pair in zip(before, after, strict=True) for i in pair)
+    return np.array(sorted(list(either)[:count], key=lambda i: (-p[i], i)))

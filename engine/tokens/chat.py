@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from engine import ReaderError
 
 if TYPE_CHECKING:
-    from engine.model.loading import Loaded
+    pass
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 """The three special tokens of the bundled tuned checkpoints."""
@@ -60,14 +60,6 @@ def render(tokenizer: Any, request: str, answer: str | None) -> Rendered:
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of the tokens that no text is encoded to."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
-
-
-def stop_ids(loaded: "Loaded") -> frozenset[int]:
-    """Ids after which an answer is over: the checkpoint's list of end tokens and its tokenizer's end token."""
-    from engine.model.generation import end_of_text  # here, because it imports torch
-
-    last = loaded.tokenizer.eos_token_id
-    return end_of_text(loaded) | (frozenset() if last is None else {last})
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> tuple[int, ...]:

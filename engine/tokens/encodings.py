@@ -11,9 +11,9 @@ import tiktoken
 import tiktoken_ext.openai_public as published
 from tiktoken.load import check_hash
 
-from engine.checkpoints.catalogue import ASSETS
-from engine.model.trace import Token
+from engine.tokens import ASSETS
 from engine.tokens.text import display_bytes
+from engine.tokens.token import Token
 
 ENCODINGS = ("r50k_base", "cl100k_base", "o200k_base")
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cache
 
-from engine.checkpoints.catalogue import ASSETS
+from engine.tokens import ASSETS
 
 _FOLDER = ASSETS / "texts"
 

@@ -65,3 +65,8 @@ def reason(error: BaseException, width: int = 160) -> str:
     ]
     said = f"{lines[0]} {lines[1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     return shorten(said.rstrip(" .:"), width).rstrip(".") + "."
+
+
+def quoted(text: str) -> str:
+    """Text in quotation marks, for titles."""
+    return f"“{text}”"

@@ -1,7 +1,7 @@
 """Tune on preferences: ``python -m engine.training.dpo --base DIR --sft RUN --pairs DIR --corpus DIR --out DIR``.
 
 Direct preference optimization (Rafailov et al. 2023). The policy begins as the SFT model and goes on training its
-adapter; the reference is that SFT model, frozen: its log-probabilities are computed once, before the first update.
+LoRA; the reference is that SFT model, frozen: its log-probabilities are computed once, before the first update.
 Begin, and after a kill continue, with the same command. ``--out`` as for engine.training.sft.
 """
 
@@ -20,8 +20,19 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer
 
 from engine.tokens.chat import Rendered, render
-from engine.training.adapter import load_adapter, save_adapter
 from engine.training.checkpointing import save_json
+from engine.training.fine_tuning import (
+    BUCKETS,
+    Batches,
+    FineTuning,
+    FineTuningPlan,
+    begin,
+    open_plan,
+    padded,
+    token_losses,
+    train,
+)
+from engine.training.lora import load_lora, save_lora
 from engine.training.preferences import Pair, load_pairs
 from engine.training.pretrain import StopFlag
 from engine.training.sft import (
@@ -32,17 +43,6 @@ from engine.training.sft import (
     log_session,
     open_prose,
     resumed,
-)
-from engine.training.tuning import (
-    BUCKETS,
-    Batches,
-    Tuning,
-    TuningPlan,
-    begin,
-    open_plan,
-    padded,
-    token_losses,
-    train,
 )
 
 LogProbabilities = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -95,7 +95,7 @@ def both(
 
 
 @torch.no_grad()
-def all_of(function: LogProbabilities, run: Tuning, pairs: Sequence[Tokens], pad: int) -> Tensor:
+def all_of(function: LogProbabilities, run: FineTuning, pairs: Sequence[Tokens], pad: int) -> Tensor:
     """Log-probabilities of all pairs, in batches of about equal lengths: float32 (2, pairs) on the CPU."""
     result = torch.empty(2, len(pairs))
     order = sorted(range(len(pairs)), key=lambda i: pairs[i].length)
@@ -147,10 +147,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def plan_of(args: argparse.Namespace, pairs: int) -> TuningPlan:
-    """The run's plan; rank and scale are those of the adapter it begins with."""
+def plan_of(args: argparse.Namespace, pairs: int) -> FineTuningPlan:
+    """The run's plan; rank and scale are those of the LoRA it begins with."""
     sft = json.loads((args.sft / "plan.json").read_text(encoding="utf-8"))
-    return TuningPlan(
+    return FineTuningPlan(
         steps=args.steps,
         lr=args.lr,
         rank=sft["rank"],
@@ -183,7 +183,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not held_out:
         raise ValueError("There are no held-out pairs to measure on: sample more requests.")
     plan = open_plan(args.out / "plan.json", plan_of(args, len(pairs)))
-    run = begin(plan, load_adapter(load_base(args.base), args.sft / "final"), args.device)
+    run = begin(plan, load_lora(load_base(args.base), args.sft / "final"), args.device)
     pad = tokenizer.pad_token_id
     exact = log_probabilities(plan.precision, args.device)
     references = [
@@ -194,14 +194,14 @@ def main(arguments: list[str] | None = None) -> None:
     flag = StopFlag()
     flag.install()
     log_session(args, "engine.training.dpo", arguments, run.step)
-    tune(run, args, pairs, held_out, references, open_prose(args), pad, flag)
+    train_from(run, args, pairs, held_out, references, open_prose(args), pad, flag)
     if run.step == plan.steps:
         base = f"engine/assets/{args.base.name}"
-        save_adapter(run.model, args.sft / "tokenizer", base, args.out / "final")
+        save_lora(run.model, args.sft / "tokenizer", base, args.out / "final")
 
 
-def tune(
-    run: Tuning,
+def train_from(
+    run: FineTuning,
     args: argparse.Namespace,
     pairs: Sequence[Tokens],
     held_out: Sequence[Tokens],
@@ -218,7 +218,7 @@ def tune(
     exact = log_probabilities(run.plan.precision, run.device)
     function = exact
 
-    def one_step(run: Tuning) -> tuple[Tensor, dict[str, float]]:
+    def one_step(run: FineTuning) -> tuple[Tensor, dict[str, float]]:
         length, members = batches.at(run.step)
         policy = both(function, run.model, [pairs[i] for i in members], length, pad, run.device)
         loss, margins = dpo_loss(policy, references[0][:, members].to(run.device), beta)
@@ -228,7 +228,7 @@ def tune(
         }
         return loss, values
 
-    def measure(run: Tuning) -> dict[str, float]:
+    def measure(run: FineTuning) -> dict[str, float]:
         return measured(all_of(exact, run, held_out, pad), references[1], beta) | prose(run)
 
     if args.compile:

@@ -72,7 +72,8 @@ def load_checkpoint(folder: Path) -> PreTrainedModel:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True
     )
-    return model.eval()
+    result: PreTrainedModel = model.eval()
+    return result
 
 
 @torch.no_grad()

@@ -72,7 +72,8 @@ class OneLayerTransformer(nn.Module):
         return last @ self.unembed
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        result: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return result
 
 
 def _matrix(rows: int, columns: int, scale: float, generator: torch.Generator) -> nn.Parameter:

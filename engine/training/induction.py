@@ -65,7 +65,8 @@ def eager_copy(model: PreTrainedModel) -> PreTrainedModel:
     config = deepcopy(model.config)
     copy = AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
     copy.load_state_dict(model.state_dict())
-    return copy.to(next(model.parameters()).device).eval()
+    result: PreTrainedModel = copy.to(next(model.parameters()).device).eval()
+    return result
 
 
 @torch.no_grad()

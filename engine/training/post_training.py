@@ -1,7 +1,7 @@
 """Measure base, SFT and DPO on held-out requests and write what chapter 13 shows:
 ``python -m engine.training.post_training --corpus DIR --out engine/assets/recordings/post-training.json``.
 
-With ``--sft-run``, ``--pairs`` and ``--dpo-run`` the adapters of those runs are first copied to the bundled folders,
+With ``--sft-run``, ``--pairs`` and ``--dpo-run`` the LoRAs of those runs are first copied to the bundled folders,
 their logs are recorded beside ``--out`` (sft-llama, dpo-llama), and both model cards written from what was measured.
 """
 
@@ -28,11 +28,11 @@ from engine.training.data import load_tokenizer
 from engine.training.evaluate import load_checkpoint
 from engine.training.held_out import HeldOutLoss, held_out_loss, held_out_passages, held_out_windows
 from engine.training.instructions import Example, instruction_set
-from engine.training.preferences import GAP, MOST_TOKENS, decoded, load_pairs, load_tuned
+from engine.training.model_card import write_card
+from engine.training.preferences import GAP, MOST_TOKENS, decoded, load_pairs, load_with_lora
 from engine.training.recording import Recording, command_line, provenance, save_recording
 from engine.training.sampling import Answer, sample_answers
 from engine.training.sft import HELD_OUT
-from engine.training.tuned_card import write_card
 
 ASSETS = Path("engine/assets")
 BASE, SFT, DPO = "base", "SFT", "DPO"
@@ -66,11 +66,11 @@ class Version:
         return frozenset({self.tokenizer.eos_token_id, self.tokenizer.bos_token_id})
 
 
-def open_version(name: str, base: Path, adapter: Path | None) -> Version:
-    """Base with an adapter merged in, or as it is."""
-    if adapter is None:
+def open_version(name: str, base: Path, lora: Path | None) -> Version:
+    """Base with a LoRA merged in, or as it is."""
+    if lora is None:
         return Version(name, load_checkpoint(base), AutoTokenizer.from_pretrained(base))
-    return Version(name, load_tuned(base, adapter), AutoTokenizer.from_pretrained(adapter))
+    return Version(name, load_with_lora(base, lora), AutoTokenizer.from_pretrained(lora))
 
 
 def answer_all(
@@ -176,7 +176,7 @@ def record_log(run: Path, name: str, extra: dict[str, Any], tables: dict[str, Ro
 
 
 def install(run: Path, folder: Path) -> None:
-    """Put the adapter of a finished run in ``folder``."""
+    """Put the LoRA of a finished run in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted((run / "final").iterdir()):
         shutil.copyfile(file, folder / file.name)
@@ -239,8 +239,8 @@ def main(arguments: list[str] | None = None) -> None:
     rows: Rows = []
     prose: dict[str, HeldOutLoss] = {}
     passages = held_out_passages(args.corpus)
-    for name, adapter in ((BASE, None), (SFT, args.sft), (DPO, args.dpo)):
-        version = open_version(name, args.base, adapter)
+    for name, lora in ((BASE, None), (SFT, args.sft), (DPO, args.dpo)):
+        version = open_version(name, args.base, lora)
         rows += judged_rows(version, examples, answer_all(version, examples, args.each, args.temperature))
         windows = held_out_windows(
             passages, load_tokenizer(args.base), version.model.config.max_position_embeddings

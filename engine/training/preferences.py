@@ -44,9 +44,9 @@ class Pair:
     rejected_score: float
 
 
-def load_tuned(base: Path, adapter: Path) -> Any:
-    """A base checkpoint with an adapter merged in, fp32."""
-    return merged(load_checkpoint(base), adapter, torch.float32)
+def load_with_lora(base: Path, lora: Path) -> Any:
+    """A base checkpoint with a LoRA merged in, fp32."""
+    return merged(load_checkpoint(base), lora, torch.float32)
 
 
 def answer_batch(
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise ValueError("Other samples were begun here; begin in another --out.")
     save_json(args.out / "plan.json", plan)
     tokenizer = AutoTokenizer.from_pretrained(args.sft / "final")
-    model = load_tuned(args.base, args.sft / "final")
+    model = load_with_lora(args.base, args.sft / "final")
     examples = load_examples(args.sft / "later.jsonl")[: args.requests]
     lines = sample(
         model, tokenizer, examples, args.out / "samples.jsonl", args.each, args.temperature, args.seed

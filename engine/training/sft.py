@@ -2,7 +2,7 @@
 
 LoRA on all linear layers of the blocks and on three special tokens, loss on the assistant's tokens only. Begin, and
 after a kill continue, with the same command. ``--out`` holds plan.json, the instruction set, log.jsonl, state.pt (to
-resume) and, at the end, final: the adapter as the app loads it.
+resume) and, at the end, final: the LoRA as the app loads it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from engine.tokens.chat import Rendered, render
-from engine.training.adapter import save_adapter, with_adapter, write_tokenizer
 from engine.training.checkpointing import append_log, cut_log, load_state
 from engine.training.data import load_tokenizer
-from engine.training.held_out import held_out_loss, held_out_passages, held_out_windows
-from engine.training.instructions import Example, instruction_set, load_examples, save_examples
-from engine.training.pretrain import StopFlag
-from engine.training.recording import command_line, provenance
-from engine.training.tuning import (
+from engine.training.fine_tuning import (
     BUCKETS,
     Batches,
-    Tuning,
-    TuningPlan,
+    FineTuning,
+    FineTuningPlan,
     begin,
     open_plan,
     padded,
@@ -37,8 +32,13 @@ from engine.training.tuning import (
     token_losses,
     train,
 )
+from engine.training.held_out import held_out_loss, held_out_passages, held_out_windows
+from engine.training.instructions import Example, instruction_set, load_examples, save_examples
+from engine.training.lora import save_lora, with_lora, write_tokenizer
+from engine.training.pretrain import StopFlag
+from engine.training.recording import command_line, provenance
 
-Prose = Callable[[Tuning], dict[str, float]]
+Prose = Callable[[FineTuning], dict[str, float]]
 HELD_OUT = 400
 LATER = 4000
 """Requests of the set that SFT leaves to preference tuning."""
@@ -93,7 +93,7 @@ def open_prose(args: argparse.Namespace) -> Prose:
     context = json.loads((args.base / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
     windows = held_out_windows(held_out_passages(args.corpus), load_tokenizer(args.base), context)
 
-    def measure(run: Tuning) -> dict[str, float]:
+    def measure(run: FineTuning) -> dict[str, float]:
         result = held_out_loss(run.model, windows)
         return {"prose_loss": result.loss, "bits_per_character": result.bits_per_character}
 
@@ -112,14 +112,14 @@ def compiled(function: Any, probe: Any) -> Any:
     return fast
 
 
-def open_run(args: argparse.Namespace, plan: TuningPlan, tokenizer: Any) -> Tuning:
+def open_run(args: argparse.Namespace, plan: FineTuningPlan, tokenizer: Any) -> FineTuning:
     """The run in ``--out`` where it stands, or a new one."""
-    model = with_adapter(load_base(args.base), tokenizer, plan.rank, plan.alpha, plan.seed)
+    model = with_lora(load_base(args.base), tokenizer, plan.rank, plan.alpha, plan.seed)
     run = begin(plan, model, args.device)
     return resumed(run, args.out)
 
 
-def resumed(run: Tuning, out: Path) -> Tuning:
+def resumed(run: FineTuning, out: Path) -> FineTuning:
     """``run`` with the state saved in ``out``, if any; the log is cut back to it."""
     if (out / "state.pt").exists():
         restore(run, load_state(out / "state.pt", run.device))
@@ -171,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    plan = TuningPlan(
+    plan = FineTuningPlan(
         steps=args.steps,
         lr=args.lr,
         rank=args.rank,
@@ -192,13 +192,13 @@ def main(arguments: list[str] | None = None) -> None:
     flag = StopFlag()
     flag.install()
     log_session(args, "engine.training.sft", arguments, run.step)
-    tune(run, args, rows, kept, open_prose(args), tokenizer.pad_token_id, flag)
+    train_from(run, args, rows, kept, open_prose(args), tokenizer.pad_token_id, flag)
     if run.step == plan.steps:
-        save_adapter(run.model, args.out / "tokenizer", f"engine/assets/{args.base.name}", args.out / "final")
+        save_lora(run.model, args.out / "tokenizer", f"engine/assets/{args.base.name}", args.out / "final")
 
 
-def tune(
-    run: Tuning,
+def train_from(
+    run: FineTuning,
     args: argparse.Namespace,
     rows: Sequence[Rendered],
     held_out: Sequence[Rendered],
@@ -214,7 +214,7 @@ def tune(
         length, members = batches.at(step)
         return padded([rows[i] for i in members], length, pad, run.device)
 
-    def one_step(run: Tuning) -> tuple[Tensor, dict[str, float]]:
+    def one_step(run: FineTuning) -> tuple[Tensor, dict[str, float]]:
         ids, targets = batch(run.step)
         counted = int((targets != -100).sum())
         return losses(run.model, ids, targets).sum() / counted, {
@@ -222,7 +222,7 @@ def tune(
             "loss_tokens": counted,
         }
 
-    def measure(run: Tuning) -> dict[str, float]:
+    def measure(run: FineTuning) -> dict[str, float]:
         return {"held_out_loss": answer_loss(run.model, held_out, pad, run.device)} | prose(run)
 
     if args.compile:

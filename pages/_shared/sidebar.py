@@ -5,22 +5,15 @@ from itertools import groupby
 
 import streamlit as st
 
-from engine.checkpoints.catalogue import CATALOGUE, PRECISIONS, public
+from engine.checkpoints.catalogue import CATALOGUE, public
 from engine.checkpoints.naming import short
 from engine.checkpoints.prompts import prompts_for
+from engine.model.precisions import PRECISIONS, precision
 from engine.tokens.text import PROMPT_CHARACTERS, markdown
 from pages._shared import chapters, download, models, state
 from pages._shared.chapters import Chapter
 
 _SEEN = "anatomy.seen"
-_PRECISION_NOTE = {
-    "fp32": "32-bit floats, the reference",
-    "bf16": "16 bits, the range of fp32",
-    "fp16": "16 bits, finer and narrower",
-    "int8": "8-bit integers (bitsandbytes)",
-    "nf4": "4-bit NormalFloat (bitsandbytes)",
-    "fp4": "4-bit floats (bitsandbytes)",
-}
 
 
 def show(page: str) -> None:
@@ -129,7 +122,7 @@ def _choices() -> None:
         "Precision",
         PRECISIONS,
         key="side-precision",
-        format_func=lambda name: f"{name}: {_PRECISION_NOTE[name]}",
+        format_func=lambda name: f"{name}: {precision(name).title}",
         on_change=_copy,
         args=("precision", "side-precision"),
     )

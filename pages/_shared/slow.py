@@ -5,12 +5,12 @@ The work runs in a thread of its own and only ever touches its `Job`. A small fr
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import streamlit as st
+from cachetools import LRUCache
 
 from engine.checkpoints.catalogue import public
 from engine.tokens.text import markdown
@@ -71,7 +71,16 @@ def _turn(report: Progress) -> Iterator[None]:
         queue.leave(ticket)
 
 
-_jobs: "OrderedDict[Hashable, Job]" = OrderedDict()
+class _Jobs(LRUCache[Hashable, Job]):
+    """The least recently used job is told to stop when it leaves."""
+
+    def popitem(self) -> tuple[Hashable, Job]:
+        key, job = super().popitem()
+        job.stop.set()
+        return key, job
+
+
+_jobs = _Jobs(KEPT)
 _lock = threading.Lock()
 
 
@@ -107,8 +116,6 @@ def forget() -> None:
 
 def _current(full: Hashable) -> Job | None:
     with _lock:
-        if full in _jobs:
-            _jobs.move_to_end(full)
         return _jobs.get(full)
 
 
@@ -116,9 +123,6 @@ def _start(full: Hashable, label: str, work: Callable[[Progress], Any]) -> Job:
     with _lock:
         if full not in _jobs:
             _jobs[full] = Job(label, work)
-        while len(_jobs) > KEPT:
-            _, oldest = _jobs.popitem(last=False)
-            oldest.stop.set()
         return _jobs[full]
 
 

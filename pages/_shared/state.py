@@ -11,8 +11,10 @@ from typing import Any
 import streamlit as st
 
 from engine import ReaderError
-from engine.checkpoints.catalogue import BUNDLED, PRECISIONS, check_name, default_checkpoint
+from engine.checkpoints.catalogue import BUNDLED, check_name
+from engine.checkpoints.hub import default_checkpoint
 from engine.checkpoints.prompts import is_offered, prompts_for
+from engine.model.precisions import RECORDS, REFERENCE
 from engine.tokens.text import clean_prompt
 
 LAST = -1
@@ -30,7 +32,7 @@ class State:
 
     prompt: str = prompts_for(BUNDLED[0].name).default
     checkpoint: str = BUNDLED[0].name
-    precision: str = "fp32"
+    precision: str = REFERENCE
     focus: int = LAST
     layer: int = 0
     head: int = 0
@@ -84,8 +86,8 @@ def checked(field: str, value: Any) -> Any:
         check_name(str(value))
         return str(value)
     if field == "precision":
-        if value not in PRECISIONS:
-            raise ReaderError(f"There is no such precision; the choices are {', '.join(PRECISIONS)}.")
+        if value not in RECORDS:
+            raise ReaderError(f"There is no such precision; the choices are {', '.join(RECORDS)}.")
         return value
     return _checked_int(field, value)
 

@@ -10,7 +10,7 @@ from engine.tokens.text import markdown, shorten
 from pages._shared import fragments, resources, state
 
 if TYPE_CHECKING:
-    from engine import Token
+    from engine import Loaded, Token
 
 NAME = "strip"
 _KEY = "token-strip"
@@ -42,7 +42,7 @@ def _strip(compact: bool) -> None:
             wrap=not compact,
         )
         if not compact:
-            st.caption(_summary(tokens, total, focus, model.name))
+            st.caption(_summary(model, chosen.prompt, tokens, total, focus))
             if model.origin:
                 st.caption(markdown(model.origin))
 
@@ -70,11 +70,35 @@ def _focus() -> None:
         fragments.rerun(NAME)
 
 
-def _summary(tokens: Sequence["Token"], total: int, focus: int, checkpoint: str) -> str:
+def _summary(model: "Loaded", prompt: str, tokens: Sequence["Token"], total: int, focus: int) -> str:
     cut = f" The pages look at the first {len(tokens)} of them." if total > len(tokens) else ""
-    put = [t.display for t in tokens if t.special]
-    among = f", with {markdown(' '.join(put))}, which the tokenizer puts there" if put else ""
     return (
-        f"{total} token{'s' if total != 1 else ''} of {markdown(checkpoint)}{among}.{cut} "
-        f"Focus: **{markdown(tokens[focus].display)}** at position {focus}; click another to look at it."
+        f"{total} token{'s' if total != 1 else ''} of {markdown(model.name)}{_not_typed(tokens)}.{cut}"
+        f"{_left_out(model, prompt)} Focus: **{markdown(tokens[focus].display)}** at position {focus}; "
+        "click another to look at it."
     )
+
+
+def _not_typed(tokens: Sequence["Token"]) -> str:
+    """What the reader did not type: a start token, or the only token of a text that has none."""
+    put = markdown(" ".join(t.display for t in tokens if t.special))
+    if not put:
+        return ""
+    if all(t.special for t in tokens):
+        return f": {put} alone, because no token stands for this text and a model cannot run on nothing"
+    return f", with {put}, which the tokenizer puts there"
+
+
+def _left_out(model: "Loaded", prompt: str) -> str:
+    from engine.tokens.encoder import encoder
+
+    lacking = set(encoder(model.tokenizer).lacking or ())
+    count = sum(byte in lacking for byte in prompt.encode("utf-8", "replace"))
+    if not count:
+        return ""
+    said = (
+        "byte has no token in this tokenizer and is"
+        if count == 1
+        else "bytes have no token in this tokenizer and are"
+    )
+    return f" {count} {said} left out."

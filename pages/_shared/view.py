@@ -49,7 +49,6 @@ class View:
 
     def __init__(self, page: str, beat: str, controls: "DeltaGenerator", stage: "DeltaGenerator") -> None:
         self.page, self.beat, self.controls, self.stage = page, beat, controls, stage
-        self.shown: list[Card] = []
 
     @cached_property
     def state(self) -> State:
@@ -72,11 +71,6 @@ class View:
     def trace(self) -> "Trace":
         """The forward pass over the prompt."""
         return resources.prompt_trace(self.loaded, state.current().prompt)
-
-    @property
-    def dark(self) -> bool:
-        """Whether the page is on dark paper."""
-        return st.context.theme.type == "dark"
 
     @property
     def presenting(self) -> bool:
@@ -117,7 +111,6 @@ class View:
         """Draw a card into the stage now."""
         with self.stage:
             cards.draw(card, self.page, self.pick)
-        self.shown.append(card)
 
     def pick(self, values: Mapping[str, Any]) -> None:
         """In a callback: set fields of the state, then rerun every beat on the page, this one before the others."""

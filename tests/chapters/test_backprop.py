@@ -8,14 +8,15 @@ import torch
 from torch.autograd import gradcheck
 
 from engine import ReaderError, tokenize
-from engine.cards import backprop as cards
-from engine.cards.backprop.common import trained_copy
-from engine.cards.backprop.step import divergence
+from engine.chapters import c06_backprop as cards
+from engine.evidence.oracles.derivatives import trained_copy
+from engine.model import gradients as ops
 from engine.model.cache import traced
-from engine.ops import gradients as ops
+from engine.model.loaded import Loaded, tensors
 from engine.ops.autodiff import Tape, backward, residual_neuron
 from engine.ops.autodiff import gradients as arrived_at
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 
 @pytest.fixture(params=[*BUNDLED, *TINY])
@@ -154,13 +155,6 @@ def test_a_small_step_lowers_the_loss_by_about_the_squared_length(loaded):
     assert exact.moved(gradient, 0) - exact.moved(gradient, -rate) == pytest.approx(1e-3, rel=0.02)
 
 
-def test_divergence_is_torchs_kl():
-    generator = torch.Generator().manual_seed(0)
-    p, q = (torch.randn(2, 50, generator=generator).log_softmax(-1) for _ in range(2))
-    expected = torch.nn.functional.kl_div(q, p, log_target=True, reduction="none").sum(-1)
-    assert divergence(p.numpy(), q.numpy()) == pytest.approx(expected.numpy(), abs=1e-6)
-
-
 def every_card(loaded):
     example = asked(loaded, " castle")
     return [
@@ -203,3 +197,42 @@ def test_any_prompt_works(loaded, text):
     example = cards.example(loaded, tokens[:1] if text == "a" else tokens)
     assert np.isfinite(cards.norms(loaded, example).numbers["whole"])
     assert cards.blame(loaded, example).prove().passed
+
+
+@pytest.mark.parametrize("values", [(0.5, 1.2, 0.3, 0.4), (-1.7, 0.6, -0.2, 2.0)])
+@pytest.mark.parametrize("step", range(cards.STEPS + 1))
+def test_autograd_proves_every_step_of_the_toy_and_no_altered_one(values, step):
+    card = cards.toy(*values, step)
+    assert card.prove().passed
+    assert [
+        what for what, shown in mutations(card.shown, card.oracle) if card.oracle.judge(shown).passed
+    ] == []
+
+
+def test_a_card_keeps_neither_gradients_nor_weights(loaded):
+    """A proof lives as long as its reader's session."""
+    seen = {id(tensor) for tensor in tensors(loaded.model)}
+    for card in every_card(loaded):
+        held = [x for x in reachable(card) if isinstance(x, torch.Tensor) and id(x) not in seen]
+        arrays = [x for x in reachable(card) if isinstance(x, np.ndarray)]
+        assert sum(x.nbytes for x in [*held, *arrays]) < 100_000, card.key
+
+
+def reachable(card):
+    """What a card's values and closures hold, without the loaded model."""
+    found, todo, seen = [], [card.shown, card.numbers, card.oracle.compute], set()
+    while todo:
+        one = todo.pop()
+        if id(one) in seen or isinstance(one, (str, int, float, type(None), Loaded)):
+            continue
+        seen.add(id(one))
+        found.append(one)
+        if isinstance(one, dict):
+            todo += one.values()
+        elif isinstance(one, (list, tuple)):
+            todo += one
+        elif callable(one) and getattr(one, "__closure__", None):
+            todo += [cell.cell_contents for cell in one.__closure__]
+        elif hasattr(one, "__dict__") and not isinstance(one, type):
+            todo += vars(one).values()
+    return found

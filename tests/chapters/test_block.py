@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from engine import capture
-from engine.cards import block as cards
-from engine.cards.block.apart import divergence
-from engine.cards.block.by_hand import apply_by_hand
+from engine.chapters import c11_block as cards
+from engine.chapters.c11_block.by_hand import apply_by_hand
 from engine.model import interventions as iv
-from engine.ops.ledger import affine, ledger
-from engine.ops.parts import block_parts, total
+from engine.model.ledger import affine, ledger
+from engine.model.parts import block_parts, total
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
 
 
@@ -85,9 +84,3 @@ def test_cards_of_a_model_taken_apart_prove_themselves(tiny_model, name, items):
     with torch.no_grad():
         plain = untouched(torch.tensor([intact.ids]), use_cache=False).logits[0].numpy()
     assert np.abs(plain - changed.logits).max() > 1e-3, "nothing was taken out"
-
-
-def test_divergence_on_paper():
-    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
-    assert divergence(p, q) == pytest.approx(0.5 * np.log(2))
-    assert divergence(p, p) == 0

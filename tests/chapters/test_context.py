@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from engine import capture, tokenize
-from engine.cards import context as cards
-from engine.ops import kv_cache
+from engine.chapters import c14_context as cards
+from engine.model import kv_cache
 from tests.conftest import PROMPT, TINY, loaded_checkpoint
 
 SMALL = ("gpt2", "llama-gqa", "llama-mqa", "llama-yarn", "qwen2", "qwen3", "neox-parallel")
@@ -50,12 +49,6 @@ def test_masking_keys_equals_dropping_them_from_the_cache(tiny_model, name):
     masked = kv_cache.masked_logits(loaded, ids, kv_cache.kept_keys(len(ids), 6, 2))
     np.testing.assert_allclose(kv_cache.evicting_logits(loaded, ids, 6, 2), masked, rtol=0, atol=1e-4)
     assert np.abs(masked - capture(loaded, ids).logits).max() > 1e-3
-
-
-def test_surprisals_are_torchs_cross_entropy(loaded):
-    trace = capture(loaded, PROMPT)
-    expected = F.cross_entropy(torch.tensor(trace.logits[:-1]), torch.tensor(trace.ids[1:]), reduction="none")
-    np.testing.assert_allclose(kv_cache.surprisals(trace.logits, trace.ids), expected, rtol=0, atol=1e-5)
 
 
 def test_a_window_reads_only_the_end_of_the_text(loaded):

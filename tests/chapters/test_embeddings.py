@@ -9,11 +9,12 @@ import torch
 import transformers
 from torch.nn import functional as F
 
-from engine import ReaderError, capture
-from engine.cards import embeddings as cards
-from engine.cards.embeddings import analogies, map, nearest, scoring, sentences
-from engine.cards.embeddings.matrix import Table, cosines_by_torch
+from engine import ReaderError, Token, capture
+from engine.chapters import c02_embeddings as cards
+from engine.chapters.c02_embeddings import analogies, map, nearest, scoring, sentences
+from engine.chapters.c02_embeddings.matrix import Table
 from engine.checkpoints.catalogue import ASSETS
+from engine.evidence.oracles import embedding as again
 from engine.figures import scatter2d
 from engine.figures.embeddings import ranked, spread_labels
 from engine.ops import embeddings as ops
@@ -88,11 +89,19 @@ def test_the_table_is_the_models_input_embedding(loaded):
     np.testing.assert_allclose(found.norms, rows.norm(dim=-1), atol=1e-12)
     expected = F.cosine_similarity(rows, rows[1470][None])
     np.testing.assert_allclose(found.cosines(rows[1470])[0], expected, atol=1e-12)
-    np.testing.assert_allclose(cosines_by_torch(loaded, rows[1470])[0], expected, atol=1e-12)
+    np.testing.assert_allclose(again.cosines(loaded, rows[1470])[0], expected, atol=1e-12)
     some = torch.randint(8192, (100_000, 2), generator=generator())
     sampled = F.cosine_similarity(rows[some[:, 0]], rows[some[:, 1]]).mean()
     assert found.baseline == pytest.approx(float(sampled), abs=4e-3)
+    assert again.mean_cosine(loaded) == pytest.approx(found.baseline, abs=1e-12)
     assert cards.table(loaded) is found
+
+
+def test_a_place_is_kept_only_where_rounding_leaves_it_open():
+    scores = torch.tensor([0.3, 0.9, 0.9 - 1e-12, 0.5], dtype=torch.float64)
+    assert [again.place(scores, 2, shown) for shown in (1, 2, 3)] == [1, 2, 1]
+    assert again.place(scores, 3, 2) == 3
+    assert again.place(scores, 3, 1, without=[1, 2]) == 1
 
 
 def test_rows_that_no_token_has_are_left_out(loaded):
@@ -121,16 +130,17 @@ def test_spellings_differ_in_case_and_space_only(loaded):
     found = {t.display for t in nearest.spellings(loaded, token)}
     assert {"·the", "the", "·The", "The"} <= found
     assert {text.strip("·").lower() for text in found} == {"the"}
-    assert nearest.plain("·King") == nearest.plain("king") != nearest.plain("kings")
-    assert nearest.plain("·") == "·"
+    king, word, more = (Token(0, "", raw, raw.decode()) for raw in (b" King", b"king", b"kings"))
+    assert nearest.plain(king) == nearest.plain(word) != nearest.plain(more)
+    assert [nearest.plain(Token(0, "", text.encode(), "")) for text in (" ", " ·")] == [" ", "·"]
 
 
-def test_the_proof_of_neighbours_fails_for_others(loaded):
+def test_the_proof_of_neighbours_fails_for_others(loaded, monkeypatch):
     token = cards.pieces(loaded, " king")[0]
-    own = cards.table(loaded)
-    scores = own.cosines(own.rows([token.id]))[0]
-    later = ops.nearest(scores, 13, [token.id])[1:]
-    assert not nearest._prove(loaded, token, later, scores[later]).passed
+    monkeypatch.setattr(
+        nearest, "nearest", lambda scores, count, without: ops.nearest(scores, count + 1, without)[1:]
+    )
+    assert not cards.neighbours(loaded, token).prove().passed
 
 
 def test_a_map_begins_with_the_prompts_tokens_around_the_focus(loaded):
@@ -192,11 +202,13 @@ def test_failures_are_shown_with_the_rank(loaded):
     assert f"{sum(rank > 1 for rank in ranks)} of {len(ranks)} fail" in card.title
 
 
-def test_a_wrong_rank_fails_its_proof(loaded):
+def test_a_wrong_rank_fails_its_proof(loaded, monkeypatch):
     found = scoring.scored(loaded)
     wrong = found.ranks.copy()
     wrong[0, 0] += 1
-    assert not scoring.prove_ranks(loaded, dataclasses.replace(found, ranks=wrong)).passed
+    monkeypatch.setattr(scoring, "scored", lambda _: dataclasses.replace(found, ranks=wrong))
+    assert not cards.score(loaded).prove().passed
+    assert not cards.failures(loaded, found.analogies[0].category).prove().passed
 
 
 @pytest.mark.parametrize("words", [("king", "", "woman", "queen"), ("king", "zxqvjk", "woman", "queen")])

@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from engine import ReaderError, capture
-from engine.cards import neurons as cards
-from engine.cards.neurons.kept import Sweep, enough_of
-from engine.cards.neurons.network import BIASES, EDGES, FIRST, SECOND
+from engine.chapters import c03_neurons as neurons
+from engine.chapters import c04_mlp as cards
+from engine.chapters.c04_mlp.kept import Sweep, enough_of
+from engine.chapters.c04_mlp.network import BIASES, EDGES, FIRST, SECOND
 from engine.model.interventions import KeepTopNeurons
 from engine.ops import neurons as ops
 from tests.chapters.test_neurons import FEW, holds, model
@@ -71,7 +72,7 @@ def test_the_numbers_of_the_pass_are_those_of_the_models_mlp(tiny_model, name):
     x = cards.mlp_input(subject, trace, 1)[3]
     with torch.no_grad():
         out = subject.part("mlp", 1)(torch.tensor(x)[None, None])[0, 0].numpy()
-    np.testing.assert_allclose(card.numbers["multiplied"], out, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(card.shown["out"], out, rtol=0, atol=2e-5)
     trained = sum(p.numel() for p in subject.part("mlp", 1).parameters())
     assert f"{trained:,} trained numbers" in card.title
 
@@ -192,9 +193,12 @@ def test_proofs_hold_where_bitsandbytes_multiplies(precision):
     trace, change = capture(loaded, PROMPT), KeepTopNeurons(32)
     shown = [
         cards.mlp_pass(loaded, trace, 1, 3),
+        cards.sparsity(loaded, trace, 0.1),
+        cards.mass(loaded, trace, 1, 3),
+        neurons.over_prompt(loaded, trace, 1, 7),
         cards.kept(loaded, trace, capture(loaded, PROMPT, (change,)), change, 3),
-        cards.contributions(loaded, trace, 1, 7, 3, "gate_proj"),
-        cards.activation(loaded, trace, 1, 7, 3),
-        cards.direction(loaded, trace, 1, 7, 3),
+        neurons.contributions(loaded, trace, 1, 7, 3, "gate_proj"),
+        neurons.activation(loaded, trace, 1, 7, 3),
+        neurons.direction(loaded, trace, 1, 7, 3),
     ]
     assert [card.key for card in shown if not card.prove().passed] == []

@@ -9,9 +9,10 @@ import torch
 import transformers
 
 from engine import ReaderError, capture
-from engine.cards import heads as cards
-from engine.cards.heads import common, repeats
+from engine.chapters import c09_heads as cards
+from engine.chapters.c09_heads import repeats
 from engine.evidence.card import Badge
+from engine.evidence.oracles.silenced import logits_without
 from engine.model.interventions import AblateHeads
 from engine.ops import heads as ops
 from tests.conftest import PROMPT, loaded_checkpoint
@@ -89,18 +90,6 @@ def test_rollout_averages_heads():
     np.testing.assert_allclose(together, ops.rollout(rng.mean(1, keepdims=True)), atol=1e-6)
 
 
-def test_kl_and_surprisal_are_torchs():
-    p, q = torch.randn(2, 50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    expected = torch.nn.functional.kl_div(
-        q.log_softmax(-1), p.log_softmax(-1), log_target=True, reduction="sum"
-    )
-    assert ops.kl_divergence(p.numpy(), q.numpy()) == pytest.approx(float(expected))
-    logits = torch.randn(7, 50, generator=torch.Generator().manual_seed(2))
-    ids = torch.arange(7)
-    expected = torch.nn.functional.cross_entropy(logits[:-1], ids[1:], reduction="none")
-    np.testing.assert_allclose(ops.surprisal(logits.numpy(), ids.numpy()), expected, atol=1e-5)
-
-
 def test_entropy_of_a_row_with_zeros():
     np.testing.assert_allclose(ops.row_entropy(np.array([[1, 0], [0.5, 0.5]])), [0, np.log(2)])
 
@@ -141,8 +130,8 @@ def all_cards(loaded, prompt=PROMPT, layer=1, head=2):
         cards.classes(loaded, 7, True, 0.5),
         cards.classes(loaded, 7, False, 0.3),
         cards.ablation(loaded, trace, chosen, query),
-        cards.sweep_map(loaded, trace, sweep, "at the last token"),
-        cards.sweep_ranking(loaded, trace, sweep, "at the last token"),
+        cards.sweep_map(loaded, sweep, "at the last token"),
+        cards.sweep_ranking(loaded, sweep, "at the last token"),
         cards.rollout(loaded, trace, layer, query),
         cards.shares(loaded, trace),
     ]
@@ -217,19 +206,19 @@ def test_ablation_equals_zeroed_rows_on_a_whole_deep_copy(loaded):
     with torch.no_grad():
         expected = model(input_ids=torch.tensor([trace.ids])).logits[0].numpy()
     np.testing.assert_allclose(trace.logits, expected, atol=1e-4)
-    np.testing.assert_allclose(common.logits_without(loaded, trace.ids, heads), expected, atol=1e-4)
+    np.testing.assert_allclose(logits_without(loaded, trace.ids, heads), expected, atol=1e-4)
 
 
 def test_the_private_copy_leaves_the_shared_model_alone(loaded):
     before = [parameter.clone() for parameter in loaded.model.parameters()]
-    common.logits_without(loaded, (1, 2, 3), ((0, 0), (1, 1)))
+    logits_without(loaded, (1, 2, 3), ((0, 0), (1, 1)))
     assert all(torch.equal(old, new) for old, new in zip(before, loaded.model.parameters(), strict=True))
 
 
 def test_the_private_copy_tells_heads_apart(loaded):
     """The proof of an ablation would fail for another head than the one that was taken out."""
     trace = capture(loaded, PROMPT, [AblateHeads(((0, 0),))])
-    same, other = (common.logits_without(loaded, trace.ids, ((0, head),)) for head in (0, 1))
+    same, other = (logits_without(loaded, trace.ids, ((0, head),)) for head in (0, 1))
     assert np.abs(trace.logits - same).max() < 1e-4 < 1e-2 < np.abs(trace.logits - other).max()
 
 

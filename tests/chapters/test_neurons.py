@@ -9,14 +9,14 @@ from torch.nn import functional as F
 from transformers.activations import ACT2FN
 
 from engine import ReaderError, capture
-from engine.cards import neurons as cards
-from engine.cards.neurons import changed as changes
-from engine.cards.neurons.direction import per_unit
-from engine.cards.neurons.evidence import logits_of
-from engine.cards.neurons.neuron import Neuron, mlp_input
-from engine.cards.neurons.survey import AFTER, BEFORE, COUNT
+from engine.chapters import c03_neurons as cards
+from engine.chapters.c03_neurons.direction import per_unit
+from engine.chapters.c03_neurons.survey import AFTER, BEFORE, COUNT
+from engine.chapters.shared import changed as changes
+from engine.evidence.passes import logits_of
 from engine.figures.neurons import Occurrence, concordance
 from engine.model.interventions import ClampNeuron, KeepTopNeurons
+from engine.model.neuron import Neuron, mlp_input
 from engine.ops import neurons as ops
 from engine.tokens import passages
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
@@ -194,7 +194,8 @@ def test_a_clamped_neuron_is_its_row_of_the_down_projection_more_or_less(tiny_mo
     plain, after = capture(loaded, PROMPT), capture(loaded, PROMPT, (change,))
     row = Neuron(loaded, plain, 1, 9).out
     more = (-2.5 - plain.mlp_act[1, :, 9])[:, None] * row
-    np.testing.assert_allclose(after.mlp_out[1] - plain.mlp_out[1], more, rtol=0, atol=2e-5)
+    if loaded.spec.norms != "behind":  # OLMo 2 normalises the sum, so no row is added as it is
+        np.testing.assert_allclose(after.mlp_out[1] - plain.mlp_out[1], more, rtol=0, atol=2e-5)
     np.testing.assert_allclose(
         logits_of(changes.by_hand(loaded, change, after.mlp_act), plain.ids), after.logits, rtol=0, atol=1e-4
     )

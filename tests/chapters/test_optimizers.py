@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine import ReaderError, tokenize
-from engine.cards import optimizers as cards
-from engine.ops import finetuning as ops
+from engine.chapters import c07_optimizers as cards
+from engine.evidence.card import Oracle
+from engine.model import one_text as ops
 from engine.ops.optimizers import (
     CALLS,
     MAKERS,
@@ -23,6 +24,7 @@ from engine.ops.optimizers import (
 )
 from tests.chapters.test_backprop import fingerprint
 from tests.conftest import PROMPT
+from tests.pages.mutations import mutations
 
 
 def quiet(share, text):
@@ -187,7 +189,7 @@ def test_a_survey_proves_itself_and_its_script_agrees(loaded):
 def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
     before = fingerprint(loaded.model)
     ids = ids_of(loaded)
-    runs = cards.tuned(loaded, ids, list(cards.RATES), 1.0, 2, quiet)
+    runs = cards.trained(loaded, ids, list(cards.RATES), 1.0, 2, quiet)
     assert all(run.losses[-1] < run.losses[0] for run in runs)
     shown = [
         cards.curves(loaded, ids, runs),
@@ -203,7 +205,7 @@ def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
 
 def test_a_training_that_explodes_is_shown_as_such(loaded):
     ids = ids_of(loaded)
-    runs = cards.tuned(loaded, ids, ["SGD"], 1e30, 3, quiet)
+    runs = cards.trained(loaded, ids, ["SGD"], 1e30, 3, quiet)
     assert np.isnan(runs[0].losses[-1])
     assert "diverged" in cards.curves(loaded, ids, runs).title
     assert "SGD (diverges)" in cards.writing(loaded, ids, runs).table["model"]
@@ -214,7 +216,7 @@ def test_other_architectures_learn_too(tiny_model, name):
     loaded = tiny_model(name)
     ids = ids_of(loaded)
     assert cards.cuts(loaded, ids, 0).prove().passed
-    runs = cards.tuned(loaded, ids, ["Adam", "Muon"], 3.0, 3, quiet)
+    runs = cards.trained(loaded, ids, ["Adam", "Muon"], 3.0, 3, quiet)
     assert all(run.losses[-1] < run.losses[0] for run in runs)
 
 
@@ -230,3 +232,32 @@ def test_muon_gets_the_blocks_matrices_only(loaded):
 def test_one_token_is_no_text_to_learn(loaded):
     with pytest.raises(ReaderError, match="two tokens"):
         cards.cuts(loaded, (5,), 0)
+
+
+def altered_and_still_proved(card):
+    answers = card.oracle.compute()
+    fixed = Oracle(card.oracle.claim, lambda: answers, card.oracle.tolerance)
+    assert fixed.judge(card.shown).passed, card.key
+    return [what for what, shown in mutations(card.shown, fixed) if fixed.judge(shown).passed]
+
+
+@pytest.mark.parametrize("rate", [0.02, 1.0])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", SURFACES)
+def test_paths_on_a_surface_are_proved_and_altered_ones_are_not(name, schedule, rate):
+    """At the rate of 1 some of them diverge."""
+    for card in cards.surface(name, SURFACES[name].start, VECTOR, rate, 40, schedule):
+        assert altered_and_still_proved(card) == []
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.04, 0.06, 0.1])
+def test_curvature_and_schedules_are_proved_and_altered_ones_are_not(rate):
+    for card in (cards.curvature(rate), *cards.noisy(min(rate, 0.075), 2.0, 60, 1)):
+        assert altered_and_still_proved(card) == []
+
+
+@pytest.mark.parametrize("factor", [1.0, 30.0])
+def test_a_survey_with_altered_numbers_is_not_proved(loaded, factor):
+    found = cards.survey(loaded, ids_of(loaded), 0, (0.6, -0.5), factor, 3, quiet, side=3)
+    card = cards.plane(loaded, ids_of(loaded), 0, (0.6, -0.5), found, list(found.paths))
+    assert altered_and_still_proved(card) == []

@@ -17,14 +17,14 @@ from streamlit.testing.v1 import AppTest
 from torch.nn import functional as F
 
 from engine import ReaderError, load
-from engine.cards import post_training as cards
-from engine.cards.post_training import exam, family, masked, pairwise, recorded, templated
+from engine.chapters import c13_post_training as cards
+from engine.chapters.c13_post_training import exam, family, masked, pairwise, recorded, templated
 from engine.evidence.card import Badge
 from engine.figures.post_training import loss_mask, strips
 from engine.tokens.chat import Rendered, special_ids
 from engine.training.recording import Recording
 from pages._shared import card as drawn_cards
-from tests.conftest import loaded_checkpoint, tiny_configs
+from tests.conftest import SMOLLM2, loaded_checkpoint, needs_smollm2, tiny_configs
 
 HOME = Path(__file__).parent.parent.parent / "Home.py"
 REQUEST, ANSWER = "Write one sentence about the king.", "The king rode out of the wood."
@@ -163,6 +163,16 @@ def test_a_typed_mark_that_became_special_would_fail_the_proof(versions, monkeyp
     assert not cards.template(version, f"Say {mark} now").prove().passed
 
 
+@pytest.mark.smollm2
+@needs_smollm2
+@pytest.mark.parametrize("request_", [REQUEST, TYPED, "A <|im_end|>\n\n <|im_end|><|im_start|>x", "x\x04é"])
+def test_the_proofs_of_a_conversation_hold_for_a_published_template(request_):
+    version = family.Version("instruct", SMOLLM2, lambda: loaded_checkpoint(SMOLLM2))
+    assert cards.template(version, request_).prove().passed
+    for answer in (ANSWER, f"\n {TYPED} \n"):
+        assert cards.loss(version, version, request_, answer).prove().passed
+
+
 def test_the_base_has_no_template_and_reads_the_bare_text(versions):
     base = versions[0]
     ids = cards.prompt_ids(base, REQUEST)
@@ -203,9 +213,10 @@ def test_a_shifted_mask_would_fail_the_proof(pair, monkeypatch):
     version = pair[1]
     right = cards.rendered(version, REQUEST, ANSWER)
     card = cards.loss(version, version, REQUEST, ANSWER)
+    assert card.prove().passed
     wrong = Rendered(right.ids, (*right.carries_loss[1:], False))
-    monkeypatch.setattr(masked, "labels", lambda made: _labels(wrong))
-    assert not card.prove().passed
+    monkeypatch.setattr(masked, "rendered", lambda *asked: wrong)
+    assert not cards.loss(version, version, REQUEST, ANSWER).prove().passed
 
 
 def _labels(made):
@@ -268,7 +279,9 @@ def asked_pair(versions, policy=-1, reference=1, answers=(ANSWER, "No king at al
 
 def test_dpo_is_the_papers_formula_on_the_models_own_logits(versions):
     sides = versions[-1], versions[0]
-    card = checked(cards.preference(cards.pair(*sides, versions[1], REQUEST, (ANSWER, "No king!"), 0.3))[0])
+    four, card = map(
+        checked, cards.preference(cards.pair(*sides, versions[1], REQUEST, (ANSWER, "No king!"), 0.3))
+    )
     logs = {}
     for side in sides:
         for name, answer in (("chosen", ANSWER), ("rejected", "No king!")):
@@ -277,6 +290,7 @@ def test_dpo_is_the_papers_formula_on_the_models_own_logits(versions):
             logs[side.label, name] = sum(
                 float(log_p[i - 1, made.ids[i]]) for i, c in enumerate(made.carries_loss) if c
             )
+    assert four.numbers["log_probabilities"] == pytest.approx(list(logs.values()), abs=1e-3)
     policy, reference = (side.label for side in sides)
     margin = 0.3 * (
         (logs[policy, "chosen"] - logs[reference, "chosen"])
@@ -298,7 +312,7 @@ def test_swapping_the_answers_turns_the_margin_round(pair):
 
 def test_the_reference_against_itself_is_indifferent(versions):
     four, curve = cards.preference(asked_pair(versions, policy=1, reference=1))
-    assert four.numbers["rewards"] == [0, 0]
+    assert list(four.numbers["rewards"]) == [0, 0]
     assert curve.numbers["loss"] == pytest.approx(math.log(2))
     assert "is indifferent" in curve.title
     checked(four)
@@ -306,10 +320,11 @@ def test_the_reference_against_itself_is_indifferent(versions):
 
 def test_the_tokens_parts_add_up_to_the_rewards(pair):
     card = checked(cards.preference(asked_pair(pair, reference=0), by_token=True)[0])
+    rewards = cards.preference(asked_pair(pair, reference=0))[0].numbers["rewards"]
     parts = np.array(card.table["part of the reward"])
     chosen = np.array(card.table["answer"]) == "chosen"
     sums = [parts[chosen].sum(), parts[~chosen].sum()]
-    assert sums == pytest.approx(card.numbers["rewards"], abs=1e-6)
+    assert sums == pytest.approx(rewards, abs=1e-6)
     assert chosen.sum() == sum(asked_pair(pair).chosen.carries_loss)
 
 
@@ -345,6 +360,20 @@ def test_a_wrong_slope_would_fail_the_proof(pair, monkeypatch):
     assert not cards.preference(asked_pair(pair, reference=0))[1].prove().passed
 
 
+def test_a_shifted_answer_would_fail_the_proofs_of_its_reward(pair, monkeypatch):
+    plain = pairwise.rendered
+
+    def shifted(*asked):
+        right = plain(*asked)
+        return Rendered(right.ids, (*right.carries_loss[1:], False))
+
+    monkeypatch.setattr(pairwise, "rendered", shifted)
+    for by_token in (False, True):
+        first, curve = cards.preference(asked_pair(pair, reference=0), by_token)
+        assert not first.prove().passed
+        assert not curve.prove().passed
+
+
 def test_two_equal_answers_are_refused(pair):
     with pytest.raises(ReaderError, match="the same"):
         asked_pair(pair, answers=(ANSWER, ANSWER))
@@ -371,9 +400,21 @@ def test_answers_are_those_of_transformers(versions, seed):
     assert [cards.begun(one) for one in tasks] == texts
     card = checked(cards.answers("answers", tasks, texts))
     for one, choices in zip(tasks, texts, strict=True):
-        assert card.numbers[one.label] == [choice.id for choice in choices]
+        assert card.numbers[f"{one.label}, id"] == [choice.id for choice in choices]
     other = [cards.task(version, TYPED, 12, 6, 0.7) for version in versions]
     assert written(other) != texts
+
+
+def test_a_text_that_another_seed_or_temperature_wrote_fails_the_proof(pair):
+    from dataclasses import replace
+
+    task = cards.task(pair[1], REQUEST, 8, 5, 0.7)
+    [choices] = written([task])
+    assert cards.answers("answers", [task], [choices]).prove().passed
+    for wrong in (cards.task(pair[1], REQUEST, 8, 6, 0.7), cards.task(pair[1], REQUEST, 8, 5, 1.4)):
+        assert not cards.answers("answers", [wrong], [choices]).prove().passed
+    over = (*choices[:-1], replace(choices[-1], end=not choices[-1].end))
+    assert not cards.answers("answers", [task], [over]).prove().passed
 
 
 def test_with_and_without_template_differ_in_what_is_read_alone(versions):
@@ -455,8 +496,13 @@ def test_marks_count_the_answers_that_pass(pair, monkeypatch):
     told = []
     result = cards.examine(pair, 3, 2, lambda share, what: told.append((share, what)))
     card = checked(cards.marks(pair, result, 3))
-    assert card.numbers == {"base": [0, 2], "instruct": [0, 2]}
+    assert {label: list(found) for label, found in card.numbers.items()} == {
+        "base": [0, 2],
+        "instruct": [0, 2],
+    }
     assert len(result.written) == 2 * 2 * 2
+    wrong = exam.Marks(result.passed[:, ::-1] + [[0, 1], [0, 0]], result.tries, result.written)
+    assert not cards.marks(pair, wrong, 3).prove().passed
     assert told[0][0] == 0
     assert told[-1][0] < 1
     assert any("instruct" in what for _, what in told)
@@ -554,8 +600,8 @@ def test_the_page_compares_a_pair_when_its_base_is_chosen(pair_folders, monkeypa
     assert {"answers", "template", "without", "loss", "kl", "favourites", "four", "dpo-loss", "exam"} <= set(
         drawn
     )
-    assert set(drawn["answers"].numbers) == {"base", "instruct", "nats per token"}
-    assert set(drawn["kl"].numbers) == {"instruct"}
+    assert {"base, id", "instruct, drawn with"} <= set(drawn["answers"].numbers)
+    assert set(drawn["kl"].numbers) == {"instruct", "ln instruct/base"}
     assert "<|im_start|>" in drawn["template"].table["token"]
     assert json.dumps(pair_folders[0])[1:-1] in drawn["dpo-loss"].code
     assert all(card.prove().passed for card in seen if card.badge is Badge.LIVE)

@@ -12,10 +12,10 @@ import torch
 from torch.nn import functional as F
 
 from engine import ReaderError, tokenize
-from engine.cards import quantization as cards
-from engine.cards.quantization import large, passage, simulate, weights, writing
-from engine.cards.quantization.pair import Pair
-from engine.checkpoints.catalogue import PRECISIONS
+from engine.chapters import c15_quantization as cards
+from engine.chapters.c15_quantization import large, passage, simulate, weights, writing
+from engine.chapters.c15_quantization.pair import Pair
+from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.tokens.passages import control_prompts
 from tests.conftest import BUNDLED, loaded_checkpoint
@@ -38,22 +38,6 @@ def normal(*shape, seed=0):
 
 
 # Distributions
-
-
-def test_kl_is_torchs_and_not_symmetric():
-    p, q = normal(5, 40), normal(5, 40, seed=1)
-    log_p, log_q = (torch.tensor(x).double().log_softmax(-1) for x in (p, q))
-    expected = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
-    np.testing.assert_allclose(ops.kl(p, q), expected, atol=1e-12)
-    assert np.abs(ops.kl(p, q) - ops.kl(q, p)).min() > 1e-3
-    assert (ops.kl(p, p + 3.0) < 1e-9).all()  # a constant added to all logits changes nothing
-
-
-def test_kl_of_broken_logits_is_nan_at_that_position_only():
-    p = normal(3, 8)
-    q = p.copy()
-    q[1, 4] = np.nan
-    assert np.isnan(ops.kl(p, q)).tolist() == [False, True, False]
 
 
 def test_flips_total_variation_and_parting_on_paper():
@@ -175,9 +159,9 @@ def test_weights_are_read_with_a_row_for_each_output(name):
 
 
 def test_quantized_weights_are_not_taken_for_plain_ones():
-    for precision in ("int8", "nf4"):
+    for rounded in ("int8", "nf4"):
         with pytest.raises(ReaderError, match="quantized already"):
-            weights.weight(loaded_checkpoint("pocket-gpt2", precision), "o_proj", 0)
+            weights.weight(loaded_checkpoint("pocket-gpt2", rounded), "o_proj", 0)
 
 
 @bundled
@@ -202,19 +186,19 @@ def test_published_dimensions_give_the_published_numbers_of_parameters():
 
 def test_weight_bytes_on_paper():
     counts = ops.Counts(linear=640, rows=10, matrices=2, embeddings=100, other=20)
-    found = {precision: ops.weight_bytes(counts, precision) for precision in PRECISIONS}
+    found = {name: ops.weight_bytes(counts, precision(name).storage) for name in PRECISIONS}
     four = 320 + 40 + 128 + 240
     assert found == {"fp32": 3040, "bf16": 1520, "fp16": 1520, "int8": 920, "nf4": four, "fp4": four}
 
 
 @bundled
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_bytes_by_kind_sum_to_the_bytes_in_memory_and_to_the_formula(name, precision):
-    loaded = loaded_checkpoint(name, precision)
+@pytest.mark.parametrize("at", PRECISIONS)
+def test_bytes_by_kind_sum_to_the_bytes_in_memory_and_to_the_formula(name, at):
+    loaded = loaded_checkpoint(name, at)
     kinds = cards.inventory(loaded)
     assert sum(kinds.values()) == loaded.nbytes == large.predicted(loaded)
-    assert kinds["linear layers"] == large.counts(loaded).linear * ops.BYTES[precision]
-    assert (kinds["their scales and code books"] > 0) == (precision in cards.BITSANDBYTES)
+    assert kinds["linear layers"] == large.counts(loaded).linear * precision(at).storage.linear
+    assert (kinds["their scales and code books"] > 0) == precision(at).quantized
 
 
 # Two precisions side by side
@@ -376,7 +360,7 @@ def test_more_bits_lose_less(name):
 def test_the_two_precisions_take_turns(monkeypatch):
     order = []
     monkeypatch.setattr(
-        "engine.cards.quantization.clock.returned_logits", lambda loaded, ids: order.append(loaded)
+        "engine.chapters.c15_quantization.clock.returned_logits", lambda loaded, ids: order.append(loaded)
     )
     both = pair_of("pocket-gpt2")
     timings = cards.measure(both, rounds=3)

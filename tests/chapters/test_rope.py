@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from engine import ReaderError, capture
-from engine.cards import rope as cards
-from engine.cards.attention.head import Head
-from engine.cards.rope.rotation import before, rotation, with_theta
+from engine.chapters import c10_rope as cards
+from engine.chapters.c10_rope.rotation import before, rotation, with_theta
+from engine.model.head import Head
 from engine.ops import rope
 from tests.conftest import PROMPT, TINY, loaded_checkpoint
 
@@ -21,9 +21,12 @@ ROTARY = [
     "llama-yarn",
     "qwen3",
     "neox-parallel",
+    "stablelm",
+    "phi",
+    "olmo2",
 ]
 """One of each kind: grouped and multi-head attention, scaled frequencies, q/k-norm, partial rotary."""
-LEARNED = ["pocket-gpt2", *(name for name in TINY if name.startswith("gpt2"))]
+LEARNED = ["pocket-gpt2", *(name for name in TINY if name.startswith(("gpt2", "gpt-neo")))]
 SCALED = {"llama-linear", "llama-dynamic", "llama-llama3", "llama-yarn"}
 
 

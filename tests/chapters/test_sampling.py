@@ -1,6 +1,7 @@
 """Chapter 5: softmax, filters, draws, lens and surprisal against torch, transformers and sums on paper."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from transformers import (
 )
 
 from engine import ReaderError, capture
-from engine.cards import sampling as cards
-from engine.cards.sampling import lens
+from engine.chapters import c05_sampling as cards
+from engine.chapters.c05_sampling import lens
+from engine.evidence.oracles import filtering
+from engine.evidence.oracles.order import at_ranks
 from engine.figures import sampling as figures
 from engine.ops import sampling as ops
 from engine.ops.sampling import Filters
@@ -41,6 +44,33 @@ def trace(loaded):
 def test_softmax_on_paper():
     assert ops.softmax([0.0, math.log(2), math.log(5)]) == pytest.approx([1 / 8, 2 / 8, 5 / 8])
     assert ops.softmax([1000.0, 1000.0]) == pytest.approx([0.5, 0.5])
+
+
+def test_softmax_of_what_is_ruled_out_is_0_and_a_row_with_nan_is_nan():
+    rows = np.array([[0.0, -math.inf, 0.0], [0.0, math.nan, 1.0]])
+    np.testing.assert_array_equal(ops.softmax(rows), [[0.5, 0, 0.5], [math.nan] * 3])
+
+
+def test_kl_is_torchs_and_not_symmetric():
+    p, q = random_logits(size=(5, 40)), random_logits(1, (5, 40))
+    expected = F.kl_div(*(torch.tensor(x).log_softmax(-1) for x in (q, p)), log_target=True, reduction="none")
+    np.testing.assert_allclose(ops.kl_divergence(p, q), expected.sum(-1), atol=1e-12)
+    assert np.abs(ops.kl_divergence(p, q) - ops.kl_divergence(q, p)).min() > 1e-3
+    assert (ops.kl_divergence(p, p + 3.0) < 1e-9).all()  # a constant added to all logits changes nothing
+
+
+def test_kl_on_paper():
+    p, q = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.5, 0.25])
+    with np.errstate(divide="ignore"):
+        assert ops.kl_divergence(np.log(p), np.log(q)) == pytest.approx(0.5 * math.log(2))
+        assert ops.kl_divergence(np.log(q), np.log(p)) == math.inf
+
+
+def test_kl_of_broken_logits_is_nan_at_that_position_only():
+    p = random_logits(size=(3, 8))
+    q = p.copy()
+    q[1, 4] = np.nan
+    assert np.isnan(ops.kl_divergence(p, q)).tolist() == [False, True, False]
 
 
 def test_entropy_of_a_fair_coin_is_ln_2_and_of_a_certainty_0():
@@ -232,7 +262,7 @@ def test_a_look_up_finds_the_rank(loaded, trace):
 
 def test_a_constant_added_to_every_logit_changes_no_probability(loaded, trace):
     shifted, plain = (cards.probabilities(loaded, trace, 3, 9, shift) for shift in (11.0, 0.0))
-    np.testing.assert_allclose(shifted.numbers["probabilities"], plain.numbers["probabilities"], rtol=1e-9)
+    np.testing.assert_allclose(shifted.shown["probability"], plain.shown["probability"], rtol=1e-9)
     assert shifted.table["logit"] != plain.table["logit"]
 
 
@@ -295,7 +325,7 @@ def test_a_text_is_remembered_and_a_stopped_one_keeps_its_beginning(loaded, trac
     assert not cards.complete(loaded, request)
     whole = cards.written(loaded, request)
     assert cards.complete(loaded, request)
-    monkeypatch.setattr("engine.cards.sampling.writing.generate", None)  # would fail if it were called
+    monkeypatch.setattr("engine.model.writing.generate", None)  # would fail if it were called
     assert cards.written(loaded, request) == whole
     assert cards.written(loaded, cards.Request(trace.ids, 3, 99)) == whole[:3]
 
@@ -303,7 +333,7 @@ def test_a_text_is_remembered_and_a_stopped_one_keeps_its_beginning(loaded, trac
 def test_a_stopped_tree_shows_its_beginning_and_writes_nothing_more(loaded, trace, monkeypatch):
     request = cards.Request(trace.ids, 5)
     begun = cards.written(loaded, request)[:2]
-    monkeypatch.setattr("engine.cards.sampling.writing.generate", None)
+    monkeypatch.setattr("engine.model.writing.generate", None)
     card = cards.tree(loaded, cards.Request(trace.ids, 9, 123), stopped=begun)
     assert card.numbers["text"] == [choice.id for choice in begun]
 
@@ -324,7 +354,7 @@ def test_surprisal_mean_is_transformers_loss(loaded, trace):
     with torch.no_grad():
         loss = loaded.model(ids, labels=ids).loss.item()
     card = make_surprisal(loaded, trace)
-    assert card.numbers["mean"] == pytest.approx(loss, abs=1e-4)
+    assert card.shown["mean"] == pytest.approx(loss / math.log(2), abs=1e-4)
     assert np.mean(card.table["surprisal (bits)"]) == pytest.approx(loss / math.log(2), abs=1e-4)
 
 
@@ -351,3 +381,40 @@ def test_hostile_text_is_escaped_in_every_figure():
         text = figure.to_json().replace("\\u003c", "<")
         assert "<img" not in text
         assert "$x$" not in text
+
+
+# --- oracles --------------------------------------------------------------------------------------------------
+
+
+def test_ids_at_their_ranks_are_kept_only_where_their_values_are_nearly_those():
+    values = torch.tensor([5.0, 1.0, 4.9999, 3.0])
+    assert at_ranks([2, 0], values, 1e-3).tolist() == [2, 0]  # rounding may decide
+    assert at_ranks([2, 0], values, 1e-6).tolist() == [0, 2]
+    assert at_ranks([0, 3], values, 1e-3).tolist() == [0, 2]
+    assert at_ranks([0, 0], values, 1e-3).tolist() == [0, 2]
+    assert at_ranks([1], values, 1e-3, [3]).tolist() == [1]
+    assert at_ranks([3], values, 1e-3, [3]).tolist() == [1]
+
+
+@pytest.mark.parametrize("seed", [None, 4])
+def test_a_token_that_was_not_drawn_is_not_taken_for_the_one_that_was(seed):
+    rows = torch.stack([torch.tensor(random_logits(i)) for i in range(6)])
+    filters = Filters() if seed is None else ALL
+    own = filtering.chosen(rows, IDS, [0] * 6, filters, seed, 0.0)[:1]
+    for i in range(1, 6):  # each is drawn after those before it
+        own.append(filtering.chosen(rows, IDS, [*own, *[0] * (6 - i)], filters, seed, 0.0)[i])
+    assert filtering.chosen(rows, IDS, own, filters, seed, 1e-4) == own
+    wrong = [own[0], (own[1] + 1) % 300, *own[2:]]
+    assert filtering.chosen(rows, IDS, wrong, filters, seed, 1e-4)[1] == own[1]
+
+
+def test_proofs_fail_for_logits_of_another_place(loaded, trace):
+    wrong = replace(trace, logits=np.roll(trace.logits, 1, axis=0))
+    for make in (make_logits, make_softmax, make_filters, make_draws, make_surprisal):
+        assert not make(loaded, wrong).prove().passed
+
+
+def test_proofs_of_the_lens_fail_for_another_stream(loaded, trace):
+    wrong = replace(trace, hidden=trace.hidden[::-1].copy())
+    for make in (make_lens, make_favourites):
+        assert not make(loaded, wrong).prove().passed

@@ -12,11 +12,12 @@ from streamlit.testing.v1 import AppTest
 from torch.nn import functional as F
 
 from engine import ReaderError
-from engine.cards import training_live as cards
-from engine.cards.training_live import evidence, figure
-from engine.ops import tiny_training as ops
+from engine.chapters.c12_training import live_run as cards
+from engine.chapters.c12_training.live_run import figure
+from engine.evidence.oracles import tiny
 from engine.tokens.passages import passage, sample
 from engine.tokens.text import label
+from engine.training import tiny_training as ops
 from pages._shared import runs
 from pages._shared.jobs import Queue
 
@@ -107,7 +108,7 @@ def test_the_script_repeats_the_first_steps_exactly(text):
 
 
 def test_a_long_run_has_a_script_of_its_first_steps(monkeypatch):
-    monkeypatch.setattr("engine.cards.training_live.code.REPEATED", 4)
+    monkeypatch.setattr("engine.chapters.c12_training.live_run.code.REPEATED", 4)
     card = cards.losses(trained(11).snapshot)
     assert result_of(card) == card.numbers
     assert (len(card.numbers["losses"]), len(card.numbers["held_out"])) == (4, 1)
@@ -115,7 +116,7 @@ def test_a_long_run_has_a_script_of_its_first_steps(monkeypatch):
 
 
 def test_the_loss_is_that_of_the_logits_that_transformers_returns(thirty):
-    model = evidence.fresh(thirty, thirty.before.weights)
+    model = ops.holding(thirty.before.weights, len(thirty.corpus.chars), thirty.settings.layers)
     with torch.no_grad():
         logits = model(thirty.batch).logits[:, :-1].double()
     expected = F.cross_entropy(logits.flatten(0, 1), thirty.batch[:, 1:].flatten())
@@ -125,24 +126,60 @@ def test_the_loss_is_that_of_the_logits_that_transformers_returns(thirty):
 @pytest.mark.parametrize(
     "settings", [{"steps": 1}, {"steps": 2, "layers": 3}, {"steps": 3, "text": "ab" * 300}]
 )
-def test_a_step_is_adamw_s_formula(settings):
+def test_the_last_step_is_adamw_s_formula(settings):
     snapshot = trained(**settings).snapshot
-    assert evidence.step_error(snapshot, evidence.last_step(snapshot)[1]) < 1e-4
+    before = snapshot.before
+    model = ops.holding(before.weights, len(snapshot.corpus.chars), snapshot.settings.layers).double()
+    logits = model(snapshot.batch).logits[:, :-1].flatten(0, 1)
+    F.cross_entropy(logits, snapshot.batch[:, 1:].flatten()).backward()
+    t, rate = snapshot.steps, snapshot.settings.rate * snapshot.steps / 50
+    for name, p in model.named_parameters():
+        zero = torch.zeros_like(p.grad)
+        first = 0.9 * before.first.get(name, zero).double() + 0.1 * p.grad
+        second = 0.999 * before.second.get(name, zero).double() + 0.001 * p.grad**2
+        step = (first / (1 - 0.9**t)) / ((second / (1 - 0.999**t)).sqrt() + 1e-8)
+        expected = p.detach() * (1 - rate * ops.DECAY) - rate * step
+        assert float((snapshot.after[name] - expected).norm()) < 1e-3 * float((expected - p.detach()).norm())
 
 
 def test_the_proofs_notice_what_is_wrong(thirty):
-    shifted = {name: weight + 0.01 * torch.randn_like(weight) for name, weight in thirty.after.items()}
     last = thirty.marks[-1]
     other = replace(last, written=(*last.written[:-1], (last.written[-1] + 1) % len(thirty.corpus.chars)))
     assert cards.losses(thirty).prove().passed
-    for wrong in (
-        replace(thirty, losses=thirty.losses + 0.001),
-        replace(thirty, after=shifted),
-        replace(thirty, marks=(*thirty.marks[:-1], replace(last, held_out=last.held_out + 0.001))),
-    ):
+    for place in (0, 15, 29):
+        losses = thirty.losses.copy()
+        losses[place] += 0.001
+        assert not cards.losses(replace(thirty, losses=losses)).prove().passed
+    for i, mark in enumerate(thirty.marks):
+        moved = replace(mark, held_out=mark.held_out + 0.001)
+        wrong = replace(thirty, marks=(*thirty.marks[:i], moved, *thirty.marks[i + 1 :]))
         assert not cards.losses(wrong).prove().passed
+        assert not cards.texts(wrong).prove().passed
     assert cards.texts(thirty).prove().passed
     assert not cards.texts(replace(thirty, marks=(*thirty.marks[:-1], other))).prove().passed
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("rate_at", lambda rate, step: rate), ("spread", lambda name, layers: 0.02), ("DECAY", 0.5)],
+)
+def test_a_training_that_is_not_the_one_described_fails_the_proof(monkeypatch, name, wrong):
+    monkeypatch.setattr(ops, name, wrong)
+    card = cards.losses(trained(12).snapshot)
+    monkeypatch.undo()
+    assert not card.prove().passed
+
+
+def test_a_training_is_repeated_as_far_as_it_is_asked_for():
+    settings = ops.Settings(passage(), layers=1, seed=9)
+    found = tiny.trained_again(settings, 3)
+    losses = list(found.losses)
+    assert tiny.trained_again(settings, 11) is found
+    assert found.losses[:3] == losses
+    assert (len(found.losses), found.marks) == (11, [0, 10])
+    other = tiny.TrainedAgain(settings)
+    other.reach(11)
+    assert other.losses == found.losses
 
 
 def test_nothing_of_the_process_is_touched():

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from engine import ReaderError, capture
-from engine.cards import training_phases as cards
-from engine.cards.training_phases import common, grokking, induction, live, prompt, story, twice
+from engine.chapters import c12_training as cards
+from engine.chapters.c12_training import grokking, induction, live, prompt, recordings, story, twice
 from engine.checkpoints.catalogue import locate
 from engine.training.recording import Recording
 from engine.training.snapshots import fingerprint
@@ -74,7 +74,7 @@ def use(monkeypatch):
     """A function that makes the chapter read a given recording."""
 
     def choose(run):
-        for module in (common, story, induction, grokking):
+        for module in (recordings, story, induction, grokking):
             monkeypatch.setattr(module, "recording", lambda name: run)
 
     return choose
@@ -175,7 +175,7 @@ def test_favourites_are_counted_over_the_prompts(use):
 
 def test_scores_go_to_their_layer_and_head_whatever_the_order_of_the_rows(use):
     run = run_of({20: 1.2})
-    steps, values = common.grids(run, "induction")
+    steps, values = recordings.grids(run, "induction")
     assert steps == [0, 20]
     assert values[1] == pytest.approx(np.array([[0.25, 0.26], [0.35, 0.36], [0.45, 0.46]]))
     use(run)
@@ -355,17 +355,17 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
             other,
             other,
             "",
-            common.ANOTHER,
+            recordings.ANOTHER,
             -1,
             "pocket-llama comes from another run",
             "pocket-llama, trained anew",
         ),
-        (other, weights, "", common.FINISHED, -1, "", "pocket-llama"),
+        (other, weights, "", recordings.FINISHED, -1, "", "pocket-llama"),
         (
             other,
             other,
             weights,
-            common.CONTINUED,
+            recordings.CONTINUED,
             -1,
             "pocket-llama was trained on from where that run ended",
             "pocket-llama, at an earlier stage",
@@ -374,20 +374,20 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
             weights,
             other,
             "",
-            common.BEGUN,
+            recordings.BEGUN,
             0,
             "pocket-llama is what its run began with",
             "pocket-llama, trained on",
         ),
     ):
         changed = tuple(replace(one, begun=begun, finished=finished, continued=continued) for one in kept)
-        for module in (live, common):
+        for module in (live, recordings):
             monkeypatch.setattr(module, "snapshots", lambda run, changed=changed: changed)
         stages = cards.stages(bundled)
         assert (stages[at].name, stages[at].loaded) == (name, bundled)
         assert said in cards.about_snapshots()
         assert ("The bundled pocket-llama" in cards.about_snapshots()) is bool(said)
-        assert common.called("pocket-llama") == called
+        assert recordings.called("pocket-llama") == called
 
 
 def test_update_0_is_said_to_be_trained_where_its_run_began_with_an_earlier_ones_weights(monkeypatch):

@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import ReaderError, capture, load
-from engine.checkpoints import dequantize, gguf
+from engine.checkpoints import gguf
 from engine.checkpoints.packaged import FILES, checked, find
 from engine.evidence.script import preamble
+from engine.model import dequantize
 from tests.conftest import needs_smollm2
 
 TEXTS = ["Room 101 has 24 beds.", "a  1", "3.14", "It's 7 o'clock", "no digits at all", "x=1;y=22"]
@@ -232,10 +233,25 @@ def test_a_file_that_is_no_gguf(tmp_path, content, capfd):
     assert "cannot read it" in json.loads(capfd.readouterr().out.strip().splitlines()[-1])["refused"]
 
 
+@pytest.mark.parametrize("lost", [1, 1000, 100_000])
+def test_a_file_that_is_cut_short_is_called_so(write, tmp_path, capfd, lost):
+    path = write("Q8_0")
+    path.write_bytes(path.read_bytes()[:-lost])
+    dequantize.main(str(path), str(tmp_path / "out"))
+    assert "cut short" in json.loads(capfd.readouterr().out.strip().splitlines()[-1])["refused"]
+
+
 def test_a_refusal_of_the_other_process_arrives_as_one_sentence(tmp_path):
     path = tmp_path / "tiny.gguf"
-    path.write_bytes(b"not one at all")
+    path.write_bytes(b"GGUF" + b"not one at all" * 20)
     refusal(path)
+
+
+def test_what_does_not_begin_as_gguf_files_do_is_refused_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(b"not one at all")
+    monkeypatch.setattr(gguf, "_dequantize", None)  # would fail if it were called
+    assert "does not begin" in refusal(path)
 
 
 def test_a_process_that_dies_is_a_refusal(tmp_path, monkeypatch):

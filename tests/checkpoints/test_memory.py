@@ -11,8 +11,15 @@ from safetensors.torch import save_file
 
 from engine import ReaderError
 from engine.checkpoints import memory
+from engine.model.precisions import precision
 
-BASE = memory.needed([], "fp32")
+BASE = memory.needed([], 4, 4)
+
+
+def needed(files, name):
+    """What loading them at a precision takes."""
+    at = precision(name)
+    return memory.needed(files, at.peak, at.storage.other)
 
 
 @pytest.fixture
@@ -28,7 +35,7 @@ def stored(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("precision", "count"),
+    ("at", "count"),
     [
         ("fp32", 1620 * 4),
         ("bf16", 1620 * 2),
@@ -36,27 +43,28 @@ def stored(tmp_path):
         ("nf4", 1020 * 2 + 600),
     ],
 )
-def test_the_bytes_needed_follow_the_precision_and_not_the_file(stored, precision, count):
-    assert memory.needed([stored], precision) - BASE == count
+def test_the_bytes_needed_follow_the_precision_and_not_the_file(stored, at, count):
+    assert needed([stored], at) - BASE == count
 
 
 def test_all_files_of_a_checkpoint_count(stored):
-    assert memory.needed([stored, stored], "fp32") - BASE == 2 * 1620 * 4
+    assert needed([stored, stored], "fp32") - BASE == 2 * 1620 * 4
 
 
 @pytest.mark.parametrize("entry", ['{"data_offsets":[0,0]}', '{"data_offsets":[0,0],"shape":["x",null]}'])
 def test_a_header_without_a_sound_shape_is_no_error_here(tmp_path, entry):
     header = ('{"t":' + entry + "}").encode()
     (tmp_path / "odd.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert memory.needed([tmp_path / "odd.safetensors"], "nf4") == BASE
+    assert needed([tmp_path / "odd.safetensors"], "nf4") == BASE
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "nf4"])
-def test_loading_takes_no_more_than_was_foretold(precision):
+@pytest.mark.parametrize("at", ["fp32", "fp16", "int8", "nf4"])
+def test_loading_takes_no_more_than_was_foretold(at):
     script = (
         "import sys, threading, time, psutil\n"
         "from engine import load\n"
         "from engine.checkpoints import memory\n"
+        "from engine.model.precisions import precision\n"
         "load('pocket-gpt2', sys.argv[1])\n"  # once, for what libraries take when they are first used
         "process, most, over = psutil.Process(), [0], threading.Event()\n"
         "before = process.memory_info().rss\n"
@@ -64,9 +72,11 @@ def test_loading_takes_no_more_than_was_foretold(precision):
         "    while not over.wait(0.001): most[0] = max(most[0], process.memory_info().rss)\n"
         "thread = threading.Thread(target=watch); thread.start()\n"
         "load('pocket-llama', sys.argv[1]); over.set(); thread.join()\n"
-        "print(most[0] - before, memory.needed(memory.files('pocket-llama'), sys.argv[1]))\n"
+        "at = precision(sys.argv[1])\n"
+        "foretold = memory.needed(memory.files('pocket-llama'), at.peak, at.storage.other)\n"
+        "print(most[0] - before, foretold)\n"
     )
-    command = [sys.executable, "-c", script, precision]
+    command = [sys.executable, "-c", script, at]
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     taken, foretold = map(int, told.split())

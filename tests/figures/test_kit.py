@@ -46,7 +46,6 @@ def drawn_text(figure):
 ALL = {
     "heatmap": lambda: kit.heatmap(np.eye(4), TOKENS, TOKENS, row_name=EVIL, value_name=EVIL),
     "attention_map": lambda: kit.attention_map(causal(4), TOKENS, query=1),
-    "matrix_strip": lambda: kit.matrix_strip(np.arange(4.0), TOKENS, name=EVIL),
     "bars": lambda: kit.bars(TOKENS, [1, 2, 3, 4]),
     "grouped_bars": lambda: kit.grouped_bars(TOKENS, {EVIL: [1, 2, 3, 4], "b": [4, 3, 2, 1]}),
     "waterfall": lambda: kit.waterfall(TOKENS, [1, -2, 3, -4]),

@@ -8,6 +8,7 @@ from huggingface_hub.file_download import repo_folder_name
 
 from engine import load
 from engine.checkpoints import hub, hub_cache, safety, transfer
+from engine.model import fetching
 from tests.hub.conftest import ignore, refusal, write_cache
 from tests.hub.server import REVISION
 
@@ -47,7 +48,7 @@ def test_a_revision_that_is_not_in_the_cache_is_not_another_one(online, good_fil
 def test_a_renamed_repository_is_found_under_its_other_name(online, good_files, asked, held):
     snapshot = write_cache(held, A, good_files, ["main"])
     assert hub.cached(asked) == hub.Cached(snapshot, A, held, "")
-    assert hub.download(asked, ignore) == snapshot
+    assert fetching.download(asked, ignore) == snapshot
     assert load(asked).revision == A
     assert online.requests == []
 
@@ -126,14 +127,14 @@ def test_a_download_that_ended_before_its_files_were_verified_is_not_cached(onli
     with monkeypatch.context() as patch:
         patch.setattr(transfer, "_intact", end_at_the_weights)
         with pytest.raises(Ended):
-            hub.download(names[1], ignore)
+            fetching.download(names[1], ignore)
     assert safety.complete(hub_cache.store("owner/tiny") / "snapshots" / REVISION)
     assert not any(map(hub.is_cached, names))
-    hub.download(names[1], ignore)
+    fetching.download(names[1], ignore)
     assert all(map(hub.is_cached, names))
 
 
 def test_the_sentence_of_a_cache_that_is_a_file(online, tmp_path):
     (tmp_path / "cache").write_text("no folder")
     assert not hub.is_cached("owner/tiny")
-    assert refusal(hub.describe, "owner/tiny").startswith("The Hub has no checkpoint")
+    assert refusal(fetching.describe, "owner/tiny").startswith("The Hub has no checkpoint")

@@ -14,6 +14,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from engine import capture, load
 from engine.checkpoints import catalogue, hub
+from engine.model import fetching
 from tests.hub.conftest import ignore, point_at, read_files, refusal
 from tests.hub.server import REVISION, Repo
 
@@ -27,19 +28,19 @@ def edited(files, name, **changes):
 
 
 def test_a_good_checkpoint_downloads_and_loads(online, repo, good_files):
-    before = hub.describe(NAME)
+    before = fetching.describe(NAME)
     assert (before.cached, before.revision) == (False, REVISION)
     assert before.bytes == sum(map(len, good_files.values()))
 
     reports = []
-    folder = hub.download(NAME, lambda done, total: reports.append((done, total)))
+    folder = fetching.download(NAME, lambda done, total: reports.append((done, total)))
     assert read_files(folder) == good_files
     assert reports == sorted(reports)
     assert reports[-1] == (before.bytes, before.bytes)
 
     online.requests.clear()
     assert hub.is_cached(NAME)
-    assert hub.describe(NAME) == hub.HubEntry(NAME, True, before.bytes, REVISION)
+    assert fetching.describe(NAME) == hub.HubEntry(NAME, True, before.bytes, REVISION)
     loaded = load(NAME)
     assert loaded.revision == REVISION
     assert capture(loaded, "Once").logits.shape[1] == loaded.spec.vocab
@@ -47,7 +48,7 @@ def test_a_good_checkpoint_downloads_and_loads(online, repo, good_files):
 
 
 def test_only_what_loading_reads_is_asked_for(online, repo, good_files):
-    hub.download(NAME, ignore)
+    fetching.download(NAME, ignore)
     assert set(online.fetched()) == set(good_files)
 
 
@@ -60,7 +61,7 @@ def test_shards_are_all_fetched(online, tiny_folder, tmp_path):
     small = {k: v for k, v in read_files(tiny_folder("gpt2")).items() if k != WEIGHTS}
     online.repos[NAME] = Repo({**small, **shards})
 
-    folder = hub.download(NAME, ignore)
+    folder = fetching.download(NAME, ignore)
     assert len(shards) > 3
     assert set(online.fetched()) == {*small, *shards}
     (folder / sorted(shards)[1]).unlink()
@@ -68,7 +69,10 @@ def test_shards_are_all_fetched(online, tiny_folder, tmp_path):
 
 
 def test_not_found(online):
-    assert refusal(hub.describe, "owner/nothing") == "The Hub has no checkpoint called “owner/nothing” (404)."
+    assert (
+        refusal(fetching.describe, "owner/nothing")
+        == "The Hub has no checkpoint called “owner/nothing” (404)."
+    )
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -78,14 +82,14 @@ def test_gated(online, repo, status):
         f"“owner/tiny” is gated ({status}): accept its conditions on its page on the Hub, "
         "set HF_TOKEN to a token of your account, and try again."
     )
-    assert refusal(hub.describe, NAME) == expected
-    assert refusal(hub.download, NAME, ignore) == expected
+    assert refusal(fetching.describe, NAME) == expected
+    assert refusal(fetching.download, NAME, ignore) == expected
     assert not hub.is_cached(NAME)
 
 
 def test_a_login_is_wanted_for_the_whole_repository(online, repo):
     repo.api = (401, "")
-    assert refusal(hub.describe, NAME) == (
+    assert refusal(fetching.describe, NAME) == (
         "The Hub shows “owner/tiny” to nobody without a login (401): set HF_TOKEN, or check the name."
     )
 
@@ -99,7 +103,7 @@ def test_a_login_is_wanted_for_the_whole_repository(online, repo):
 )
 def test_the_hub_is_out_of_order(online, repo, status, sentence):
     repo.api = (status, "")
-    assert refusal(hub.describe, NAME) == sentence
+    assert refusal(fetching.describe, NAME) == sentence
 
 
 def test_connection_refused(monkeypatch, tmp_path):
@@ -110,8 +114,8 @@ def test_connection_refused(monkeypatch, tmp_path):
         expected = (
             f"The Hub ({host}) cannot be reached from this machine, so “owner/tiny” was not downloaded."
         )
-        assert refusal(hub.describe, NAME) == expected
-        assert refusal(hub.download, NAME, ignore) == expected
+        assert refusal(fetching.describe, NAME) == expected
+        assert refusal(fetching.download, NAME, ignore) == expected
 
 
 def test_no_answer(monkeypatch, tmp_path):
@@ -121,14 +125,14 @@ def test_no_answer(monkeypatch, tmp_path):
         silent.listen()
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         point_at(monkeypatch, f"http://{host}", tmp_path)
-        assert refusal(hub.describe, NAME) == (
+        assert refusal(fetching.describe, NAME) == (
             f"The Hub ({host}) did not answer in time, so “owner/tiny” was not downloaded."
         )
 
 
 def test_offline_mode(online, repo, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert refusal(hub.describe, NAME) == (
+    assert refusal(fetching.describe, NAME) == (
         "“owner/tiny” is not on this machine, and HF_HUB_OFFLINE forbids downloading it."
     )
     assert online.requests == []
@@ -146,12 +150,12 @@ def flip(body):
 @pytest.mark.parametrize("spoil", [cut, flip])
 def test_a_file_that_arrives_cut_short_or_changed(online, repo, spoil, file):
     repo.body = {file: spoil}
-    assert refusal(hub.download, NAME, ignore) == (
+    assert refusal(fetching.download, NAME, ignore) == (
         "A file of “owner/tiny” arrived cut short or damaged and was thrown away; try again."
     )
     assert not hub.is_cached(NAME)
     repo.body = {}
-    hub.download(NAME, ignore)  # nothing of the damaged file was left behind
+    fetching.download(NAME, ignore)  # nothing of the damaged file was left behind
     assert hub.is_cached(NAME)
 
 
@@ -162,7 +166,7 @@ def test_a_connection_that_always_breaks_off(online, repo, monkeypatch, chunk):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", chunk)
     repo.breaks = frozenset({WEIGHTS})
     host = online.address.removeprefix("http://")
-    assert refusal(hub.download, NAME, ignore) == (
+    assert refusal(fetching.download, NAME, ignore) == (
         f"The connection to the Hub ({host}) broke off while “owner/tiny” was downloaded."
     )
     assert online.fetched().count(WEIGHTS) < 10
@@ -174,30 +178,30 @@ def test_only_pickled_weights(online, repo):
         "“owner/tiny” has only pickled weights (pytorch_model.bin), which can run code when they are read; "
         "this app reads safetensors only."
     )
-    assert refusal(hub.describe, NAME) == expected
-    assert refusal(hub.download, NAME, ignore) == expected
+    assert refusal(fetching.describe, NAME) == expected
+    assert refusal(fetching.download, NAME, ignore) == expected
     assert online.fetched() == []
 
 
 def test_unsupported_model_type(online, repo):
     repo.files = edited(repo.files, "config.json", model_type="mamba")
-    supported = "gpt2, llama, qwen2, qwen3, gpt_neox"
+    supported = "gpt2, llama, qwen2, qwen3, gpt_neox, mistral, stablelm, phi, olmo2, gpt_neo"
     expected = f"“owner/tiny” names the unsupported model_type “mamba”; supported are {supported}."
-    assert refusal(hub.describe, NAME) == expected
-    assert refusal(hub.download, NAME, ignore) == expected
+    assert refusal(fetching.describe, NAME) == expected
+    assert refusal(fetching.download, NAME, ignore) == expected
     assert set(online.fetched()) == {"config.json"}  # refused before the weights
 
 
 def test_an_attribute_the_adapter_does_not_know(online, repo):
     repo.files = edited(repo.files, "config.json", scale_attn_by_inverse_layer_idx=True)
-    assert "scale_attn_by_inverse_layer_idx" in refusal(hub.download, NAME, ignore)
+    assert "scale_attn_by_inverse_layer_idx" in refusal(fetching.download, NAME, ignore)
     assert set(online.fetched()) == {"config.json"}
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_remote_code(online, repo, file):
     repo.files = edited(repo.files, file, auto_map={"AutoModelForCausalLM": "modeling_tiny.Tiny"})
-    assert refusal(hub.download, NAME, ignore) == (
+    assert refusal(fetching.download, NAME, ignore) == (
         "“owner/tiny” wants to run Python code of its own, which never happens here."
     )
     assert not hub.is_cached(NAME)
@@ -207,12 +211,12 @@ def test_remote_code(online, repo, file):
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"\xff\xfe"])
 def test_a_config_that_is_no_json(online, repo, text):
     repo.files = {**repo.files, "config.json": text}
-    assert refusal(hub.describe, NAME) == "The config.json of “owner/tiny” is not valid JSON."
+    assert refusal(fetching.describe, NAME) == "The config.json of “owner/tiny” is not valid JSON."
 
 
 def test_a_config_too_large_to_be_one_is_not_fetched(online, repo):
     repo.files = {**repo.files, "config.json": b" " * 1_000_001}
-    assert refusal(hub.describe, NAME) == (
+    assert refusal(fetching.describe, NAME) == (
         "The config.json of “owner/tiny” has 1.0 MB, more than any config needs."
     )
     assert online.fetched() == []
@@ -223,14 +227,14 @@ QUANTIZED = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
 
 def test_weights_that_another_tool_has_quantized_are_refused_by_the_config(online, repo):
     repo.files = edited(repo.files, "config.json", **QUANTIZED)
-    for sentence in (refusal(hub.describe, NAME), refusal(hub.download, NAME, ignore)):
+    for sentence in (refusal(fetching.describe, NAME), refusal(fetching.download, NAME, ignore)):
         assert sentence.startswith("“owner/tiny” was already quantized by another tool (GPTQ)")
     assert set(online.fetched()) == {"config.json"}
 
 
 def test_weights_that_another_tool_has_quantized_are_refused_by_the_listing(online, repo):
     repo.files = {**repo.files, "quantize_config.json": b"{}"}
-    assert "(GPTQ)" in refusal(hub.describe, NAME)
+    assert "(GPTQ)" in refusal(fetching.describe, NAME)
     assert online.fetched() == []
 
 
@@ -238,7 +242,7 @@ def test_an_adapter_alone_is_refused_with_what_it_adapts(online, repo):
     del repo.files[WEIGHTS], repo.files["config.json"]
     settings = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "meta/large"}).encode()
     repo.files |= {"adapter_config.json": settings, "adapter_model.safetensors": b"x"}
-    assert refusal(hub.describe, NAME) == (
+    assert refusal(fetching.describe, NAME) == (
         "“owner/tiny” is a LoRA adapter for “meta/large” without weights of its own; "
         "take a checkpoint that it is merged into."
     )
@@ -249,14 +253,14 @@ def test_an_adapter_alone_is_refused_with_what_it_adapts(online, repo):
 def test_an_adapter_that_does_not_say_what_it_adapts(online, repo, settings):
     del repo.files[WEIGHTS]
     repo.files["adapter_config.json"] = settings
-    assert refusal(hub.describe, NAME).startswith(
+    assert refusal(fetching.describe, NAME).startswith(
         "“owner/tiny” is a LoRA adapter without weights of its own;"
     )
 
 
 def test_an_adapter_beside_full_weights_is_refused_by_the_listing(online, repo):
     repo.files["adapter_config.json"] = b"{}"
-    assert "beside full weights" in refusal(hub.describe, NAME)
+    assert "beside full weights" in refusal(fetching.describe, NAME)
     assert online.fetched() == []
 
 
@@ -264,7 +268,7 @@ def test_remote_code_of_a_tokenizer_is_refused_before_the_weights(online, repo):
     repo.files = edited(
         repo.files, "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Tokenizer", None]}
     )
-    refusal(hub.download, NAME, ignore)
+    refusal(fetching.download, NAME, ignore)
     assert WEIGHTS not in online.fetched()
 
 
@@ -272,7 +276,7 @@ def test_remote_code_of_a_tokenizer_is_refused_before_the_weights(online, repo):
 def test_a_page_in_the_place_of_the_hub(online, repo, answer):
     repo.answer = answer
     host = online.address.removeprefix("http://")
-    assert refusal(hub.describe, NAME) == (
+    assert refusal(fetching.describe, NAME) == (
         f"What answers at {host} does not speak as the Hub does, so “owner/tiny” was not downloaded."
     )
 
@@ -286,7 +290,7 @@ def test_a_disk_that_runs_full(online, repo, monkeypatch):
         return open_file(Path("/dev/full") if full else path, mode, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", open_on_full_disk)  # the kernel answers ENOSPC to every write there
-    assert refusal(hub.download, NAME, ignore) == (
+    assert refusal(fetching.download, NAME, ignore) == (
         "The disk ran full while “owner/tiny” was downloaded; the unfinished file was removed."
     )
     assert not hub.is_cached(NAME)
@@ -296,7 +300,7 @@ def test_a_disk_without_room_for_the_whole(online, repo, monkeypatch):
     usage = type("usage", (), {"free": 1_000_000})
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     repo.files = {**repo.files, WEIGHTS: bytes(3_000_000)}
-    sentence = refusal(hub.download, NAME, ignore)
+    sentence = refusal(fetching.download, NAME, ignore)
     assert sentence.startswith("The disk is too full for “owner/tiny”: it needs ")
     assert sentence.endswith(" and 1 MB are free.")
     assert WEIGHTS not in online.fetched()
@@ -304,7 +308,7 @@ def test_a_disk_without_room_for_the_whole(online, repo, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(online, repo, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    assert refusal(hub.download, NAME, ignore).startswith("“owner/tiny” was not downloaded: ")
+    assert refusal(fetching.download, NAME, ignore).startswith("“owner/tiny” was not downloaded: ")
 
 
 def test_an_exception_from_progress_ends_the_download(online, repo):
@@ -322,7 +326,7 @@ def test_an_exception_from_progress_ends_the_download(online, repo):
 
     repo.body = {"generation_config.json": wait}  # the first file after config.json
     with pytest.raises(Stopped):
-        hub.download(NAME, stop)
+        fetching.download(NAME, stop)
     gone_on.set()
     for thread in threading.enumerate():
         if thread.name.startswith("hub-download"):
@@ -332,7 +336,7 @@ def test_an_exception_from_progress_ends_the_download(online, repo):
 
 
 def test_half_a_download_is_not_cached(online, repo):
-    hub.describe(NAME)
+    fetching.describe(NAME)
     assert online.fetched() == ["config.json"]
     assert not hub.is_cached(NAME)
 
@@ -344,28 +348,28 @@ def test_the_bundled_checkpoints_and_questions_about_the_cache_need_no_network(m
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.delenv("ANATOMY_CHECKPOINT", raising=False)
     for name in ("pocket-gpt2", "pocket-llama"):
-        entry = hub.describe(name)
+        entry = fetching.describe(name)
         assert entry.cached
         assert entry.bytes > 15_000_000  # ten million parameters of two bytes, or a little fewer
-        assert hub.download(name, ignore) == catalogue.folder(name)
+        assert fetching.download(name, ignore) == catalogue.folder(name)
     assert not hub.is_cached("owner/elsewhere")
-    assert catalogue.default_checkpoint() in catalogue.CATALOGUE
+    assert hub.default_checkpoint() in catalogue.CATALOGUE
 
 
 def test_gpt2_becomes_the_default_once_it_is_cached(online, repo, monkeypatch):
     monkeypatch.delenv("ANATOMY_CHECKPOINT", raising=False)
     classic = "openai-community/gpt2"
     online.repos[classic] = repo
-    assert catalogue.default_checkpoint() == "pocket-gpt2"
-    hub.download(classic, ignore)
-    assert catalogue.default_checkpoint() == classic
+    assert hub.default_checkpoint() == "pocket-gpt2"
+    fetching.download(classic, ignore)
+    assert hub.default_checkpoint() == classic
     monkeypatch.setenv("ANATOMY_CHECKPOINT", "pocket-llama")
-    assert catalogue.default_checkpoint() == "pocket-llama"
+    assert hub.default_checkpoint() == "pocket-llama"
 
 
 def test_the_environment_variable_is_enough():
     """HF_ENDPOINT alone, in a fresh process, as a reader would set it."""
-    script = "from engine.checkpoints import hub; print(hub.describe('owner/none'))"
+    script = "from engine.model import fetching; print(fetching.describe('owner/none'))"
     done = run_fresh(script, HF_ENDPOINT="http://127.0.0.1:9")
     assert "The Hub (127.0.0.1:9) cannot be reached from this machine" in done.stderr
 
@@ -374,7 +378,8 @@ def test_asking_for_the_default_checkpoint_imports_nothing_heavy():
     script = """
         import sys
         from engine.checkpoints import catalogue, hub
-        catalogue.default_checkpoint()
+        from engine.model import fetching
+        hub.default_checkpoint()
         print(sorted({"torch", "transformers", "httpx2", "numpy"} & set(sys.modules)))
     """
     assert run_fresh(script).stdout.strip() == "[]"
@@ -410,7 +415,7 @@ def test_hub_ids_have_the_form_that_huggingface_hub_accepts(name):
 
 
 def test_a_name_that_is_nothing(online):
-    assert refusal(hub.describe, "no such thing!") == (
+    assert refusal(fetching.describe, "no such thing!") == (
         "“no such thing!” is neither a listed checkpoint, nor a folder or .gguf file here, nor a Hub id such as "
         "owner/name."
     )
@@ -421,7 +426,7 @@ def test_a_name_that_is_nothing(online):
     "name", ["~\0", "x" * 100_000, "\ud800", "~nobody-here/x", "con/../..", "", "/nowhere"]
 )
 def test_no_text_is_an_unhandled_name(online, name):
-    assert len(refusal(hub.download, name, ignore)) < 250
+    assert len(refusal(fetching.download, name, ignore)) < 250
     assert not hub.is_cached(name)
     assert online.requests == []
 
@@ -429,7 +434,7 @@ def test_no_text_is_an_unhandled_name(online, name):
 def test_a_public_copy_offers_listed_checkpoints_only(online, repo, monkeypatch, tmp_path):
     monkeypatch.setenv("ANATOMY_PUBLIC", "1")
     for name in (NAME, str(tmp_path)):
-        assert refusal(hub.describe, name).endswith(
+        assert refusal(fetching.describe, name).endswith(
             "is not one of the checkpoints that this public copy offers."
         )
     assert catalogue.known("pocket-llama")

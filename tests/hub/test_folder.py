@@ -24,6 +24,12 @@ def refusal(folder):
     return str(caught.value)
 
 
+def not_loaded(folder):
+    with pytest.raises(ReaderError) as caught:
+        load(str(folder))
+    return str(caught.value)
+
+
 def edit(folder, name, **changes):
     path = folder / name
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -58,12 +64,12 @@ def test_no_tokenizer(folder):
 
 def test_unsupported_type(folder):
     edit(folder, "config.json", model_type="t5")
-    assert refusal(folder).startswith("“mine” names the unsupported model_type “t5”; supported are gpt2, ")
+    assert not_loaded(folder).startswith("“mine” names the unsupported model_type “t5”; supported are gpt2, ")
 
 
 def test_no_type(folder):
     edit(folder, "config.json", model_type=None)
-    assert refusal(folder).startswith("“mine” names no model_type; supported are gpt2, ")
+    assert not_loaded(folder).startswith("“mine” names no model_type; supported are gpt2, ")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from engine import ReaderError
 from engine.checkpoints import catalogue, hub, hub_names
 from engine.checkpoints.hub_names import HubName
+from engine.model import fetching
 from tests.hub.conftest import ignore, refusal, write_cache
 from tests.hub.server import REVISION
 
@@ -76,7 +77,7 @@ def test_a_hostile_revision_is_refused_before_anything_is_asked(online, revision
     name = f"owner/name@{revision}"
     assert hub_names.parse(name) is None
     assert not catalogue.known(name)
-    assert refusal(hub.download, name, ignore).endswith(
+    assert refusal(fetching.download, name, ignore).endswith(
         " names no possible revision: after the @ comes a branch, a tag or a commit, as in owner/name@step512."
     )
     assert not hub.is_cached(name)
@@ -122,7 +123,8 @@ def test_a_folder_never_stands_in_for_a_hub_id(here):
     assert not hub.is_cached("owner/name")
     assert catalogue.folder_note("owner/name") == NOTE
     assert (
-        refusal(hub.describe, "owner/name") == "The Hub has no checkpoint called “owner/name” (404)." + NOTE
+        refusal(fetching.describe, "owner/name")
+        == "The Hub has no checkpoint called “owner/name” (404)." + NOTE
     )
 
 
@@ -174,10 +176,10 @@ def test_one_part_that_is_a_folder_and_a_cached_repository_is_refused(here, good
         "“mymodel” is a folder here and also a checkpoint of the Hub on this machine; write ./mymodel for the folder, "
         "or mymodel@main for the one of the Hub."
     )
-    assert refusal(hub.download, "mymodel", ignore) == refusal(catalogue.check_name, "mymodel")
+    assert refusal(fetching.download, "mymodel", ignore) == refusal(catalogue.check_name, "mymodel")
     assert catalogue.folder("./mymodel") == Path("mymodel")
     assert catalogue.folder("mymodel@main") is None
-    assert hub.download("mymodel@main", ignore).name == REVISION
+    assert fetching.download("mymodel@main", ignore).name == REVISION
 
 
 def test_a_gguf_file_here(here):
@@ -187,7 +189,7 @@ def test_a_gguf_file_here(here):
         for form in (name, f"./{name}", str(here / name)):
             assert catalogue.folder(form) == Path(form)
             assert catalogue.known(form)
-            assert hub.describe(form) == hub.HubEntry(form, True, 4, "local")
+            assert fetching.describe(form) == hub.HubEntry(form, True, 4, "local")
     assert catalogue.folder("a/b/none.gguf") is None  # so it is the file of a repository a/b
 
 
@@ -218,4 +220,4 @@ def test_a_folder_with_safetensors_weights_stays_a_folder(here):
 
 
 def test_a_folder_without_any_file_of_a_checkpoint_can_be_described(here):
-    assert hub.describe(str(here)).bytes == 0
+    assert fetching.describe(str(here)).bytes == 0

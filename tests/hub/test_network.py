@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from engine.checkpoints import hub
 from engine.checkpoints.catalogue import HUB
+from engine.model import fetching
 
 pytestmark = pytest.mark.network
 
@@ -26,5 +26,5 @@ def hub_in_reach(monkeypatch):
 
 @pytest.mark.parametrize("name", [checkpoint.name for checkpoint in HUB])
 def test_every_listed_checkpoint_can_be_described(name):
-    entry = hub.describe(name)
+    entry = fetching.describe(name)
     assert entry.bytes is None or 10**7 < entry.bytes < 10**10

@@ -6,6 +6,7 @@ import pytest
 
 from engine import load
 from engine.checkpoints import hub, hub_cache
+from engine.model import fetching
 from tests.hub.conftest import ignore, refusal
 from tests.hub.server import REVISION
 
@@ -34,19 +35,19 @@ def refs():
 @pytest.mark.parametrize(("revision", "commit"), [("step512", STEP), ("refs/pr/1", PULL), ("main", REVISION)])
 def test_a_branch_is_fetched_under_its_own_ref(online, steps, revision, commit):
     name = f"owner/tiny@{revision}"
-    assert hub.describe(name).revision == commit
-    folder = hub.download(name, ignore)
+    assert fetching.describe(name).revision == commit
+    folder = fetching.download(name, ignore)
     assert folder.name == commit
     weights = steps.at(revision).files["model.safetensors"]
     assert (folder / "model.safetensors").read_bytes() == weights
     assert refs() == {revision: commit}
-    assert hub.describe(name).cached
+    assert fetching.describe(name).cached
     assert hub.is_cached("owner/tiny") == (revision == "main")
 
 
 def test_a_commit_needs_no_ref(online, steps):
     name = f"owner/tiny@{STEP}"
-    hub.download(name, ignore)
+    fetching.download(name, ignore)
     assert refs() == {}
     online.requests.clear()
     assert load(name).revision == STEP
@@ -55,7 +56,7 @@ def test_a_commit_needs_no_ref(online, steps):
 
 def test_two_revisions_lie_beside_each_other(online, steps):
     for name in ("owner/tiny", "owner/tiny@step512"):
-        hub.download(name, ignore)
+        fetching.download(name, ignore)
     assert refs() == {"main": REVISION, "step512": STEP}
     assert hub.snapshot("owner/tiny").name == REVISION
     assert hub.snapshot("owner/tiny@step512").name == STEP
@@ -64,6 +65,6 @@ def test_two_revisions_lie_beside_each_other(online, steps):
 @pytest.mark.parametrize("revision", ["step513", "9" * 40, "refs/pr/2"])
 def test_a_revision_that_does_not_exist(online, steps, revision):
     expected = f"The Hub has no revision “{revision}” of “owner/tiny” (404)."
-    assert refusal(hub.describe, f"owner/tiny@{revision}") == expected
-    assert refusal(hub.download, f"owner/tiny@{revision}", ignore) == expected
+    assert refusal(fetching.describe, f"owner/tiny@{revision}") == expected
+    assert refusal(fetching.download, f"owner/tiny@{revision}", ignore) == expected
     assert not hub.is_cached(f"owner/tiny@{revision}")

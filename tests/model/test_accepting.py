@@ -269,7 +269,7 @@ def test_numbers_that_are_none_are_refused_with_their_tensor(made, poison, preci
 
     retold(folder, change)
     assert refusal(folder, precision) == (
-        "the tensor model.layers.2.self_attn.o_proj.weight of “mine” holds NaN or infinity, so nothing can be computed."
+        "The tensor model.layers.2.self_attn.o_proj.weight of “mine” holds NaN or infinity, so nothing can be computed."
     )
 
 
@@ -298,7 +298,7 @@ def test_a_tokenizer_that_cannot_be_read(made, text):
 @pytest.mark.parametrize(
     ("break_it", "identity"),
     [
-        (lambda m: setattr(m.model.layers[1].self_attn, "scaling", 1.0), None),
+        (lambda m: setattr(m.model.layers[1].self_attn, "scaling", 1.0), "softmax of q·k in layer 1"),
         (lambda m: m.model.layers[1].mlp.register_forward_hook(lambda *a: a[-1] * 2, prepend=True), None),
         (lambda m: m.model.layers[1].register_forward_hook(lambda *a: a[-1] * 1.5), "leaves it"),
         (
@@ -353,3 +353,28 @@ def test_a_folder_is_called_by_its_last_part_and_two_of_one_name_are_told_apart(
     assert one.name == other.name == "mine"
     assert (one.asked, other.asked) == (str(first), str(second))
     assert one.revision != other.revision  # caches of traces know models by name and revision
+
+
+@pytest.mark.parametrize("named", [5, {"a": 1}, [], None, "LlamaForCausalLM", [1, "LlamaForCausalLM"]])
+def test_architectures_that_are_no_list_of_names_are_no_crash(made, named):
+    assert load(str(made("llama-gqa", architectures=named))).spec.n_layer == 3
+
+
+@pytest.mark.parametrize("changes", [{"rope_theta": 0}, {"rope_theta": 5e5}, {"partial_rotary_factor": 0.5}])
+def test_rope_settings_that_contradict_each_other_are_refused(made, changes):
+    assert next(iter(changes)) in refusal(made("llama-gqa", **changes))
+
+
+@pytest.mark.parametrize("theta", [0, -5, float("nan"), "ten"])
+def test_a_base_of_rope_that_is_none(made, theta):
+    refusal(made("llama-gqa", rope_parameters={"rope_type": "default", "rope_theta": theta}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_hidden_layers": -3}, {"num_attention_heads": 0}, {"hidden_size": 10**7}, {"vocab_size": 10**9}],
+)
+def test_absurd_sizes_take_no_memory(made, changes):
+    said = refusal(made("llama-gqa", **changes))
+    assert "alloc" not in said
+    assert "modulo" not in said

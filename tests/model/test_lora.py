@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from engine import ReaderError, capture, load
@@ -110,4 +111,31 @@ def test_an_adapter_of_an_adapter_goes_no_further_than_one_step(adapter):
     folder = adapter()
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": str(folder)}))
-    assert "itself an adapter" in refusal(folder)
+    assert "itself one" in refusal(folder)
+
+
+def rewritten(folder, change):
+    path = folder / "adapter_model.safetensors"
+    save_file(change(load_file(path)), path, metadata={"format": "pt"})
+    return folder
+
+
+def test_a_missing_tensor_of_an_adapter_is_named_and_never_made_up(adapter):
+    folder = adapter()
+    lost = "base_model.model.model.layers.1.self_attn.q_proj.lora_A.weight"
+    said = refusal(rewritten(folder, lambda held: {key: value for key, value in held.items() if key != lost}))
+    assert f"lacks {lost}" in said
+
+
+def test_renamed_tensors_of_an_adapter_are_refused(adapter):
+    said = refusal(rewritten(adapter(), lambda held: {f"x.{key}": value for key, value in held.items()}))
+    assert "lacks base_model." in said
+
+
+def test_an_adapter_that_holds_nan_is_refused_with_its_tensor(adapter):
+    def change(held):
+        name = sorted(held)[0]
+        held[name][0, 0] = float("nan")
+        return held
+
+    assert "holds NaN" in refusal(rewritten(adapter(), change))

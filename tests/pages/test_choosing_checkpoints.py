@@ -9,11 +9,11 @@ from engine.tokens.text import markdown
 
 
 def test_a_hub_name_in_an_address_is_not_fetched_before_a_button_is_pressed(demo, monkeypatch):
-    from engine.checkpoints import hub
+    from engine.model import fetching
 
     asked = []
-    monkeypatch.setattr(hub, "describe", lambda *given: asked.append(given))
-    monkeypatch.setattr(hub, "download", lambda *given: asked.append(given))
+    monkeypatch.setattr(fetching, "describe", lambda *given: asked.append(given))
+    monkeypatch.setattr(fetching, "download", lambda *given: asked.append(given))
     app = demo(checkpoint="EleutherAI/pythia-160m")
     assert asked == []
     assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
@@ -30,9 +30,10 @@ def test_every_refused_part_of_an_address_is_named_even_when_the_checkpoint_is_m
 
 def test_the_size_of_a_hub_checkpoint_is_shown_before_its_download(demo, monkeypatch):
     from engine.checkpoints import hub
+    from engine.model import fetching
 
     entry = hub.HubEntry("EleutherAI/pythia-160m", cached=False, bytes=375_000_000, revision="abc")
-    monkeypatch.setattr(hub, "describe", lambda name: entry)
+    monkeypatch.setattr(fetching, "describe", lambda name: entry)
     app = demo()
     app.selectbox(key="side-checkpoint").set_value("EleutherAI/pythia-160m").run()
     app.button(key="download-ask").click().run()
@@ -42,13 +43,14 @@ def test_the_size_of_a_hub_checkpoint_is_shown_before_its_download(demo, monkeyp
 @pytest.mark.parametrize("step", ["describe", "download"])
 def test_a_failing_hub_is_one_sentence_and_the_checkpoint_stays(demo, monkeypatch, step):
     from engine.checkpoints import hub
+    from engine.model import fetching
 
     def fail(*given):
         raise ReaderError("The Hub is asleep.")
 
     entry = hub.HubEntry("EleutherAI/pythia-160m", cached=False, bytes=None, revision="abc")
-    monkeypatch.setattr(hub, "describe", lambda name: entry)
-    monkeypatch.setattr(hub, step, fail)
+    monkeypatch.setattr(fetching, "describe", lambda name: entry)
+    monkeypatch.setattr(fetching, step, fail)
     app = demo(checkpoint="pocket-llama")
     app.selectbox(key="side-checkpoint").set_value("EleutherAI/pythia-160m").run()
     app.button(key="download-ask").click().run()
@@ -61,12 +63,13 @@ def test_a_failing_hub_is_one_sentence_and_the_checkpoint_stays(demo, monkeypatc
 
 def test_a_finished_download_becomes_the_checkpoint(demo, monkeypatch):
     from engine.checkpoints import hub
+    from engine.model import fetching
     from pages._shared import models, resources
 
     name, plain, told = "EleutherAI/pythia-160m", resources.loaded, []
     entry = hub.HubEntry(name, cached=False, bytes=10, revision="abc")
-    monkeypatch.setattr(hub, "describe", lambda name: entry)
-    monkeypatch.setattr(hub, "download", lambda name, progress: (progress(5, 10), told.append(name)))
+    monkeypatch.setattr(fetching, "describe", lambda name: entry)
+    monkeypatch.setattr(fetching, "download", lambda name, progress: (progress(5, 10), told.append(name)))
     monkeypatch.setattr(models, "is_cached", lambda one: one != name or bool(told))
     monkeypatch.setattr(resources, "loaded", lambda one, at: plain("pocket-gpt2" if one == name else one, at))
     app = demo()

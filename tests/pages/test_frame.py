@@ -88,7 +88,7 @@ def test_prove_it_shows_the_claim_the_difference_and_the_tolerance(demo):
 def test_code_shows_the_script(demo):
     app = demo()
     app = evidence(app, "8-one").set_value(cards.CODE).run()
-    assert [one.value for one in app.code] == ["result = {'x': 1}"]
+    assert [one.value for one in app.code] == ["result = {'x': 1}\nprint(result)"]
 
 
 def test_a_card_without_proof_offers_none(demo):

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as texts
 
 from engine import ReaderError
-from engine.checkpoints.catalogue import PRECISIONS, known
+from engine.checkpoints.catalogue import known
+from engine.model.precisions import PRECISIONS
 from engine.tokens.text import PROMPT_CHARACTERS
 from pages._shared import frame, state
 from pages._shared.state import State

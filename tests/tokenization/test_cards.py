@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import ReaderError, capture
-from engine.cards import tokenization as cards
-from engine.cards.tokenization.common import mismatch
-from engine.cards.tokenization.own import laid, segmented, wrapped
-from engine.cards.tokenization.space import BARE, SPACED, starts_with_space, tail
+from engine.chapters import c01_tokenization as cards
+from engine.chapters.c01_tokenization.own import laid, segmented, wrapped
+from engine.chapters.c01_tokenization.space import BARE, SPACED, starts_with_space, tail
+from engine.evidence.comparing import mismatches
 from engine.tokens import encodings, passages
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
 
@@ -96,14 +96,15 @@ def test_merging_stops_at_the_ends(loaded):
 
 def test_chips_of_a_known_text():
     card = cards.chips("hello world")
-    assert card.numbers == {"ids": [24912, 2375], "lengths": [5, 6]}
+    assert card.shown == {"ids": [24912, 2375], "lengths": [5, 6], "bytes": [*b"hello world"]}
     assert card.table["bytes"] == ["68 65 6C 6C 6F", "20 77 6F 72 6C 64"]
     assert card.table["token"] == ["hello", "·world"]
 
 
 def test_own_counts_are_the_library_counts(loaded):
     text = passages.sentences()[6].text  # Hindi
-    counts = cards.own(loaded, text)[1].numbers
+    table = cards.own(loaded, text)[1].table
+    counts = dict(zip(table["tokenizer"], table["tokens"], strict=True))
     assert counts[loaded.name] == len(loaded.tokenizer(text)["input_ids"])
     assert counts["o200k_base"] < counts["cl100k_base"] < counts["r50k_base"]
 
@@ -121,8 +122,8 @@ def test_the_price_of_english_is_one():
     loaded = loaded_checkpoint(BUNDLED[0])
     card = cards.price(loaded, "", "times English")
     row = card.table["text"].index("English")
-    assert card.numbers["shown"][row] == [1, 1, 1, 1]
-    per_character = np.array(cards.price(loaded, "abc", "tokens per character").numbers["shown"])
+    assert card.shown["times English"][row].tolist() == [1, 1, 1, 1]
+    per_character = cards.price(loaded, "abc", "tokens per character").shown["tokens per character"]
     german = card.table["text"].index("German")
     text = passages.sentences()[german].text
     assert per_character[german, 3] == len(encodings.encode("o200k_base", text)) / len(text)
@@ -154,10 +155,10 @@ def test_a_long_text_keeps_its_end(loaded):
     assert len(spaced(loaded, "🦉" * 500).table["id"]) > 0
 
 
-def test_mismatch_counts_places_and_lengths():
-    assert mismatch([1, 2, 3], [1, 5, 3]) == 1
-    assert mismatch([1, 2, 3], [1, 2]) == 1
-    assert mismatch([], []) == 0
+def test_mismatches_count_places_and_lengths():
+    assert mismatches([1, 2, 3], [1, 5, 3]) == 1
+    assert mismatches([1, 2, 3], [1, 2]) == 1
+    assert mismatches([], []) == 0
 
 
 def test_a_special_token_typed_by_a_reader_is_text(loaded):

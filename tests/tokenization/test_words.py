@@ -4,12 +4,14 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from engine import ReaderError, capture, tokenize
-from engine.cards import backprop, context, sampling
+from engine.chapters import c05_sampling as sampling
+from engine.chapters import c06_backprop as backprop
+from engine.chapters import c14_context as context
+from engine.model import kv_cache
 from engine.model.capturing import typed
 from engine.model.words import word
-from engine.ops import kv_cache
 from pages._shared import strip
-from tests.conftest import PROMPT
+from tests.conftest import PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 
 
 def single(loaded, text):
@@ -113,13 +115,25 @@ def test_a_text_longer_than_the_context_keeps_the_start_token(made):
 
 
 def test_the_strip_says_which_token_was_not_typed(made):
-    tokens = tokenize(made("start"), "a cat")
+    loaded = made("start")
+    tokens = tokenize(loaded, "a cat")
     labels = strip._labels(tokens)
     assert "not typed" in labels[0]
     assert not any("not typed" in each for each in labels[1:])
     assert len(set(labels)) == len(tokens)
-    assert "which the tokenizer puts there" in strip._summary(tokens, len(tokens), 1, "x")
-    assert "puts there" not in strip._summary(tokens[1:], len(tokens) - 1, 0, "x")
+    assert "which the tokenizer puts there" in strip._summary(loaded, "a cat", tokens, len(tokens), 1)
+    assert "puts there" not in strip._summary(loaded, "a cat", tokens[1:], len(tokens) - 1, 0)
+    assert "no token stands for this text" in strip._summary(loaded, "", tokens[:1], 1, 0)
+
+
+@needs_smollm2
+def test_the_strip_says_how_many_bytes_are_left_out():
+    loaded = loaded_checkpoint(SMOLLM2)
+    tokens = tokenize(loaded, "a\x04b \x06")
+    assert "2 bytes have no token in this tokenizer and are left out" in strip._summary(
+        loaded, "a\x04b \x06", tokens, len(tokens), 0
+    )
+    assert "left out" not in strip._summary(loaded, "a b", tokens, len(tokens), 0)
 
 
 def _page():
@@ -133,7 +147,7 @@ def _page():
 
 
 def test_the_token_taken_stands_below_the_field():
-    page = AppTest.from_function(_page).run()
+    page = AppTest.from_function(_page, default_timeout=60).run()
     assert not page.caption
     page.text_input[0].set_value("li_tt$le").run()
     assert not page.exception

@@ -60,10 +60,10 @@ def tiny_base(tmp_path_factory, story_corpus) -> Tiny:
 @pytest.fixture
 def killed(monkeypatch) -> Callable[[Callable[[], None]], None]:
     """A function that runs a tuning command and lets it die in its fourth update, as a killed process would."""
-    from engine.training import tuning
+    from engine.training import fine_tuning
 
     def run(command: Callable[[], None]) -> None:
-        real, done = tuning.update, []
+        real, done = fine_tuning.update, []
 
         def dying(*args):
             if len(done) == 3:
@@ -72,7 +72,7 @@ def killed(monkeypatch) -> Callable[[Callable[[], None]], None]:
             return real(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(tuning, "update", dying)
+            patch.setattr(fine_tuning, "update", dying)
             with pytest.raises(KeyboardInterrupt):
                 command()
 

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from engine import ReaderError
 from engine.tokens.chat import ASSISTANT, END, USER, has_template, render, special_ids
-from engine.training.adapter import UNUSED_BYTES, special_token_ids, write_tokenizer
+from engine.training.lora import UNUSED_BYTES, special_token_ids, write_tokenizer
 
 BASE = Path("engine/assets/pocket-llama")
 REQUEST, ANSWER = "Write a scene with: rabbit, hole", "The rabbit ran. It fell."

@@ -10,7 +10,7 @@ from engine.ops.preference import dpo as formula
 from engine.ops.preference import sequence_log_probability
 from engine.training import dpo, preferences, rule, sft
 from engine.training.checkpointing import load_state, read_log
-from engine.training.preferences import Pair, load_pairs, load_tuned, pair_of, save_pairs
+from engine.training.preferences import Pair, load_pairs, load_with_lora, pair_of, save_pairs
 from tests.training.test_sft import arguments as sft_arguments
 
 
@@ -88,7 +88,7 @@ def test_the_trainers_log_probabilities_are_those_of_the_page(tiny_base, tuned, 
     """Padded batches through the adapter against one sequence at a time through the merged weights, in float64."""
     tokenizer = AutoTokenizer.from_pretrained(tuned / "final")
     pairs = [dpo.tokens_of(tokenizer, pair) for pair in load_pairs(paired / "pairs.jsonl")[:5]]
-    model = load_tuned(tiny_base.base, tuned / "final")
+    model = load_with_lora(tiny_base.base, tuned / "final")
     function = dpo.log_probabilities("fp32", "cpu")
     with torch.no_grad():
         got = dpo.both(function, model, pairs, 144, 0, "cpu")
@@ -135,12 +135,12 @@ def test_killed_and_continued_gives_the_same_adapter_bit_for_bit(
     killed(lambda: dpo.main(arguments(tiny_base, tuned, paired, tmp_path)))
     assert load_state(tmp_path / "state.pt", "cpu")["step"] == 2
     dpo.main(arguments(tiny_base, tuned, paired, tmp_path))
-    expected, got = (load_state(out / "state.pt", "cpu")["adapter"] for out in (finished, tmp_path))
+    expected, got = (load_state(out / "state.pt", "cpu")["lora"] for out in (finished, tmp_path))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
 def test_it_goes_on_training_the_adapter_of_sft(finished, tuned, tiny_base):
-    before, after = (load_tuned(tiny_base.base, out / "final") for out in (tuned, finished))
+    before, after = (load_with_lora(tiny_base.base, out / "final") for out in (tuned, finished))
     moved = [(a - b).abs().max() for a, b in zip(after.parameters(), before.parameters(), strict=True)]
     assert 0 < max(moved) < 0.5
 

@@ -54,7 +54,7 @@ def test_means_are_over_answers_and_words_over_requests_that_ask_for_some():
 
 
 def test_base_reads_the_bare_request_and_a_tuned_version_the_template(tmp_path):
-    from engine.training.adapter import write_tokenizer
+    from engine.training.lora import write_tokenizer
 
     write_tokenizer(ASSETS / "pocket-llama", tmp_path)
     base, tuned = (AutoTokenizer.from_pretrained(folder) for folder in (ASSETS / "pocket-llama", tmp_path))
@@ -184,7 +184,7 @@ def test_sft_follows_better_than_base_and_dpo_scores_better_than_sft():
 
 
 def test_the_bundled_cards_state_the_recorded_numbers():
-    from engine.training.tuned_card import card
+    from engine.training.model_card import card
 
     measured = load_recording("post-training")
     for name, run in (("SFT", "sft"), ("DPO", "dpo")):

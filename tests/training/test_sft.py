@@ -12,10 +12,18 @@ from transformers import AutoTokenizer, GenerationConfig
 from engine.model import lora
 from engine.tokens.chat import END, Rendered
 from engine.training import sft
-from engine.training.adapter import save_adapter, special_token_ids, trained, with_adapter, write_tokenizer
 from engine.training.checkpointing import load_state, read_log
+from engine.training.fine_tuning import (
+    Batches,
+    FineTuningPlan,
+    begin,
+    open_plan,
+    padded,
+    token_losses,
+    update,
+)
 from engine.training.instructions import load_examples
-from engine.training.tuning import Batches, TuningPlan, begin, open_plan, padded, token_losses, update
+from engine.training.lora import save_lora, special_token_ids, trained, with_lora, write_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +55,7 @@ def adapted(tiny_base, tmp_path):
     """A tiny model with an adapter whose every matrix and row differs from zero, and its tokenizer."""
     write_tokenizer(tiny_base.base, tmp_path / "tokenizer")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "tokenizer")
-    model = with_adapter(sft.load_base(tiny_base.base), tokenizer, 4, 8, seed=0)
+    model = with_lora(sft.load_base(tiny_base.base), tokenizer, 4, 8, seed=0)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in trained(model).values():
@@ -73,7 +81,7 @@ def test_trained_are_lora_pairs_on_all_linear_layers_and_three_rows(adapted):
 
 def test_merged_weights_give_the_logits_of_the_adapter_beside_the_base(adapted, tiny_base, tmp_path):
     model, tokenizer = adapted
-    save_adapter(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
+    save_lora(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
     ids = ids_of(tokenizer)
     beside = PeftModel.from_pretrained(sft.load_base(tiny_base.base), str(tmp_path / "final")).eval()
     merged = lora.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
@@ -89,7 +97,7 @@ def test_merged_weights_give_the_logits_of_the_adapter_beside_the_base(adapted, 
 
 def test_merging_changes_no_embedding_row_but_the_three_and_keeps_it_tied(adapted, tiny_base, tmp_path):
     model, tokenizer = adapted
-    save_adapter(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
+    save_lora(model, tmp_path / "tokenizer", "engine/assets/tiny", tmp_path / "final")
     merged = lora.merged(sft.load_base(tiny_base.base), tmp_path / "final", torch.float32)
     before = sft.load_base(tiny_base.base).get_input_embeddings().weight
     after = merged.get_input_embeddings().weight
@@ -152,7 +160,7 @@ def test_killed_and_continued_gives_the_same_adapter_bit_for_bit(finished, tiny_
     killed(lambda: sft.main(arguments(tiny_base, tmp_path)))
     assert load_state(tmp_path / "state.pt", "cpu")["step"] == 2
     sft.main(arguments(tiny_base, tmp_path))
-    expected, got = (load_state(out / "state.pt", "cpu")["adapter"] for out in (finished, tmp_path))
+    expected, got = (load_state(out / "state.pt", "cpu")["lora"] for out in (finished, tmp_path))
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     timeless = ("step", "loss", "lr", "held_out_loss", "prose_loss")
     logs = [
@@ -180,7 +188,7 @@ def test_a_run_leaves_a_folder_that_loads_and_ends_with_its_end_token(finished, 
     assert config["base_model_name_or_path"] == "engine/assets/tiny-llama"
     assert str(tiny_base.base.parent) not in json.dumps(config)
     merged = lora.merged(sft.load_base(tiny_base.base), final, torch.float32)
-    saved = load_state(finished / "state.pt", "cpu")["adapter"]
+    saved = load_state(finished / "state.pt", "cpu")["lora"]
     (rows,) = [tensor for name, tensor in saved.items() if "lora_" not in name]
     got = merged.get_input_embeddings().weight[special_token_ids(tokenizer)]
     torch.testing.assert_close(got, rows, atol=1e-3, rtol=1e-3)
@@ -188,7 +196,7 @@ def test_a_run_leaves_a_folder_that_loads_and_ends_with_its_end_token(finished, 
 
 def test_an_update_changes_the_adapter_and_nothing_of_the_base(adapted, tiny_base):
     model, tokenizer = adapted
-    run = begin(TuningPlan(steps=2, lr=0.1, rank=4, alpha=8, warmup=0), model, "cpu")
+    run = begin(FineTuningPlan(steps=2, lr=0.1, rank=4, alpha=8, warmup=0), model, "cpu")
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     ids, targets = padded([Rendered(tuple(ids_of(tokenizer)[0].tolist()), (True,) * 13)], 13, 0, "cpu")
     update(run, token_losses("fp32", "cpu")(model, ids, targets).sum())
@@ -218,13 +226,13 @@ def test_the_log_says_what_was_asked_for_without_telling_where(finished, tiny_ba
 
 
 def test_a_run_is_not_continued_as_another_one(tmp_path):
-    plan = TuningPlan(steps=5, lr=1e-3, rank=4, alpha=8)
+    plan = FineTuningPlan(steps=5, lr=1e-3, rank=4, alpha=8)
     assert open_plan(tmp_path / "plan.json", plan) == open_plan(tmp_path / "plan.json", plan)
     with pytest.raises(ValueError, match="another plan"):
-        open_plan(tmp_path / "plan.json", TuningPlan(steps=5, lr=2e-3, rank=4, alpha=8))
+        open_plan(tmp_path / "plan.json", FineTuningPlan(steps=5, lr=2e-3, rank=4, alpha=8))
 
 
 @pytest.mark.parametrize("bad", [{"precision": "fp8"}, {"steps": 0}, {"hold": 5}])
 def test_impossible_plans_are_refused(bad):
     with pytest.raises(ValueError, match=r"Unknown|at least one"):
-        TuningPlan(**{"steps": 5, "lr": 1e-3, "rank": 4, "alpha": 8, **bad})
+        FineTuningPlan(**{"steps": 5, "lr": 1e-3, "rank": 4, "alpha": 8, **bad})

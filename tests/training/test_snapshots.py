@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine import ReaderError, capture, load
-from engine.cards.training_phases.common import FURTHER
+from engine.chapters.c12_training.recordings import FURTHER
 from engine.checkpoints.catalogue import locate
 from engine.training.data import load_tokenizer
 from engine.training.evaluate import draw_sample

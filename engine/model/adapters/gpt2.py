@@ -33,6 +33,7 @@ ADAPTER = Adapter(
     },
     norm="LayerNorm",
     positions="learned",
+    transposed=True,
     neutral=frozenset(
         """n_ctx resid_pdrop embd_pdrop attn_pdrop summary_type summary_use_proj summary_activation
         summary_proj_to_labels summary_first_dropout""".split()

@@ -12,6 +12,7 @@ ADAPTER = Adapter(
     norm="RMSNorm",
     positions="rotary",
     gated=True,
+    qk_norm="head",
     neutral=frozenset(
         {"attention_dropout", "attention_bias", "max_window_layers", "sliding_window", "layer_types"}
     ),

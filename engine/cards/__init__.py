@@ -1,1 +1,0 @@
-"""Cards: a trace and a few choices in, a figure with its evidence out. One module for each chapter."""

@@ -1,7 +1,0 @@
-"""Cards of chapter 14: what the key/value cache holds, saves and forgets."""
-
-from engine.cards.context.decode import same_answers, work_per_step
-from engine.cards.context.memory import held_bytes, large_models
-from engine.cards.context.window import forgotten, sinks
-
-__all__ = ["forgotten", "held_bytes", "large_models", "same_answers", "sinks", "work_per_step"]

@@ -1,0 +1,29 @@
+"""Chapter 2: rows of the embedding matrix, what their directions tell, and what context does to them."""
+
+from engine.chapters.c02_embeddings.analogies import categories, one, usable
+from engine.chapters.c02_embeddings.map import token_map
+from engine.chapters.c02_embeddings.matrix import pieces, table
+from engine.chapters.c02_embeddings.nearest import forms, neighbours
+from engine.chapters.c02_embeddings.positions import added, curve, similarity
+from engine.chapters.c02_embeddings.rows import lengths, row
+from engine.chapters.c02_embeddings.scoring import failures, score
+from engine.chapters.c02_embeddings.sentences import drift
+
+__all__ = [
+    "added",
+    "categories",
+    "curve",
+    "drift",
+    "failures",
+    "forms",
+    "lengths",
+    "neighbours",
+    "one",
+    "pieces",
+    "row",
+    "score",
+    "similarity",
+    "table",
+    "token_map",
+    "usable",
+]

@@ -1,0 +1,194 @@
+"""The scores of the whole vocabulary, and the probabilities that softmax makes of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from engine import ReaderError
+from engine.chapters.c05_sampling.warpers import FORWARD
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.filtering import logits_again
+from engine.evidence.oracles.order import at_ranks
+from engine.evidence.rounding import same_pass
+from engine.evidence.script import script
+from engine.figures.bars import bars
+from engine.figures.sampling import ranks
+from engine.figures.theme import NEUTRAL
+from engine.model.capturing import display
+from engine.model.loaded import Loaded
+from engine.model.trace import Trace, inside
+from engine.model.words import Word, word
+from engine.ops.sampling import finite, softmax, top
+from engine.tokens.text import quoted
+
+SHOWN = 20
+"""Top tokens that a *Code* script has to reproduce."""
+
+
+def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Card:
+    """Logits after the token at `position` by rank; `look_up` marks the token of a word of the reader's."""
+    row = finite(trace.logits[inside(trace, position)])
+    order = top(row, row.size)
+    asked = word(loaded, look_up) if look_up else None
+    found = _found(order, asked)
+    places = _places(row.size, found)
+    ids = order[places - 1]
+    names = [display(loaded, i) for i in ids]
+    named = dict(zip(places.tolist(), names, strict=True))
+    read = quoted(trace.tokens[position].display)
+    title = (
+        f"{row.size:,} logits after {read}: from {_signed(row.max())} for {quoted(names[0])} "
+        f"down to {_signed(row.min())}"
+    )
+    if found is not None:
+        title += f"; {quoted(named[found])} is number {found:,}"
+
+    read_ids, near = trace.ids, same_pass(row)
+    best, p = order[:SHOWN], softmax(row)[ids]
+    return Card(
+        key="logits",
+        title=title,
+        alt=f"A falling curve of all {row.size:,} logits by rank, with the tokens at ranks 1, 10, 100 … named.",
+        badge=Badge.LIVE,
+        figure=ranks(
+            places,
+            row[ids],
+            {r: named[r] for r in _decades(row.size)},
+            (found, named[found]) if found else None,
+        ),
+        table={
+            "rank": places.tolist(),
+            "token": names,
+            "id": ids.tolist(),
+            "logit": row[ids].tolist(),
+            "probability": p.tolist(),
+        },
+        shown={"rank": places, "id": ids, "logit": row[ids], "probability": p},
+        oracle=Oracle(
+            "Logits that transformers returns for the same ids, sorted by torch, and torch.softmax of them. For the "
+            "logits themselves this is another run of the same model: it finds a wrong token or place.",
+            lambda: _ranked_again(loaded, read_ids, position, places.tolist(), ids.tolist(), near),
+            {"rank": 0.0, "id": 0.0, "logit": near, "probability": same_pass()},
+        ),
+        code=script(
+            loaded,
+            trace.ids,
+            FORWARD,
+            f"""
+            row = logits[{position}]
+            ranked = row.sort(descending=True, stable=True)
+            result = {{"ids": ranked.indices[:{SHOWN}], "logits": ranked.values[:{SHOWN}], "lowest": row.min()}}
+            print([tokenizer.decode([i]) for i in result["ids"]])
+            """,
+        ),
+        numbers={"ids": best.tolist(), "logits": row[best].tolist(), "lowest": float(row.min())},
+        atol=same_pass(row),
+        note=asked.sentence if asked else "",
+    )
+
+
+def probabilities(loaded: Loaded, trace: Trace, position: int, count: int = 12, shift: float = 0.0) -> Card:
+    """The `count` most probable next tokens after `position`; `shift` is added to every logit first."""
+    row = finite(trace.logits[inside(trace, position)]) + shift
+    p = softmax(row)
+    best = top(row, min(count, row.size)).copy()
+    names = [display(loaded, i) for i in best]
+    others = float(1 - p[best].sum()) if best.size < row.size else 0.0
+    rest = "all others"
+
+    read, shown, near = trace.ids, np.append(p[best], others), same_pass(row)
+    return Card(
+        key="softmax",
+        title=(
+            f"{quoted(names[0])}, with a logit of {_signed(row[best[0]])}, gets {p[best[0]]:.1%}; "
+            f"the other {row.size - best.size:,} tokens share {others:.1%}"
+        ),
+        alt=f"Bars of the {len(best)} most probable next tokens, the largest {p[best[0]]:.3f}, and one for all others.",
+        badge=Badge.LIVE,
+        figure=bars(
+            [*names, rest],
+            [*p[best], others],
+            probability=True,
+            value_name="probability",
+            colors=["logits"] * len(best) + [NEUTRAL],
+        ),
+        table={
+            "token": [*names, rest],
+            "id": [*(str(i) for i in best), ""],
+            "logit": [*(f"{row[i]:.6g}" for i in best), ""],
+            "probability": [*p[best].tolist(), others],
+            "surprisal (nats)": (-np.log(np.maximum(shown, 1e-300))).tolist(),
+        },
+        shown={"id": best, "logit": row[best], "probability": shown},
+        oracle=Oracle(
+            "torch.softmax of the logits that transformers returns for the same ids, without the added constant.",
+            lambda: _softmax_again(loaded, read, position, best.tolist(), shift, near),
+            {"id": 0.0, "logit": near, "probability": same_pass()},
+        ),
+        code=script(
+            loaded,
+            trace.ids,
+            FORWARD,
+            f"""
+            row = logits[{position}] + {shift!r}
+            p = torch.exp(row - row.max())
+            p = p / p.sum()
+            ranked = p.sort(descending=True, stable=True)
+            best, values = ranked.indices[:{len(best)}], ranked.values[:{len(best)}]
+            result = {{
+                "id": best,
+                "logit": row[best],
+                "probability": torch.cat([values, 1 - values.sum(0, keepdim=True)]),
+            }}
+            """,
+        ),
+    )
+
+
+def _ranked_again(
+    loaded: Loaded, ids: Sequence[int], position: int, ranks: list[int], given: list[int], near: float
+) -> dict[str, Any]:
+    row = logits_again(loaded, ids)[position]
+    chosen = at_ranks(given, row, near, [rank - 1 for rank in ranks])
+    own = [1 + int((row > row[i] + near).sum()) for i in chosen]  # the first rank that a tie with it allows
+    last = [int((row >= row[i] - near).sum()) for i in chosen]
+    fits = [rank if a <= rank <= b else a for rank, a, b in zip(ranks, own, last, strict=True)]
+    return {"rank": fits, "id": chosen, "logit": row[chosen], "probability": row.softmax(-1)[chosen]}
+
+
+def _softmax_again(
+    loaded: Loaded, ids: Sequence[int], position: int, given: list[int], shift: float, near: float
+) -> dict[str, Any]:
+    row = logits_again(loaded, ids)[position]
+    chosen, p = at_ranks(given, row, near), row.softmax(-1)
+    others = p.index_fill(0, torch.tensor(chosen), 0.0).sum()
+    return {"id": chosen, "logit": row[chosen] + shift, "probability": [*p[chosen], others]}
+
+
+def _places(size: int, found: int | None) -> NDArray[np.int64]:
+    """Ranks to draw: every early one, then evenly on the log axis, and all that carry a name."""
+    even = np.unique(np.geomspace(1, size, 300).round().astype(np.int64))
+    extra = [*_decades(size), *([found] if found else [])]
+    return np.unique(np.concatenate([even, np.arange(1, min(size, SHOWN) + 1), extra]))
+
+
+def _decades(size: int) -> list[int]:
+    tens = [10**i for i in range(8) if 10**i * 4 <= size]
+    return [*tens, size]
+
+
+def _found(order: NDArray[np.int64], asked: Word | None) -> int | None:
+    """Rank of the token that was asked for, None for no word."""
+    if asked is None:
+        return None
+    places = np.flatnonzero(order == asked.token.id)
+    if not places.size:
+        raise ReaderError("This model has no logit for that token.")
+    return int(places[0]) + 1
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")

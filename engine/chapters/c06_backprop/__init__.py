@@ -1,0 +1,25 @@
+"""Chapter 6: a graph of derivatives, and the gradients of the loaded model."""
+
+from engine.chapters.c06_backprop.blame import ORDERS, blame
+from engine.chapters.c06_backprop.loss import loss
+from engine.chapters.c06_backprop.loss_example import example
+from engine.chapters.c06_backprop.norms import MEASURES, norms
+from engine.chapters.c06_backprop.step import RATES, step
+from engine.chapters.c06_backprop.toy import STEPS, toy
+from engine.chapters.c06_backprop.weight import matrices, shape, weight
+
+__all__ = [
+    "MEASURES",
+    "ORDERS",
+    "RATES",
+    "STEPS",
+    "blame",
+    "example",
+    "loss",
+    "matrices",
+    "norms",
+    "shape",
+    "step",
+    "toy",
+    "weight",
+]

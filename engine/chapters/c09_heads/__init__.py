@@ -1,0 +1,36 @@
+"""Chapter 9: many heads beside each other, what kinds there are, and what happens without one."""
+
+from engine.chapters.c09_heads.ablation import ablation
+from engine.chapters.c09_heads.kinds import THRESHOLD, classes, found, score_map
+from engine.chapters.c09_heads.maps import arcs, one_head, wall
+from engine.chapters.c09_heads.naming import name, names
+from engine.chapters.c09_heads.repeats import pattern, repeated, second_time, strongest_heads
+from engine.chapters.c09_heads.rollout import rollout, shares
+from engine.chapters.c09_heads.sweep import Sweep, advance, ranked, sweep_map, sweep_of, sweep_ranking
+from engine.model.repeated import half_length
+
+__all__ = [
+    "THRESHOLD",
+    "Sweep",
+    "ablation",
+    "advance",
+    "arcs",
+    "classes",
+    "found",
+    "half_length",
+    "name",
+    "names",
+    "one_head",
+    "pattern",
+    "ranked",
+    "repeated",
+    "rollout",
+    "score_map",
+    "second_time",
+    "shares",
+    "strongest_heads",
+    "sweep_map",
+    "sweep_of",
+    "sweep_ranking",
+    "wall",
+]

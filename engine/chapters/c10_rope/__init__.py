@@ -1,0 +1,24 @@
+"""Chapter 10: rotary position embedding, and learned positions beside it."""
+
+from engine.chapters.c10_rope.distance import distance
+from engine.chapters.c10_rope.ladder import ladder
+from engine.chapters.c10_rope.pair import pair
+from engine.chapters.c10_rope.rotation import rotation
+from engine.chapters.c10_rope.shift import learned, room, rotated
+from engine.chapters.c10_rope.theta import REACHES, theta_decay, theta_ladder, thetas
+from engine.chapters.c10_rope.turned import turned
+
+__all__ = [
+    "REACHES",
+    "distance",
+    "ladder",
+    "learned",
+    "pair",
+    "room",
+    "rotated",
+    "rotation",
+    "theta_decay",
+    "theta_ladder",
+    "thetas",
+    "turned",
+]

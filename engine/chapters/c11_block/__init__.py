@@ -1,0 +1,16 @@
+"""Cards of chapter 11: the block, its parameters, its ledger, and what is left when a part is taken out."""
+
+from engine.chapters.c11_block.apart import apart, told
+from engine.chapters.c11_block.ledger import residual_ledger, stream_norms
+from engine.chapters.c11_block.parts import diagram, parameters, scale, two_designs
+
+__all__ = [
+    "apart",
+    "diagram",
+    "parameters",
+    "residual_ledger",
+    "scale",
+    "stream_norms",
+    "told",
+    "two_designs",
+]

@@ -1,0 +1,55 @@
+"""Chapter 12: recorded runs as a story, their kept snapshots live, and a tiny model in training."""
+
+from engine.chapters.c12_training.grokking import (
+    about_grokking,
+    grokked,
+    grokking_seeds,
+    grokking_steps,
+    spread,
+)
+from engine.chapters.c12_training.induction import birth, heads_through
+from engine.chapters.c12_training.live import Stage, about_snapshots, stages
+from engine.chapters.c12_training.prompt import next_token, surprisal
+from engine.chapters.c12_training.recordings import (
+    RUNS,
+    SCORES,
+    STORY,
+    UNITS,
+    mixed_in,
+    recorded_steps,
+    step_name,
+    stories,
+)
+from engine.chapters.c12_training.story import Sample, expected, heads_at, last_stage, loss, sample, told
+from engine.chapters.c12_training.twice import second_reading
+
+__all__ = [
+    "RUNS",
+    "SCORES",
+    "STORY",
+    "UNITS",
+    "Sample",
+    "Stage",
+    "about_grokking",
+    "about_snapshots",
+    "birth",
+    "expected",
+    "grokked",
+    "grokking_seeds",
+    "grokking_steps",
+    "heads_at",
+    "heads_through",
+    "last_stage",
+    "loss",
+    "mixed_in",
+    "next_token",
+    "recorded_steps",
+    "sample",
+    "second_reading",
+    "spread",
+    "stages",
+    "step_name",
+    "stories",
+    "surprisal",
+    "told",
+]

@@ -1,0 +1,52 @@
+"""Cards of the chapter on quantization: two precisions of one checkpoint, and what rounding does to its weights."""
+
+from engine.chapters.c15_quantization.blocks import Matrix, block_sizes, outlier
+from engine.chapters.c15_quantization.clock import Timings, measure, measured, time
+from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
+from engine.chapters.c15_quantization.cost import inventory, size
+from engine.chapters.c15_quantization.large import scale
+from engine.chapters.c15_quantization.pair import Pair, repacked
+from engine.chapters.c15_quantization.passage import Reading, cut, perplexity, read
+from engine.chapters.c15_quantization.simulate import curve, simulated, sweep
+from engine.chapters.c15_quantization.tiles import Where, code_book, steps, tile
+from engine.chapters.c15_quantization.weights import SIZES, half_name, matrices
+from engine.chapters.c15_quantization.writing import Choices, Writing, segments, text, write, written
+
+__all__ = [
+    "DRIFTS",
+    "SIZES",
+    "Choices",
+    "Matrix",
+    "Pair",
+    "Reading",
+    "Timings",
+    "Where",
+    "Writing",
+    "block_sizes",
+    "code_book",
+    "curve",
+    "cut",
+    "drift",
+    "half_name",
+    "inventory",
+    "kl",
+    "matrices",
+    "measure",
+    "measured",
+    "next_token",
+    "outlier",
+    "perplexity",
+    "read",
+    "repacked",
+    "scale",
+    "segments",
+    "simulated",
+    "size",
+    "steps",
+    "sweep",
+    "text",
+    "tile",
+    "time",
+    "write",
+    "written",
+]

@@ -1,0 +1,231 @@
+"""Two precisions on the same prompt: next-token distributions, KL at every token, drift of the residual stream."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from engine import ReaderError
+from engine.chapters.c15_quantization.pair import COLORS, Pair, code, fraction, head
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.copies import private_copy
+from engine.evidence.passes import returned_logits
+from engine.figures import grouped_bars, heatmap
+from engine.figures.quantization import columns
+from engine.model.loaded import Loaded
+from engine.model.trace import Trace
+from engine.ops import quantization as ops
+from engine.ops.sampling import kl_divergence, softmax, top
+
+SHOWN = 8
+DRIFTS = {"relative L2": "‖difference‖ / ‖reference‖", "cosine": "1 − cosine"}
+"""Measures of drift and what is drawn."""
+
+
+def next_token(pair: Pair, focus: int) -> Card:
+    """The distributions after token `focus`: the most probable tokens of both, side by side."""
+    a, b = pair.traces
+    p, q = softmax(a.logits[focus]), softmax(b.logits[focus])
+    if not (np.isfinite(p).all() and np.isfinite(q).all()):
+        raise ReaderError(
+            "Some logits are not finite numbers at one of these precisions; choose another one."
+        )
+    best = _union(p, q)
+    moved, divergence = ops.total_variation(p, q), float(kl_divergence(a.logits[focus], b.logits[focus]))
+    names, tokens = pair.names, [pair.named(i) for i in best]
+    series = {names[0]: p[best], names[1]: q[best]}
+    agree = "agree on" if p.argmax() == q.argmax() else "disagree about"
+    return Card(
+        key="next",
+        title=f"{names[0]} and {names[1]} {agree} the first choice; {moved:.2%} of the probability moved",
+        alt=f"Bars: the most probable tokens after “{pair.named(pair.ids[focus])}” at {names[0]} and {names[1]}. "
+        f"KL divergence {divergence:.3g} nats.",
+        badge=Badge.LIVE,
+        figure=grouped_bars(
+            tokens,
+            series,
+            colors=dict(zip(names, COLORS, strict=True)),
+            probability=True,
+            value_name="probability",
+            label_name="next token",
+        ),
+        table={
+            "token": tokens,
+            "id": best,
+            names[0]: [float(x) for x in p[best]],
+            names[1]: [float(x) for x in q[best]],
+        },
+        shown={"reference": p[best], "other": q[best], "moved": moved},
+        oracle=Oracle(
+            "Both probabilities and the share that moved, by torch's softmax of the logits that transformers returns "
+            "from a pass of its own.",
+            lambda: _next_again(pair, focus, best),
+            fraction(p[best] - q[best]),
+        ),
+        code=code(head(pair), _NEXT, focus=focus, ids=best),
+        note=f"KL({names[0]} ‖ {names[1]}) = {divergence:.3g} nats; total variation = {moved:.3g}.",
+    )
+
+
+def _union(p: np.ndarray, q: np.ndarray) -> list[int]:
+    """The most probable tokens of both, in the order of the first distribution."""
+    both = {int(i) for i in (*top(p, SHOWN), *top(q, SHOWN))}
+    return sorted(both, key=lambda i: -p[i])[: SHOWN + 2]
+
+
+def _next_again(pair: Pair, focus: int, best: list[int]) -> dict[str, Any]:
+    p, q = (torch.tensor(returned_logits(side, pair.ids)[focus]).double().softmax(-1) for side in pair.sides)
+    return {"reference": p[best], "other": q[best], "moved": (p - q).abs().sum() / 2}
+
+
+_NEXT = """
+    with torch.no_grad():
+        p = reference(ids.to(reference.device)).logits[0, {focus}].float().cpu().softmax(-1)
+        q = other(ids.to(other.device)).logits[0, {focus}].float().cpu().softmax(-1)
+    best = {ids}
+    result = {{"reference": p[best], "other": q[best], "moved": float((p - q).abs().sum() / 2)}}
+    print([tokenizer.decode([i]) for i in best], result)
+"""
+
+
+def kl(pair: Pair) -> Card:
+    """KL(reference ‖ other) after every token of the prompt, with the top-1 flips marked."""
+    a, b = pair.traces
+    divergence, flipped = kl_divergence(a.logits, b.logits), ops.flips(a.logits, b.logits)
+    firsts = [(pair.named(int(i)), pair.named(int(j))) for i, j in zip(*map(_best, (a, b)), strict=True)]
+    names = pair.names
+    mean, worst = float(divergence.mean()), int(np.argmax(divergence))
+    count = int(flipped.sum())
+    flips = "no top-1 flip" if not count else f"{count} top-1 {'flip' if count == 1 else 'flips'}"
+    return Card(
+        key="kl",
+        title=f"{names[1]} costs {mean:.3g} nats a token on average, with {flips} in {len(divergence)} positions",
+        alt=f"Columns: KL divergence from {names[0]} to {names[1]} after each token of the prompt; the largest, "
+        f"{divergence[worst]:.3g} nats, after “{pair.labels[worst]}”. {flips.capitalize()}.",
+        badge=Badge.LIVE,
+        figure=columns(
+            pair.labels,
+            divergence,
+            flagged=[int(i) for i in np.flatnonzero(flipped)],
+            flag_name="top-1 flip",
+            details=[f"{x} → {y}" if x != y else f"both: {x}" for x, y in firsts],
+            x_name="after this token",
+            y_name=f"KL({names[0]} ‖ {names[1]}), nats",
+        ),
+        table={
+            "token": pair.labels,
+            "KL, nats": [float(x) for x in divergence],
+            f"top-1 at {names[0]}": [x for x, _ in firsts],
+            f"top-1 at {names[1]}": [y for _, y in firsts],
+            "flip": [bool(x) for x in flipped],
+        },
+        shown={"kl": divergence, "flips": flipped},
+        oracle=Oracle(
+            "Every column by torch.nn.functional.kl_div of the logits that transformers returns, every flip by their "
+            "largest.",
+            lambda: _kl_again(pair),
+            {"kl": fraction(divergence), "flips": 0.0},
+        ),
+        code=code(head(pair), _KL),
+        numbers={"kl": divergence, "flips": count},
+        atol=fraction(divergence),
+    )
+
+
+def _best(trace: Trace) -> np.ndarray:
+    result: np.ndarray = np.argmax(trace.logits, axis=-1)
+    return result
+
+
+def _kl_again(pair: Pair) -> dict[str, Any]:
+    a, b = (torch.tensor(returned_logits(side, pair.ids)).double() for side in pair.sides)
+    kl = F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    return {"kl": kl, "flips": a.argmax(-1) != b.argmax(-1)}
+
+
+_KL = """
+    with torch.no_grad():
+        log_p = reference(ids.to(reference.device)).logits[0].double().cpu().log_softmax(-1)
+        log_q = other(ids.to(other.device)).logits[0].double().cpu().log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    flips = log_p.argmax(-1) != log_q.argmax(-1)
+    result = {"kl": kl, "flips": int(flips.sum())}
+    print(result)
+"""
+
+
+def drift(pair: Pair, measure: str) -> Card:
+    """How far the residual stream of `other` is from the reference's, before each block and after the last one."""
+    a, b = pair.traces
+    values = (
+        ops.relative_l2(a.hidden, b.hidden)
+        if measure == "relative L2"
+        else np.maximum(1 - ops.cosine(a.hidden, b.hidden), 0)
+    )
+    depth = [f"into block {i}" for i in range(len(values) - 1)] + ["after last"]
+    first, last = float(values[0].mean()), float(values[-1].mean())
+    names = pair.names
+    return Card(
+        key="drift",
+        title=f"Mean drift: {first:.2g} going into block 0, {last:.2g} coming out of the last block",
+        alt=f"Heat map, layer by token: {DRIFTS[measure]} of the residual stream at {names[1]} against {names[0]}.",
+        badge=Badge.LIVE,
+        figure=heatmap(
+            values,
+            depth,
+            pair.labels,
+            concept="quantization_error",
+            row_name="residual stream",
+            column_name="token",
+            value_name=DRIFTS[measure],
+        ),
+        table={"token": pair.labels}
+        | {name: [float(x) for x in row] for name, row in zip(depth, values, strict=True)},
+        shown={"drift": values},
+        oracle=Oracle(
+            "Every row from the hidden states that transformers returns, the last one from what enters the final norm "
+            "of a private copy.",
+            lambda: {"drift": _drift_again(pair, measure)},
+            fraction(values),
+        ),
+        code=code(head(pair), _DRIFT, norm=pair.reference.path("final_norm"), measure=_MEASURES[measure]),
+    )
+
+
+def _drift_again(pair: Pair, measure: str) -> torch.Tensor:
+    a, b = (_streams(side, pair.ids) for side in pair.sides)
+    share: torch.Tensor = (b - a).norm(dim=-1) / a.norm(dim=-1)
+    return share if measure == "relative L2" else 1 - F.cosine_similarity(a, b, -1)
+
+
+@torch.no_grad()
+def _streams(loaded: Loaded, ids: tuple[int, ...]) -> torch.Tensor:
+    """The residual stream before each block, as transformers returns it, and what enters the final norm."""
+    model, last = private_copy(loaded), list[torch.Tensor]()
+    norm = model.get_submodule(loaded.path("final_norm"))
+    norm.register_forward_pre_hook(lambda _, given: last.append(given[0]))
+    batch = torch.tensor([list(ids)], device=model.device)
+    states = model(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states
+    return torch.stack([state[0].double().cpu() for state in (*states[:-1], last[0])])
+
+
+_MEASURES = {
+    "relative L2": "(b - a).norm(dim=-1) / a.norm(dim=-1)",
+    "cosine": "1 - torch.nn.functional.cosine_similarity(a, b, dim=-1)",
+}
+
+_DRIFT = """
+    def streams(model):
+        '''The residual stream before each block, and what enters the final norm.'''
+        last = []
+        model.get_submodule("{norm}").register_forward_pre_hook(lambda _, given: last.append(given[0]))
+        with torch.no_grad():
+            states = model(ids.to(model.device), output_hidden_states=True).hidden_states
+        return torch.stack([state[0].double().cpu() for state in (*states[:-1], last[0])])
+
+
+    a, b = streams(reference), streams(other)
+    result = {{"drift": {measure}}}
+    print(result["drift"].mean(-1))
+"""

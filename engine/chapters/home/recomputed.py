@@ -1,0 +1,48 @@
+"""What the figures of the landing page are compared with, and lines of their scripts."""
+
+from collections.abc import Sequence
+
+from engine.model.loaded import Loaded
+from engine.tokens.encoder import decode, literal_runs
+
+
+def decoded(loaded: Loaded, typed: Sequence[int]) -> str:
+    """A text as the tokenizer's own decoder writes it."""
+    return decode(loaded.tokenizer, typed)
+
+
+def decoded_code(loaded: Loaded, typed: Sequence[int]) -> str:
+    """Lines of a script that define `text`, decoded from the ids."""
+    return (
+        f"runs = {literal_runs(loaded.tokenizer, typed)}  # ids of the text; those alone are added tokens\n"
+        "options = dict(skip_special_tokens=False, clean_up_tokenization_spaces=False)\n"
+        'text = "".join(\n'
+        "    tokenizer.decode(run, **options) if isinstance(run, list) else tokenizer.convert_ids_to_tokens(run)\n"
+        "    for run in runs\n"
+        ")\n"
+    )
+
+
+def blocks_code(loaded: Loaded) -> str:
+    attention, mlp = (loaded.adapter.inside(loaded.adapter.writes(part)) for part in ("attention", "mlp"))
+    return f"""
+blocks = model.get_submodule({loaded.path("blocks")!r})
+residual, attention, mlp = [], [], []
+
+def enters(module, args, kwargs):
+    residual.append((args[0] if args else kwargs["hidden_states"])[0, -1])
+
+for block in blocks:
+    block.register_forward_pre_hook(enters, with_kwargs=True)
+    block.get_submodule({attention!r}).register_forward_hook(lambda m, a, out: attention.append(out[0, -1]))
+    block.get_submodule({mlp!r}).register_forward_hook(lambda m, a, out: mlp.append(out[0, -1]))
+model.get_submodule({loaded.path("final_norm")!r}).register_forward_pre_hook(enters, with_kwargs=True)
+
+with torch.no_grad():
+    model(ids)
+result = {{
+    "residual stream": [float(v.float().norm()) for v in residual],
+    "attention adds": [float(v.float().norm()) for v in attention],
+    "MLP adds": [float(v.float().norm()) for v in mlp],
+}}
+"""

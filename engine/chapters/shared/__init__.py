@@ -1,0 +1,1 @@
+"""Cards that two chapters show, and which no chapter owns."""
