@@ -78,9 +78,11 @@ def folder(path: Path, report: Report) -> Path:
         work = Path(tempfile.mkdtemp(prefix="unfinished-", dir=home))
         try:
             _dequantize(path, work, report)
+            meanwhile = kept(path)
+            if meanwhile is not None:  # made by another process, which may be reading it by now
+                return meanwhile
             target = home / f"{sha256(path)}-{LAYOUT}"
-            if target.exists():  # unreadable remains, or made meanwhile by another process
-                shutil.rmtree(target, ignore_errors=True)
+            shutil.rmtree(target, ignore_errors=True)  # remains that nothing can be loaded from
             work.replace(target)
         except OSError as error:
             raise ReaderError(

@@ -159,6 +159,25 @@ def test_a_changed_file_is_made_anew(here, write):
     assert gguf.provenance(second)["types"]["Q8_0"] == 22
 
 
+def test_what_another_process_has_made_meanwhile_is_left_alone(here, write, monkeypatch):
+    path = write("F32")
+    work, remove, removed = gguf._dequantize, shutil.rmtree, []
+
+    def twice(path, folder, report):
+        work(path, folder, report)
+        shutil.copytree(folder, folder.parent / f"{gguf.sha256(path)}-{gguf.LAYOUT}")
+
+    def noted(target, **options):
+        removed.append(target)
+        remove(target, **options)
+
+    monkeypatch.setattr(gguf, "_dequantize", twice)
+    monkeypatch.setattr(gguf.shutil, "rmtree", noted)
+    made = gguf.folder(path, lambda share, what: None)
+    assert (made / "model.safetensors").is_file()
+    assert [target.name.partition("-")[0] for target in removed] == ["unfinished"]
+
+
 def test_the_script_runs_from_any_folder(here, write, tmp_path):
     loaded = load(str(write("Q8_0")))
     trace = capture(loaded, [5, 6, 7])
