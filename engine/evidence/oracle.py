@@ -43,8 +43,8 @@ class Oracle:
 
     def __post_init__(self) -> None:
         given = self.tolerance.values() if isinstance(self.tolerance, Mapping) else [self.tolerance]
-        if any(not value >= 0 for value in given):
-            raise ValueError(f"a tolerance is no negative number and no NaN: {self.tolerance}")
+        if any(value < 0 for value in given):
+            raise ValueError(f"a tolerance is no negative number: {self.tolerance}")
 
     def judge(self, shown: Shown) -> Proof:
         """Compare what is shown with what is computed; the proof tells of the array that fits worst.
@@ -70,6 +70,6 @@ class Oracle:
 
 def _excess(difference: float, tolerance: float) -> float:
     """How many tolerances a difference is; what is no number is worst of all."""
-    if difference != difference:
+    if difference != difference or tolerance != tolerance:
         return float("inf")
     return difference / tolerance if tolerance else float("inf") * difference if difference else 0.0
