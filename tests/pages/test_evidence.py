@@ -12,11 +12,16 @@ LEFT = 24
 """LIVE cards of both bundled checkpoints whose proof is not yet made from what they show; this only ever sinks."""
 
 
+def slow(test):
+    """Mark a test that takes minutes: every proof of a page, once."""
+    return pytest.mark.mutations(pytest.mark.timeout(1200)(test))
+
+
 def proven(page, checkpoint):
     return [card for card in live_cards(page, checkpoint) if card.oracle is not None]
 
 
-@pytest.mark.mutations
+@slow
 @everywhere
 def test_a_proof_fails_for_every_altered_figure(page, checkpoint):
     survived = [
@@ -28,7 +33,7 @@ def test_a_proof_fails_for_every_altered_figure(page, checkpoint):
     assert survived == []
 
 
-@pytest.mark.mutations
+@slow
 @everywhere
 def test_a_tolerance_is_narrower_than_what_it_lets_through(page, checkpoint):
     """A figure of zeros is farther from the truth than the tolerance, or it is a figure of zeros."""
@@ -41,7 +46,7 @@ def test_a_tolerance_is_narrower_than_what_it_lets_through(page, checkpoint):
     assert wide == []
 
 
-@pytest.mark.mutations
+@slow
 def test_what_is_left_to_do_only_shrinks():
     left = {
         card.key
