@@ -2,7 +2,7 @@
 
 from engine.evidence.card import Card
 from engine.tokens.text import markdown
-from pages._shared import Beat, Station, View, home
+from pages._shared import Beat, Station, Step, View, home
 
 
 def text(view: View) -> Card:
@@ -51,12 +51,88 @@ def sizes(view: View) -> str:
     )
 
 
+def steps(view: View, card: Card) -> list[Step]:
+    """What the drawing shows, step by step, from its own numbers."""
+    import numpy as np
+
+    spec = view.loaded.spec
+    reads, guess = np.asarray(card.shown["reads"]), np.asarray(card.shown["guess"])
+    attention, mlp = np.asarray(card.shown["attention adds"]), np.asarray(card.shown["MLP adds"])
+    names = [token.display for token in view.tokens]
+    favourites, chances = card.table["favourite"], card.table["probability"]
+    others = reads[:, :-1] if len(names) > 1 else reads
+    block, key = np.unravel_index(int(others.argmax()), others.shape)
+    settled = next(i for i in range(len(guess)) if (guess[i:] == guess[-1]).all())
+    strongest = int(np.abs(np.concatenate([attention, mlp])).argmax())
+    kind, where = (
+        ("attention", strongest) if strongest < len(attention) else ("the MLP", strongest - len(attention))
+    )
+    amount = float(np.concatenate([attention, mlp])[strongest])
+    heads = "one attention head" if spec.n_head == 1 else f"{spec.n_head} attention heads"
+    when = "at the very first vector" if settled == 0 else f"after {settled} of {spec.n_layer} blocks"
+    last = card.table["favourite"][-1]
+    return [
+        Step(
+            "This is the whole machine",
+            f"{view.loaded.name} from its foot to its head: your text enters below, {spec.n_layer} blocks work on it, "
+            "and a guess at the next token leaves at the top. Scroll on, and its parts light up one after another.",
+            "all",
+            (),
+        ),
+        Step(
+            "Text becomes tokens, tokens become vectors",
+            f"Your text is {len(names)} tokens for this model. Each is a number that selects a vector of "
+            f"{spec.d_model} numbers; from here on there are only vectors.",
+            "tokens",
+            (1, 2),
+        ),
+        Step(
+            "Attention carries something from token to token",
+            f"In each block {heads} let every token look back. Here you see where the last token, “{names[-1]}”, "
+            f"looks: beside itself most of all, in block {block}, at “{names[key]}” ({others[block, key]:.0%}).",
+            "reads tokens",
+            (8, 9, 10),
+        ),
+        Step(
+            "Every block adds to the last vector",
+            f"Attention and then an MLP of {spec.d_ff:,} neurons add to the token's vector. The bars say for and "
+            f"against what: {kind} of block {where} counts most, with {amount:+.1f} for the logit of “{last}”.",
+            "attention mlp",
+            (3, 4, 11),
+        ),
+        Step(
+            "The guess settles on the way",
+            f"Read off between the blocks, the favourite is “{favourites[0]}” at first. “{last}” leads for good "
+            f"{when} and ends at {chances[-1]:.0%}.",
+            "guess",
+            (5, 11),
+        ),
+        Step(
+            "One token is written",
+            f"The last vector is compared with all {spec.vocab:,} tokens; softmax makes probabilities of the scores, "
+            "and one token is drawn. Then everything begins again with a longer text.",
+            "answer",
+            (5, 14),
+        ),
+        Step(
+            "How it came to be so",
+            "Nothing of this was written by hand. Training moved every weight a little, again and again, until "
+            "texts like those it read became probable.",
+            "all",
+            (6, 7, 12, 13),
+        ),
+    ]
+
+
 home(
     title="Anatomy of a Language Model",
     lead="""
-    A language model reads a text and says, for every token it knows, how likely that token is to come next.
-    That is all it does; the rest is repetition. This book takes one apart while it runs. Write a sentence, and
-    every chapter follows it through a real checkpoint on this machine.
+    A language model reads a text and says, for every token it knows, how likely that token is to come next. Write a
+    sentence, let it go on, and see what happens inside: every chapter follows your text through a real model.
+    """,
+    steps=steps,
+    about="""
+    ## The same way, number by number
 
     A figure says where its numbers come from. :green-badge[LIVE] is computed now, from the loaded checkpoint, and
     can prove it. :blue-badge[RECORDED] is read from a run whose script is in the repository.

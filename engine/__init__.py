@@ -3,6 +3,8 @@
 Importing this package is cheap: torch and transformers come in with the first attribute that needs them.
 """
 
+import os
+import threading
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from engine.model.trace import Trace
     from engine.tokens.token import Token
 
-__all__ = ["Loaded", "ReaderError", "Token", "Trace", "capture", "load", "tokenize"]
+__all__ = ["Loaded", "ReaderError", "Token", "Trace", "capture", "load", "tokenize", "warm"]
 
 _HOME = {
     "Loaded": "engine.model.loaded",
@@ -23,6 +25,47 @@ _HOME = {
     "load": "engine.model.loading",
     "tokenize": "engine.model.capturing",
 }
+
+
+# Before torch: threads that wait for the others sleep instead of spinning, which on busy cores costs tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_LATE = (
+    "pandas",
+    "pyarrow",
+    "torch",
+    "torch.nn.functional",
+    "torch.func",
+    "safetensors.torch",
+    "tokenizers",
+    "huggingface_hub",
+    "jinja2.sandbox",
+    "transformers",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "plotly.graph_objects",
+    "plotly.subplots",
+    "plotly.io",
+)
+_late = threading.Lock()
+_warm = False
+
+
+def warm() -> None:
+    """Import the libraries that are imported late, once, before two threads do it at the same time.
+
+    Python gives a half-imported module to a thread that would otherwise wait for ever: the modules of pandas, plotly
+    and transformers import one another in circles.
+    """
+    global _warm
+    if _warm:
+        return
+    with _late:
+        for name in _LATE:
+            import_module(name)
+        _warm = True
 
 
 class ReaderError(Exception):

@@ -1,8 +1,6 @@
 """1 · Tokenization — text is cut into tokens."""
 
-from collections.abc import Sequence
-
-import streamlit as st
+from collections.abc import Callable, Sequence
 
 from engine.chapters import c01_tokenization as cards
 from engine.evidence.card import Card
@@ -18,61 +16,58 @@ SAMPLE = "naïve 🦉 日本語 café"
 def write(view: View, start: str, label: str = "Text") -> str:
     """A text area of the beat's own that begins with `start`, and begins anew when `start` changes."""
     with view.controls:
-        return st.text_area(
-            label, start, max_chars=PROMPT_CHARACTERS, height=90, key=view.key(("text", start))
-        )
+        return view.text("text", label, start, limit=PROMPT_CHARACTERS, tall=True, of=start, height=90)
 
 
-def chips(view: View) -> Card:
-    return cards.chips(write(view, view.state.prompt))
+def chips(view: View) -> Callable[[], Card]:
+    text = write(view, view.state.prompt)
+    return lambda: cards.chips(text)
 
 
-def own(view: View) -> list[Card]:
+def own(view: View) -> Callable[[], list[Card]]:
     samples = {sentence.name: sentence.text for sentence in passages.sentences()}
     with view.controls:
-        chosen = st.selectbox("Text", ["The prompt", *samples], key=view.key("which"))
-    return cards.own(view.loaded, samples.get(chosen, view.state.prompt))
+        chosen = view.select("which", "Text", ["The prompt", *samples])
+    return lambda: cards.own(view.loaded, samples.get(chosen, view.state.prompt))
 
 
-def merging(view: View) -> Card:
+def merging(view: View) -> Callable[[], Card]:
     prompt = view.state.prompt
     with view.controls:
-        source = st.segmented_control(
-            "Merges of",
-            cards.sources(view.loaded),
-            default=cards.sources(view.loaded)[0],
-            required=True,
-            format_func=markdown,
-            key=view.key(("source", view.loaded.name)),
+        source = view.segments("source", "Merges of", cards.sources(view.loaded), format_func=markdown)
+        pieces: list[bytes] = view.work(
+            "Splitting the prompt", source, lambda progress: cards.pieces(view.loaded, source, prompt)
         )
-        pieces = cards.pieces(view.loaded, source, prompt)
-        chosen = st.selectbox(
+        chosen = view.select(
+            "piece",
             "Piece of the prompt",
             range(len(pieces)),
             format_func=lambda i: shorten(display_bytes(pieces[i]), 40),
-            key=view.key(("piece", source, prompt)),
+            of=(source, prompt),
         )
         piece = pieces[chosen]
-        last = cards.steps(view.loaded, source, piece)
-        done = st.slider("Merges done", 0, last, last, key=view.key(("done", source, piece))) if last else 0
-    return cards.merging(view.loaded, source, prompt, piece, done)
-
-
-def roundtrip(view: View) -> Card:
-    return cards.roundtrip(view.loaded, write(view, SAMPLE, "Any text at all"))
-
-
-def price(view: View) -> Card:
-    with view.controls:
-        measure = st.segmented_control(
-            "Count", cards.MEASURES, default=cards.MEASURES[0], required=True, key=view.key("measure")
+        last: int = view.work(
+            "Merging", (source, piece), lambda progress: cards.steps(view.loaded, source, piece)
         )
-        yours = st.text_input("A sentence of yours", max_chars=300, key=view.key("yours"))
-    return cards.price(view.loaded, yours, measure)
+        done = view.slider("done", "Merges done", 0, last, last, of=(source, piece))
+    return lambda: cards.merging(view.loaded, source, prompt, piece, done)
 
 
-def space(view: View) -> Card:
-    return cards.space(view.loaded, write(view, view.state.prompt), lambda text: view.capture(text))
+def roundtrip(view: View) -> Callable[[], Card]:
+    text = write(view, SAMPLE, "Any text at all")
+    return lambda: cards.roundtrip(view.loaded, text)
+
+
+def price(view: View) -> Callable[[], Card]:
+    with view.controls:
+        measure = view.segments("measure", "Count", cards.MEASURES)
+        yours = view.text("yours", "A sentence of yours", limit=300)
+    return lambda: cards.price(view.loaded, yours, measure)
+
+
+def space(view: View) -> Callable[[], Card]:
+    text = write(view, view.state.prompt)
+    return lambda: cards.space(view.loaded, text, lambda ending: view.capture(ending))
 
 
 def whose(view: View) -> str:
@@ -117,7 +112,7 @@ def _hexadecimal(values: Sequence[int]) -> str:
 
 def begins(view: View) -> str:
     example = next((t.display for t in view.tokens if t.bytes[:1] == b" " and len(t.bytes) > 1), "")
-    seen = f" In the prompt above, “{markdown(example)}” is such a token." if example else ""
+    seen = f" In your prompt, “{markdown(example)}” is such a token." if example else ""
     return f"""
     The space before a word usually belongs to the word's token.{seen} A space at the end of a prompt cannot join a
     word that is not there yet, so it becomes part of the last token, or a token by itself. After a whole word the
@@ -135,6 +130,7 @@ chapter(
         "fixed list: its **tokens**. This chapter shows where the cuts fall, why they fall there, and what "
         "they change."
     ),
+    bar=(),
     beats=[
         Beat(
             "chips",

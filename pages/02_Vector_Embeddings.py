@@ -1,5 +1,7 @@
 """2 · Vector embeddings — what a model knows of a token before it reads."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from engine import ReaderError, Token
@@ -36,94 +38,85 @@ def row_prose(view: View) -> str:
     """
 
 
-def draw_row(view: View) -> Card:
-    with view.controls:
-        position = view.pick_token()
-    return cards.row(view.loaded, view.trace, position)
+def draw_row(view: View) -> Callable[[], Card]:
+    return lambda: cards.row(view.loaded, view.trace, view.state.focus)
 
 
-def draw_norms(view: View) -> Card:
-    with view.controls:
-        position = view.pick_token()
-    return cards.lengths(view.loaded, view.trace, position)
+def draw_norms(view: View) -> Callable[[], Card]:
+    return lambda: cards.lengths(view.loaded, view.trace, view.state.focus)
 
 
 def look_up(view: View) -> Token:
-    """A token of the prompt, or of any other text that the reader types."""
+    """The focus token, or a token of any other text that the reader types."""
     with view.controls:
-        position = view.pick_token()
-        typed = st.text_input("Or any other text", max_chars=60, key=view.key("typed"))
-        space = st.toggle("With a space in front", value=True, key=view.key("space"))
+        typed = view.text("typed", "Or any other text", limit=60)
+        space = view.toggle("space", "With a space in front", True)
         if not typed:
-            return view.tokens[position]
+            return view.tokens[view.state.focus]
         found = cards.pieces(view.loaded, f" {typed}" if space else typed)[:40]
         if not found:
             raise ReaderError("This tokenizer has no token for this text.")
         if len(found) == 1:
             return found[0]
-        chosen = st.selectbox(
+        chosen = view.select(
+            "piece",
             "It is several tokens; look up",
             range(len(found)),
             format_func=lambda i: f"{i}  {shorten(found[i].display, 24)}",
-            key=view.key(f"piece-{len(found)}"),
+            of=len(found),
         )
     return found[chosen]
 
 
-def draw_neighbours(view: View) -> Card:
-    return cards.neighbours(view.loaded, look_up(view))
+def draw_neighbours(view: View) -> Callable[[], Card]:
+    token = look_up(view)
+    return lambda: cards.neighbours(view.loaded, token)
 
 
-def draw_forms(view: View) -> Card:
-    return cards.forms(view.loaded, look_up(view))
+def draw_forms(view: View) -> Callable[[], Card]:
+    token = look_up(view)
+    return lambda: cards.forms(view.loaded, token)
 
 
-def draw_map(view: View) -> Card:
+def draw_map(view: View) -> Callable[[], Card]:
     with view.controls:
-        near = st.slider("Neighbours of each token", 1, 8, 3, key=view.key("near"))
-        dimensions = st.segmented_control(
-            "Dimensions",
-            [2, 3],
-            default=2,
-            required=True,
-            format_func=lambda n: f"{n}-D",
-            key=view.key("dim"),
-        )
-        position = view.pick_token() if len({token.id for token in view.tokens}) > 24 else view.state.focus
-    return cards.token_map(view.loaded, view.tokens, position, near, dimensions)
+        near = view.slider("near", "Neighbours of each token", 1, 8, 3)
+        dimensions = view.segments("dim", "Dimensions", (2, 3), format_func=lambda n: f"{n}-D")
+    return lambda: cards.token_map(view.loaded, view.tokens, view.state.focus, near, dimensions)
 
 
-def draw_analogy(view: View) -> Card:
-    listed = {f"{' '.join(one.words)}": one for one in cards.usable(view.loaded)[0]}
+def draw_analogy(view: View) -> Callable[[], Card]:
+    listed = {" ".join(one.words): one for one in cards.usable(view.loaded)[0]}
     with view.controls:
-        which = st.selectbox(
+        which = view.select(
+            "which",
             "a − b + c",
             [*listed, OWN],
             format_func=lambda name: listed[name].question if name in listed else name,
-            key=view.key("which"),
         )
         words = listed[which].words if which in listed else own_words(view)
-    return cards.one(view.loaded, words)
+    return lambda: cards.one(view.loaded, words)
 
 
 def own_words(view: View) -> list[str]:
     left, right = st.columns(2)
     names = (("a", "king", left), ("b", "man", right), ("c", "girl", left), ("expected", "princess", right))
-    return [
-        column.text_input(name, default, max_chars=40, key=view.key(f"word-{name}"))
-        for name, default, column in names
-    ]
+    given = []
+    for name, default, column in names:
+        with column:
+            given.append(view.text(name, name, default))
+    return given
 
 
-def draw_score(view: View) -> Card:
-    return cards.score(view.loaded)
+def draw_score(view: View) -> Callable[[], Card]:
+    return lambda: cards.score(view.loaded)
 
 
-def draw_failures(view: View) -> Card:
+def draw_failures(view: View) -> Callable[[], Card]:
     kinds = cards.categories(view.loaded) or ["male and female"]
     with view.controls:
-        kind = st.selectbox("Analogies about", kinds, key=view.key(f"kind-{len(kinds)}"))
-    return cards.failures(view.loaded, kind)
+        kind = view.select("kind", "Analogies about", kinds)
+    return lambda: cards.failures(view.loaded, kind)
 
 
 def drift_prose(view: View) -> str:
@@ -139,12 +132,12 @@ def drift_prose(view: View) -> str:
     """
 
 
-def draw_drift(view: View) -> Card:
+def draw_drift(view: View) -> Callable[[], Card]:
     with view.controls:
-        word = st.text_input("A word", "bank", max_chars=60, key=view.key("word"))
-        one = st.text_input("in one sentence", RIVER, max_chars=400, key=view.key("one"))
-        other = st.text_input("and in another", MONEY, max_chars=400, key=view.key("other"))
-    return cards.drift(view.loaded, view.capture(one), view.capture(other), word)
+        word = view.text("word", "A word", "bank", limit=60)
+        one = view.text("one", "in one sentence", RIVER, limit=400)
+        other = view.text("other", "and in another", MONEY, limit=400)
+    return lambda: cards.drift(view.loaded, view.capture(one), view.capture(other), word)
 
 
 def position_prose(view: View) -> str:
@@ -167,26 +160,19 @@ def position_prose(view: View) -> str:
 CURVE_2D, CURVE_3D, SIMILARITY, LENGTH = "Curve, 2-D", "Curve, 3-D", "Similarity by distance", "Length"
 
 
-def draw_positions(view: View) -> Card:
+def draw_positions(view: View) -> Callable[[], Card]:
     if view.loaded.spec.positions != "learned":
         with view.controls:
             sidebar.link(chapter_number(10))
-        return cards.added(view.loaded, view.trace)
+        return lambda: cards.added(view.loaded, view.trace)
     with view.controls:
-        which = st.segmented_control(
-            "Show",
-            [CURVE_2D, CURVE_3D, SIMILARITY, LENGTH],
-            default=CURVE_2D,
-            required=True,
-            key=view.key("which"),
-        )
-        centred = which == SIMILARITY and st.toggle("Take away the mean row first", key=view.key("centred"))
-        position = view.pick_token() if which != LENGTH else 0
+        which = view.segments("which", "Show", (CURVE_2D, CURVE_3D, SIMILARITY, LENGTH))
+        centred = which == SIMILARITY and view.toggle("centred", "Take away the mean row first")
     if which == LENGTH:
-        return cards.added(view.loaded, view.trace)
+        return lambda: cards.added(view.loaded, view.trace)
     if which == SIMILARITY:
-        return cards.similarity(view.loaded, bool(centred), position)
-    return cards.curve(view.loaded, 3 if which == CURVE_3D else 2, position)
+        return lambda: cards.similarity(view.loaded, centred, view.state.focus)
+    return lambda: cards.curve(view.loaded, 3 if which == CURVE_3D else 2, view.state.focus)
 
 
 def position_try(view: View) -> str:
@@ -205,13 +191,14 @@ chapter(
     lead="Every token enters the network as a list of numbers, one row of a learned table. What two rows have in "
     "common can be measured, mapped and calculated with, and each of these says less than it seems to. Then the "
     "sentence takes over: the same row becomes different vectors in different contexts.",
+    bar=("focus",),
     beats=[
         Beat(
             "row",
             "A token enters as a row of numbers",
             row_prose,
             draw_row,
-            "Choose two tokens of the prompt one after the other and look for a dimension that means something by "
+            "Choose two tokens in the bar, one after the other, and look for a dimension that means something by "
             "itself. Single numbers seldom do; the rest of the chapter compares whole rows.",
         ),
         Beat(
@@ -227,7 +214,7 @@ chapter(
             division takes away.
             """,
             draw_norms,
-            "Go through the tokens of the prompt: are the words with a meaning of their own on another side than "
+            "Go through the tokens in the bar: are the words with a meaning of their own on another side than "
             "“the”, “a” and the punctuation?",
         ),
         Beat(

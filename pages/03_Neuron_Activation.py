@@ -1,6 +1,7 @@
 """3 · Neuron activation — one neuron from its input to its effect on the next token."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import streamlit as st
@@ -12,21 +13,17 @@ from engine.ops.neurons import ACTIVATIONS, standout, strongest
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
-from pages._shared.slow import slow
+from pages._shared.work import Progress, Work
 
 STANDOUT, STRONGEST = "standout", "strongest"
 
 
-def pick_position(view: View, label: str = "Token") -> int:
-    """A select box for the focus token; on a projector the token strip is in sight and does it."""
-    return view.state.focus if view.presenting else view.pick_token(label)
-
-
-def pick_neuron(view: View) -> tuple[int, int]:
-    """The layer, and the neuron: by number, or chosen by the focus token. Both hold for the whole chapter."""
-    layer = view.pick_layer()
-    acts = view.trace.mlp_act[layer]
-    found = {STANDOUT: standout(acts, view.state.focus), STRONGEST: strongest(acts[view.state.focus])}
+def pick_neuron(view: View) -> int:
+    """The neuron of the layer: by number, or chosen by the focus token. It holds for the whole chapter."""
+    layer, focus = view.state.layer, view.state.focus
+    found: dict[str, int] = view.work(
+        "Reading the prompt", (layer, focus), lambda progress: remarkable(view, layer, focus)
+    )
     says = {
         STANDOUT: f"{found[STANDOUT]}: most above its average here",
         STRONGEST: f"{found[STRONGEST]}: the strongest here",
@@ -39,82 +36,92 @@ def pick_neuron(view: View) -> tuple[int, int]:
         STANDOUT,
         format_func=lambda name: says.get(name, name),
     )
-    return layer, found[chosen] if chosen in found else int(chosen)
+    return found[chosen] if chosen in found else int(chosen)
 
 
-def toy(view: View) -> Card:
+def remarkable(view: View, layer: int, focus: int) -> dict[str, int]:
+    """The neurons that the focus token chooses."""
+    acts = view.trace.mlp_act[layer]
+    return {STANDOUT: standout(acts, focus), STRONGEST: strongest(acts[focus])}
+
+
+def toy(view: View) -> Callable[[], Card]:
     with view.controls:
-        activation = st.segmented_control(
-            "Activation", ACTIVATIONS, default="ReLU", required=True, key=view.key("act")
-        )
+        activation = view.segments("act", "Activation", ACTIVATIONS, "ReLU")
         first, second, third = st.columns(3)
         with first:
-            x1 = st.slider("Input x1", -2.0, 2.0, 1.0, 0.1, key=view.key("x1"))
-            w1 = st.slider("Weight w1", -2.0, 2.0, 1.5, 0.1, key=view.key("w1"))
+            x1 = view.slider("x1", "Input x1", -2.0, 2.0, 1.0, 0.1)
+            w1 = view.slider("w1", "Weight w1", -2.0, 2.0, 1.5, 0.1)
         with second:
-            x2 = st.slider("Input x2", -2.0, 2.0, 0.5, 0.1, key=view.key("x2"))
-            w2 = st.slider("Weight w2", -2.0, 2.0, -1.0, 0.1, key=view.key("w2"))
+            x2 = view.slider("x2", "Input x2", -2.0, 2.0, 0.5, 0.1)
+            w2 = view.slider("w2", "Weight w2", -2.0, 2.0, -1.0, 0.1)
         with third:
-            bias = st.slider("Bias b", -3.0, 3.0, 0.5, 0.1, key=view.key("b"))
-    return cards.toy_neuron((x1, x2), (w1, w2), bias, activation or "ReLU")
+            bias = view.slider("b", "Bias b", -3.0, 3.0, 0.5, 0.1)
+    return lambda: cards.toy_neuron((x1, x2), (w1, w2), bias, activation)
 
 
-def weighted_sum(view: View) -> Card:
+def weighted_sum(view: View) -> Callable[[], Card]:
+    side = "up"
     with view.controls:
-        position = pick_position(view)
-        layer, neuron = pick_neuron(view)
-        side = "up"
+        neuron = pick_neuron(view)
         if view.loaded.spec.gated:
-            side = st.segmented_control(
-                "Matrix", ["gate", "up"], default="gate", required=True, key=view.key("side")
-            )
-    return cards.contributions(view.loaded, view.trace, layer, neuron, position, f"{side or 'gate'}_proj")
-
-
-def activation(view: View) -> Card:
-    with view.controls:
-        position = pick_position(view)
-        layer, neuron = pick_neuron(view)
-    return cards.activation(view.loaded, view.trace, layer, neuron, position)
-
-
-def contexts(view: View) -> list[Card]:
-    loaded = view.loaded
-    with view.controls:
-        layer, neuron = pick_neuron(view)
-        end = st.segmented_control(
-            "Show the", ["highest", "lowest"], default="highest", required=True, key=view.key("end")
-        )
-    shown = [cards.over_prompt(loaded, view.trace, layer, neuron)]
-    found = slow(
-        view,
-        "Read the sample text",
-        (loaded.name, loaded.revision, loaded.precision, loaded.device),
-        lambda progress: cards.survey(loaded, progress),
+            side = view.segments("side", "Matrix", ("gate", "up"))
+    return lambda: cards.contributions(
+        view.loaded, view.trace, view.state.layer, neuron, view.state.focus, f"{side}_proj"
     )
-    if found is not None:
-        shown.insert(0, cards.top_tokens(loaded, view.trace, found, layer, neuron, end == "lowest"))
-    return shown
 
 
-def direction(view: View) -> Card:
+def activation(view: View) -> Callable[[], Card]:
     with view.controls:
-        position = pick_position(view)
-        layer, neuron = pick_neuron(view)
-    return cards.direction(view.loaded, view.trace, layer, neuron, position)
+        neuron = pick_neuron(view)
+    return lambda: cards.activation(view.loaded, view.trace, view.state.layer, neuron, view.state.focus)
 
 
-def clamp(view: View) -> Card:
+def contexts(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        position = pick_position(view, "Next token after")
-        layer, neuron = pick_neuron(view)
-        reach = reach_of(view, layer)
-        value = st.slider(
-            "Hold the activation at", -reach, reach, 0.0, reach / 40, key=view.key(f"value-{layer}-{reach:g}")
+        neuron = pick_neuron(view)
+        end = view.segments("end", "Show the", ("highest", "lowest"))
+        read = cards.was_surveyed(view.loaded) or view.asked("Read the sample text", (), survey(view))
+
+    def both() -> list[Card]:
+        loaded, trace, layer = view.loaded, view.trace, view.state.layer
+        shown = [cards.over_prompt(loaded, trace, layer, neuron)]
+        if read:
+            found = cards.surveyed(loaded)
+            shown.insert(0, cards.top_tokens(loaded, trace, found, layer, neuron, end == "lowest"))
+        return shown
+
+    return both
+
+
+def survey(view: View) -> Work:
+    """Reads the sample text into the engine's cache; a result of many megabytes is nothing for a page to hold."""
+
+    def do(progress: Progress) -> bool:
+        cards.surveyed(view.loaded, progress)
+        return True
+
+    return do
+
+
+def direction(view: View) -> Callable[[], Card]:
+    with view.controls:
+        neuron = pick_neuron(view)
+    return lambda: cards.direction(view.loaded, view.trace, view.state.layer, neuron, view.state.focus)
+
+
+def clamp(view: View) -> Callable[[], Card]:
+    layer = view.state.layer
+    with view.controls:
+        neuron = pick_neuron(view)
+        reach: float = view.work("Reading the prompt", layer, lambda progress: reach_of(view, layer))
+        value = view.slider(
+            "value", "Hold the activation at", -reach, reach, 0.0, reach / 40, of=(layer, f"{reach:g}")
         )
-    change = ClampNeuron(layer, neuron, float(value))
-    after = view.capture(interventions=(change,))
-    return cards.clamped(view.loaded, view.trace, after, change, position)
+    change = ClampNeuron(layer, neuron, value)
+    return lambda: cards.clamped(
+        view.loaded, view.trace, view.capture(interventions=(change,)), change, view.state.focus
+    )
 
 
 def reach_of(view: View, layer: int) -> float:
@@ -203,6 +210,7 @@ chapter(
         "the loaded model: from the numbers it reads at one token of your prompt to what changes in the prediction "
         "when it is held still."
     ),
+    bar=("focus", "layer"),
     beats=[
         Beat(
             "toy",
@@ -221,8 +229,8 @@ chapter(
             "A real neuron sums a product for every number of the stream",
             prose=sum_prose,
             draw=weighted_sum,
-            try_this="Choose another token and keep the neuron’s number: the weights stay, the inputs change. "
-            "Do the same dimensions matter?",
+            try_this="Choose another token in the bar and keep the neuron’s number: the weights stay, the inputs "
+            "change. Do the same dimensions matter?",
         ),
         Beat(
             "activation",

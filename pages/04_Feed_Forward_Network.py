@@ -1,5 +1,7 @@
 """4 · Feed-forward network — thousands of neurons side by side, and how few of them are needed at once."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from engine.chapters import c04_mlp as cards
@@ -10,94 +12,77 @@ from engine.model.precisions import REFERENCE
 from engine.ops.neurons import ACTIVATIONS
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
-from pages._shared.slow import slow
 
 
-def pick_position(view: View, label: str = "Token") -> int:
-    """A select box for the focus token; on a projector the token strip is in sight and does it."""
-    return view.state.focus if view.presenting else view.pick_token(label)
-
-
-def toy(view: View) -> Card:
+def toy(view: View) -> Callable[[], Card]:
+    edges = list(cards.EDGES)
     with view.controls:
-        edge = st.selectbox("Connection", list(cards.EDGES), index=4, key=view.key("edge")) or "x1 → h1"
-        weight = st.slider(
-            "Its weight", -2.0, 2.0, cards.default_weight(edge), 0.1, key=view.key(f"weight-{edge}")
-        )
+        edge = view.select("edge", "Connection", edges, edges[4])
+        weight = view.slider("weight", "Its weight", -2.0, 2.0, cards.default_weight(edge), 0.1, of=edge)
         left, right = st.columns(2)
         with left:
-            first = st.slider("Input x1", -2.0, 2.0, 1.0, 0.1, key=view.key("x1"))
+            first = view.slider("x1", "Input x1", -2.0, 2.0, 1.0, 0.1)
         with right:
-            second = st.slider("Input x2", -2.0, 2.0, 0.5, 0.1, key=view.key("x2"))
-        activation = st.segmented_control(
-            "Activation", ACTIVATIONS, default="ReLU", required=True, key=view.key("act")
-        )
-    return cards.toy_network((first, second), edge, weight, activation or "ReLU")
+            second = view.slider("x2", "Input x2", -2.0, 2.0, 0.5, 0.1)
+        activation = view.segments("act", "Activation", ACTIVATIONS, "ReLU")
+    return lambda: cards.toy_network((first, second), edge, weight, activation)
 
 
-def real(view: View) -> Card:
+def real(view: View) -> Callable[[], Card]:
+    return lambda: cards.mlp_pass(view.loaded, view.trace, view.state.layer, view.state.focus)
+
+
+def sparsity(view: View) -> Callable[[], Card]:
     with view.controls:
-        position = pick_position(view)
-        layer = view.pick_layer()
-    return cards.mlp_pass(view.loaded, view.trace, layer, position)
-
-
-def sparsity(view: View) -> Card:
-    with view.controls:
-        threshold = st.select_slider(
+        threshold = view.select_slider(
+            "threshold",
             "Near zero: below this share of the token’s largest",
             (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
             0.1,
             format_func=lambda share: f"{share:.1%}",
-            key=view.key("threshold"),
         )
-    return cards.sparsity(view.loaded, view.trace, threshold)
+    return lambda: cards.sparsity(view.loaded, view.trace, threshold)
 
 
-def mass(view: View) -> Card:
+def mass(view: View) -> Callable[[], Card]:
+    return lambda: cards.mass(view.loaded, view.trace, view.state.layer, view.state.focus)
+
+
+def keep(view: View) -> Callable[[], list[Card]]:
+    d_ff = view.loaded.spec.d_ff
+    ks = (0, *(2**i for i in range(d_ff.bit_length()) if 2**i < d_ff), d_ff)
     with view.controls:
-        position = pick_position(view)
-        layer = view.pick_layer()
-    return cards.mass(view.loaded, view.trace, layer, position)
-
-
-def keep(view: View) -> list[Card]:
-    d_ff, loaded = view.loaded.spec.d_ff, view.loaded
-    with view.controls:
-        position = pick_position(view, "Next token after")
-        ks = (0, *(2**i for i in range(d_ff.bit_length()) if 2**i < d_ff), d_ff)
-        k = st.select_slider(
-            "Neurons kept in each MLP",
-            ks,
-            ks[len(ks) // 2],
-            format_func=lambda k: f"{k:,}",
-            key=view.key(f"k-{d_ff}"),
+        k = view.select_slider(
+            "k", "Neurons kept in each MLP", ks, ks[len(ks) // 2], of=d_ff, format_func=lambda k: f"{k:,}"
         )
-        layers = None
-        if st.toggle("In one layer only", key=view.key("one")):
-            layers = (view.pick_layer(),)
+        layers = (view.state.layer,) if view.toggle("one", "In one layer only") else None
+        found = view.asked(
+            "Measure every k",
+            layers,
+            lambda progress: cards.sweep(view.loaded, view.trace, layers, progress),
+        )
     change = KeepTopNeurons(k, layers)
-    shown = [
-        cards.kept(loaded, view.trace, view.capture(interventions=(change,)), change, position),
-    ]
-    trace = view.trace
-    found = slow(
-        view,
-        "Measure every k",
-        (loaded.name, loaded.revision, loaded.precision, loaded.device, trace.ids, layers),
-        lambda progress: cards.sweep(loaded, trace, layers, progress),
-    )
-    if found is not None:
-        shown.append(cards.swept(loaded, trace, found, position, k))
-    return shown
+
+    def both() -> list[Card]:
+        loaded, trace, position = view.loaded, view.trace, view.state.focus
+        after = view.capture(interventions=(change,))
+        shown = [cards.kept(loaded, trace, after, change, position)]
+        if found is not None:
+            shown.append(cards.swept(loaded, trace, found, position, k))
+        return shown
+
+    return both
 
 
-def designs(view: View) -> list[Card]:
-    models = [view.load(checkpoint=checkpoint.name, precision=REFERENCE) for checkpoint in BUNDLED]
-    last = min(model.spec.n_layer for model in models) - 1
-    with view.controls:
-        layer = st.slider("Layer of both", 0, last, min(view.state.layer, last), key=view.key("layer"))
-    return cards.two_mlps([(model, view.capture(loaded=model)) for model in models], layer)
+def designs(view: View) -> Callable[[], list[Card]]:
+    def both() -> list[Card]:
+        models = [view.load(checkpoint=checkpoint.name, precision=REFERENCE) for checkpoint in BUNDLED]
+        last = min(model.spec.n_layer for model in models) - 1
+        return cards.two_mlps(
+            [(model, view.capture(loaded=model)) for model in models], min(view.state.layer, last)
+        )
+
+    return both
 
 
 def focus(view: View) -> str:
@@ -132,7 +117,8 @@ def sparsity_prose(view: View) -> str:
 
 def designs_prose(view: View) -> str:
     return """
-        Two checkpoints of this book, your prompt through both, at fp32. A plain MLP bends one sum, and GELU never
+        Two checkpoints of this book, your prompt through both, at fp32, and the bar’s layer of each (the last layer
+        that both have, where the bar goes further). A plain MLP bends one sum, and GELU never
         goes below −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its
         neurons have a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
     """
@@ -147,6 +133,7 @@ chapter(
         "weights with a bend in between. In every model offered here it holds more trained numbers than attention "
         "does, and at any one token its neurons are far from equally active."
     ),
+    bar=("focus", "layer"),
     beats=[
         Beat(
             "toy",
@@ -165,8 +152,8 @@ chapter(
             "One token goes wide, is bent, and comes back",
             prose=real_prose,
             draw=real,
-            try_this="Open the table for the shapes and sizes of the matrices. Then move the token: the matrices stay, "
-            "everything else changes.",
+            try_this="Open the table for the shapes and sizes of the matrices. Then choose another token in the bar: "
+            "the matrices stay, everything else changes.",
         ),
         Beat(
             "sparsity",
@@ -203,7 +190,7 @@ chapter(
             "A gate lets a neuron multiply",
             prose=designs_prose,
             draw=designs,
-            try_this="Move the layer. Where are the activations of the gated model largest?",
+            try_this="Move the layer in the bar. Where are the activations of the gated model largest?",
         ),
     ],
 )

@@ -1,105 +1,101 @@
 """5 · Logits and sampling — from one score for each token to the one token that is written."""
 
+from collections.abc import Callable, Sequence
+
 import streamlit as st
 
-from engine import ReaderError
 from engine.chapters import c05_sampling as cards
 from engine.evidence.card import Card
 from engine.ops.sampling import Filters
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
+from pages._shared.work import Progress
 
 TOP_K = (0, 1, 2, 3, 5, 10, 20, 40, 80, 150, 400, 1000)
 
 
-def scores(view: View) -> Card:
+def scores(view: View) -> Callable[[], Card]:
     with view.controls:
-        view.pick_token("After which token")
-        word = st.text_input(
-            "Where does a token stand?", max_chars=40, placeholder="castle", key=view.key("word")
-        )
-    return cards.logits(view.loaded, view.trace, view.state.focus, word)
+        word = view.text("word", "Where does a token stand?", hint="castle")
+    return lambda: cards.logits(view.loaded, view.trace, view.state.focus, word)
 
 
-def softmax(view: View) -> Card:
+def softmax(view: View) -> Callable[[], Card]:
     with view.controls:
-        count = st.slider("Tokens shown", 4, 20, 12, key=view.key("count"))
-        shift = st.slider("Add to every logit", -20.0, 20.0, 0.0, 0.5, key=view.key("shift"))
-    return cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift)
+        count = view.slider("count", "Tokens shown", 4, 20, 12)
+        shift = view.slider("shift", "Add to every logit", -20.0, 20.0, 0.0, 0.5)
+    return lambda: cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift)
 
 
-def filters(view: View) -> Card:
+def filters(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=0.8, top_k=40, top_p=0.9, more=True)
-    return cards.filters(view.loaded, view.trace, view.state.focus, chosen)
+    return lambda: cards.filters(view.loaded, view.trace, view.state.focus, chosen)
 
 
-def texts(view: View) -> Card | None:
+def texts(view: View) -> Callable[[], Card]:
     with view.controls:
-        seed = view.pick_seed()
         chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
-        length = st.slider("Tokens to write", 4, 24, 12, key=view.key("length"))
-    ids = view.trace.ids
+        length = view.slider("length", "Tokens to write", 4, 24, 12)
+    ids, seed = _ids(view), view.state.seed
     requests = (
         cards.Request(ids, length),
         cards.Request(ids, length, seed, chosen),
         cards.Request(ids, length, seed + 1, chosen),
     )
-    begun = [
-        (request, piece) for request, piece in zip(requests, _written(view, requests), strict=True) if piece
-    ]
-    if not begun:
-        raise ReaderError("Stopped before there was a text; move a control to start again.")
-    return cards.texts(view.loaded, *zip(*begun, strict=True))
+    written = _written(view, requests)
+    return lambda: cards.texts(view.loaded, requests, written)
 
 
-def draws(view: View) -> Card:
+def draws(view: View) -> Callable[[], Card]:
     with view.controls:
-        seed = view.pick_seed()
         chosen = _filters(view, temperature=1.0, top_k=0, top_p=1.0)
-        count = st.select_slider("Draws", (50, 500, 5000), 500, key=view.key("draws"))
-    return cards.draws(view.loaded, view.trace, view.state.focus, chosen, seed, count)
+        count = view.select_slider("draws", "Draws", (50, 500, 5000), 500)
+    return lambda: cards.draws(view.loaded, view.trace, view.state.focus, chosen, view.state.seed, count)
 
 
-def tree(view: View) -> Card | None:
+def tree(view: View) -> Callable[[], Card]:
     with view.controls:
-        length = st.slider("Steps", 2, 12, 5, key=view.key("length"))
-        request = cards.Request(view.trace.ids, length)
-        if st.toggle("Draw with the seed", key=view.key("draw")):
-            temperature = st.slider("Temperature", 0.1, 2.0, 1.0, 0.1, key=view.key("temperature"))
-            request = cards.Request(
-                view.trace.ids, length, view.pick_seed(), Filters(temperature=temperature)
-            )
-        step = st.slider("Turn off at step (0: nowhere)", 0, length, 0, key=view.key(f"turn-{length}"))
-    base = _written(view, (request,))[0]
+        length = view.slider("length", "Steps", 2, 12, 5)
+        request = cards.Request(_ids(view), length)
+        if view.toggle("draw", "Draw with the seed"):
+            temperature = view.slider("temperature", "Temperature", 0.1, 2.0, 1.0, 0.1)
+            request = cards.Request(request.ids, length, view.state.seed, Filters(temperature=temperature))
+        step = view.slider("turn", "Turn off at step (0: nowhere)", 0, length, 0, of=length)
+    [base] = _written(view, (request,))
     if not step or len(base) < step:
-        return cards.tree(view.loaded, request, stopped=base)
+        return lambda: cards.tree(view.loaded, request, known=base)
+    roads = [shorten(cards.display(view.loaded, id), 20) for id, _ in base[step - 1].alternatives]
+    count = min(cards.ROADS, len(roads))
     with view.controls:
-        roads = [shorten(cards.display(view.loaded, id), 20) for id, _ in base[step - 1].alternatives]
-        road = st.selectbox(
+        road = view.select(
+            "road",
             "Road to take",
-            range(min(cards.ROADS, len(roads))),
-            index=min(1, len(roads) - 1),
+            range(count),
+            min(1, count - 1),
             format_func=lambda i: f"{i + 1}  {roads[i]}",
-            key=view.key("road"),
         )
     rest, kept = cards.turn(view.loaded, request, step - 1, road)
-    after = () if kept[-1].end or not rest.n else _written(view, (rest,), "rest")[0]
-    return cards.tree(view.loaded, request, rest, kept, after)
+    after = () if kept[-1].end or not rest.n else _written(view, (rest,))[0]
+    return lambda: cards.tree(view.loaded, request, rest, kept, known=after)
 
 
-def lens(view: View) -> Card:
+def lens(view: View) -> Callable[[], Card]:
     with view.controls:
-        view.pick_token("After which token")
-        favourites = st.toggle("Follow the five final favourites", key=view.key("favourites"))
+        favourites = view.toggle("favourites", "Follow the five final favourites")
     show = cards.favourites if favourites else cards.layers
-    return show(view.loaded, view.trace, view.state.focus)
+    return lambda: show(view.loaded, view.trace, view.state.focus)
 
 
-def surprisal(view: View) -> Card:
+def surprisal(view: View) -> Callable[[], Card]:
     with view.controls:
-        unit = st.segmented_control("Unit", ("nats", "bits"), default="nats", key=view.key("unit"))
-    return cards.prompt(view.loaded, view.trace, unit or "nats")
+        unit = view.segments("unit", "Unit", ("nats", "bits"))
+    return lambda: cards.prompt(view.loaded, view.trace, unit)
+
+
+def _ids(view: View) -> tuple[int, ...]:
+    """The prompt that is continued."""
+    return tuple(token.id for token in view.tokens)
 
 
 def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:
@@ -107,38 +103,37 @@ def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: 
     places = iter([column for _ in range(3 if more else 2) for column in st.columns(2)])
     penalty, low = 1.0, 0.0
     if more:
-        penalty = next(places).slider("Repetition penalty", 1.0, 2.0, 1.2, 0.05, key=view.key("penalty"))
-    warmth = next(places).slider("Temperature", 0.1, 2.0, temperature, 0.05, key=view.key("temperature"))
-    k = next(places).select_slider(
-        "Top-k", TOP_K, top_k, format_func=lambda n: f"{n}" if n else "off", key=view.key("top_k")
-    )
-    p = next(places).slider("Top-p (1: off)", 0.05, 1.0, top_p, 0.05, key=view.key("top_p"))
+        with next(places):
+            penalty = view.slider("penalty", "Repetition penalty", 1.0, 2.0, 1.2, 0.05)
+    with next(places):
+        warmth = view.slider("temperature", "Temperature", 0.1, 2.0, temperature, 0.05)
+    with next(places):
+        k = view.select_slider("top_k", "Top-k", TOP_K, top_k, format_func=lambda n: f"{n}" if n else "off")
+    with next(places):
+        p = view.slider("top_p", "Top-p (1: off)", 0.05, 1.0, top_p, 0.05)
     if more:
-        low = next(places).slider("Min-p (0: off)", 0.0, 0.5, 0.05, 0.01, key=view.key("min_p"))
+        with next(places):
+            low = view.slider("min_p", "Min-p (0: off)", 0.0, 0.5, 0.05, 0.01)
     return Filters(penalty, warmth, k or None, p, low)
 
 
-def _written(
-    view: View, requests: tuple[cards.Request, ...], part: str = "whole"
-) -> tuple[tuple[cards.Choice, ...], ...]:
-    """The texts of some requests, shown while they are being written; a button stops it and leaves beginnings."""
-    if all(cards.complete(view.loaded, request) for request in requests):
-        return tuple(cards.so_far(view.loaded, request) for request in requests)
-    with view.stage:
-        button, place = st.empty(), st.empty()
-    if button.button("Stop", key=view.key(f"stop-{part}"), icon=":material/stop:"):
-        button.button("Go on", key=view.key(f"go-on-{part}"), icon=":material/play_arrow:")
-        return tuple(cards.so_far(view.loaded, request) for request in requests)
-    with view.job("Writing"):
-        for request in requests:
-            choices: list[cards.Choice] = []
+def _written(view: View, requests: tuple[cards.Request, ...]) -> tuple[tuple[cards.Choice, ...], ...]:
+    """The texts of some requests, shown while they are being written."""
+
+    def do(progress: Progress) -> tuple[tuple[cards.Choice, ...], ...]:
+        texts: list[list[cards.Choice]] = [[] for _ in requests]
+        for request, choices in zip(requests, texts, strict=True):
             for choice in cards.write(view.loaded, request):
                 choices.append(choice)
-                words = markdown(cards.text(view.loaded, choices))
-                place.markdown(f"{markdown(cards.name(request))}: …{words}")
-    button.empty()
-    place.empty()
-    return tuple(cards.so_far(view.loaded, request) for request in requests)
+                progress.show(*map(said, requests, texts))
+        return tuple(tuple(choices) for choices in texts)
+
+    def said(request: cards.Request, choices: Sequence[cards.Choice]) -> str:
+        words = markdown(cards.text(view.loaded, choices))
+        return f"{markdown(cards.name(request))}: …{words}"
+
+    written: tuple[tuple[cards.Choice, ...], ...] = view.work("Writing", requests, do)
+    return written
 
 
 def _about_scores(view: View) -> str:
@@ -178,7 +173,7 @@ chapter(
             draw=scores,
             try_this=(
                 "Look up a word with and without a space in front: they are different tokens with different scores. "
-                "Then move to another token of the prompt and watch the favourites change."
+                "Then choose another token in the bar and watch the favourites change."
             ),
         ),
         Beat(
@@ -239,7 +234,7 @@ chapter(
             are whole numbers near zero, stray a little differently.
             """,
             draw=draws,
-            try_this="Change the seed: the points move, the bars do not. Then draw 5,000 times.",
+            try_this="Change the seed in the bar: the points move, the bars do not. Then draw 5,000 times.",
         ),
         Beat(
             "tree",
@@ -278,4 +273,5 @@ chapter(
             try_this="Repeat your sentence in the prompt and compare the second half with the first.",
         ),
     ],
+    bar=("focus", "seed"),
 )

@@ -1,5 +1,7 @@
 """6 · Backpropagation — how a loss reaches every weight of the model, and what one step changes."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from engine.chapters import c06_backprop as cards
@@ -11,74 +13,86 @@ from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
 
 
-def graph(view: View) -> Card:
+def graph(view: View) -> Callable[[], Card]:
     with view.controls:
         left, right = st.columns(2)
-        x = left.slider("x", -2.0, 2.0, 0.5, 0.1, key=view.key("x"))
-        w = right.slider("w", -2.0, 2.0, 1.2, 0.1, key=view.key("w"))
-        b = left.slider("b", -2.0, 2.0, 0.3, 0.1, key=view.key("b"))
-        t = right.slider("t, the target", -2.0, 2.0, 0.4, 0.1, key=view.key("t"))
-        step = st.slider("Step", 0, cards.STEPS, cards.STEPS, key=view.key("step"))
-    return cards.toy(x, w, b, t, step)
+        with left:
+            x = view.slider("x", "x", -2.0, 2.0, 0.5, 0.1)
+            b = view.slider("b", "b", -2.0, 2.0, 0.3, 0.1)
+        with right:
+            w = view.slider("w", "w", -2.0, 2.0, 1.2, 0.1)
+            t = view.slider("t", "t, the target", -2.0, 2.0, 0.4, 0.1)
+        step = view.slider("step", "Step", 0, cards.STEPS, cards.STEPS)
+    return lambda: cards.toy(x, w, b, t, step)
 
 
-def loss(view: View) -> Card:
-    exact, asked = _asked(view)
-    return cards.loss(exact, asked)
+def loss(view: View) -> Callable[[], Card]:
+    target = _target(view)
+    return lambda: cards.loss(*_asked(view, target))
 
 
-def norms(view: View) -> Card:
-    exact, asked = _asked(view)
+def norms(view: View) -> Callable[[], Card]:
+    target = _target(view)
     with view.controls:
-        measure = st.segmented_control(
-            "Measure", list(cards.MEASURES), default="length", required=True, key=view.key("measure")
-        )
-    return cards.norms(exact, asked, measure)
+        measure = view.segments("measure", "Measure", list(cards.MEASURES), "length")
+    return lambda: cards.norms(*_asked(view, target), measure)
 
 
-def weight(view: View) -> Card:
-    exact, asked = _asked(view)
-    titles = cards.matrices(exact)
+def weight(view: View) -> Callable[[], Card]:
+    target, layer = _target(view), view.state.layer
+    titles = cards.matrices(view.loaded)
     with view.controls:
-        layer = view.pick_layer("Block")
-        matrix = st.selectbox(
-            "Matrix", list(titles), format_func=lambda name: titles[name], key=view.key("matrix")
+        matrix = view.select("matrix", "Matrix", list(titles), format_func=titles.__getitem__)
+        rows, columns = view.work(
+            "Looking up the matrix",
+            (layer, matrix),
+            lambda progress: cards.shape(_exact(view), layer, matrix),
         )
-        rows, columns = cards.shape(exact, layer, matrix)
         left, right = st.columns(2)
-        row = left.number_input("Row", 0, rows - 1, 0, key=view.key(f"row-{rows}"))
-        column = right.number_input("Column", 0, columns - 1, 0, key=view.key(f"column-{columns}"))
-        power = st.slider("Step of the central difference: 10 to the", -12, 0, -4, key=view.key("power"))
-        reach = st.select_slider(
-            "Curve drawn to ± this many typical weights", (1, 10, 100, 1000), 100, key=view.key("reach")
+        with left:
+            row = view.number("row", "Row", 0, rows - 1, 0, of=rows)
+        with right:
+            column = view.number("column", "Column", 0, columns - 1, 0, of=columns)
+        power = view.slider("power", "Step of the central difference: 10 to the", -12, 0, -4)
+        reach = view.select_slider(
+            "reach", "Curve drawn to ± this many typical weights", (1, 10, 100, 1000), 100
         )
-    return cards.weight(exact, asked, layer, matrix, (int(row), int(column)), 10.0**power, float(reach))
+    return lambda: cards.weight(
+        *_asked(view, target), layer, matrix, (row, column), 10.0**power, float(reach)
+    )
 
 
-def blame(view: View) -> Card:
-    exact, asked = _asked(view)
+def blame(view: View) -> Callable[[], Card]:
+    target = _target(view)
     with view.controls:
-        order = st.segmented_control(
-            "Order", cards.ORDERS, default=cards.ORDERS[0], required=True, key=view.key("order")
+        order = view.segments("order", "Order", cards.ORDERS)
+    return lambda: cards.blame(*_asked(view, target), order)
+
+
+def step(view: View) -> Callable[[], Card]:
+    target = _target(view)
+    with view.controls:
+        rate = view.select_slider(
+            "rate", "Learning rate", cards.RATES, 1e-3, format_func=lambda rate: f"{rate:g}"
         )
-    return cards.blame(exact, asked, order)
+    return lambda: cards.step(*_asked(view, target), rate)
 
 
-def step(view: View) -> Card:
-    exact, asked = _asked(view)
+def _target(view: View) -> str:
+    """A field for a target of the reader's own; empty for the prompt's last token."""
     with view.controls:
-        rate = st.select_slider(
-            "Learning rate", cards.RATES, 1e-3, format_func=lambda rate: f"{rate:g}", key=view.key("rate")
-        )
-    return cards.step(exact, asked, rate)
+        word = words.field(view, "word", "Target (empty: the prompt's own last token)")
+    return word.text if word else ""
 
 
-def _asked(view: View) -> tuple[Loaded, Example]:
-    """The checkpoint at fp32, and whose loss is taken: with a field for a target of the reader's own."""
-    exact = view.loaded if view.state.precision == REFERENCE else view.load(precision=REFERENCE)
-    with view.controls:
-        word = words.field(view, "word", "Target (empty: the prompt's own last token)", loaded=exact)
-    return exact, cards.example(exact, view.tokens, word.text if word else "")
+def _asked(view: View, target: str) -> tuple[Loaded, Example]:
+    """In a worker: the checkpoint at fp32, and whose loss is taken."""
+    exact = _exact(view)
+    return exact, cards.example(exact, view.tokens, target)
+
+
+def _exact(view: View) -> Loaded:
+    return view.load(precision=REFERENCE)
 
 
 def _about_loss(view: View) -> str:
@@ -117,6 +131,7 @@ chapter(
         "Training asks one question of every weight: if you were a little larger, would the loss rise or fall? "
         "Backpropagation answers it for all weights at once, by the chain rule, in one pass from the end to the start."
     ),
+    bar=("layer",),
     beats=[
         Beat(
             "graph",
@@ -175,7 +190,7 @@ chapter(
             altogether may differ.
             """,
             draw=blame,
-            try_this="Change one word of the prompt, above, and see whether the ranking moves.",
+            try_this="Change one word of the prompt, in the sidebar, and see whether the ranking moves.",
         ),
         Beat(
             "step",

@@ -1,5 +1,7 @@
 """7 · Optimizers — how gradients become steps, on made-up surfaces and in the real model."""
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from engine.chapters import c07_optimizers as cards
@@ -10,148 +12,131 @@ from engine.model.precisions import REFERENCE
 from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
-from pages._shared.slow import slow
 
 MOST = 64  # tokens of the prompt that a copy is trained on
 
 
-def surface(view: View) -> list[Card]:
+def surface(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        name = st.segmented_control(
-            "Surface", list(SURFACES), default="ravine", required=True, key=view.key("surface")
-        )
+        name = view.segments("surface", "Surface", list(SURFACES), "ravine")
         ground = SURFACES[name]
         left, right, bottom, top = (float(edge) for edge in ground.window)
+        x0, y0 = (float(number) for number in ground.start)
         one, two = st.columns(2)
-        x = one.slider("Start x", left, right, ground.start[0], 0.01, key=view.key(f"x-{name}"))
-        y = two.slider("Start y", bottom, top, ground.start[1], 0.01, key=view.key(f"y-{name}"))
-        chosen = st.pills(
-            "Optimizers",
-            VECTOR,
-            selection_mode="multi",
-            default=["SGD", "Momentum", "Adam"],
-            key=view.key("optimizers"),
-        )
+        with one:
+            x = view.slider("x", "Start x", left, right, x0, 0.01, of=name)
+        with two:
+            y = view.slider("y", "Start y", bottom, top, y0, 0.01, of=name)
+        chosen = view.several("optimizers", "Optimizers", VECTOR, ["SGD", "Momentum", "Adam"], pills=True)
         rate = _rate(view, 0.03)
-        steps = st.slider("Steps", 5, 200, 60, key=view.key("steps"))
-        schedule = st.selectbox("Schedule of the rate", list(SCHEDULES), key=view.key("schedule"))
-    return cards.surface(name, (x, y), chosen, rate, steps, schedule)
+        steps = view.slider("steps", "Steps", 5, 200, 60)
+        schedule = view.select("schedule", "Schedule of the rate", list(SCHEDULES))
+    return lambda: cards.surface(name, (x, y), chosen, rate, steps, schedule)
 
 
-def curvature(view: View) -> Card:
+def curvature(view: View) -> Callable[[], Card]:
     with view.controls:
-        rate = st.slider("Learning rate", 0.005, 0.1, 0.06, 0.001, format="%.3f", key=view.key("rate"))
-    return cards.curvature(rate)
+        rate = view.slider("rate", "Learning rate", 0.005, 0.1, 0.06, 0.001, format="%.3f")
+    return lambda: cards.curvature(rate)
 
 
-def schedules(view: View) -> list[Card]:
+def schedules(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        rate = st.slider(
-            "Highest learning rate", 0.005, 0.075, 0.06, 0.005, format="%.3f", key=view.key("rate")
-        )
-        noise = st.slider("Noise on each derivative", 0.0, 5.0, 2.0, 0.5, key=view.key("noise"))
-        steps = st.slider("Steps", 20, 300, 150, 10, key=view.key("steps"))
-        seed = view.pick_seed()
-    return cards.noisy(rate, noise, steps, seed)
+        rate = view.slider("rate", "Highest learning rate", 0.005, 0.075, 0.06, 0.005, format="%.3f")
+        noise = view.slider("noise", "Noise on each derivative", 0.0, 5.0, 2.0, 0.5)
+        steps = view.slider("steps", "Steps", 20, 300, 150, 10)
+    return lambda: cards.noisy(rate, noise, steps, view.state.seed)
 
 
-def muon(view: View) -> list[Card]:
+def muon(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        condition = st.select_slider(
+        condition = view.select_slider(
+            "condition",
             "Variance of the strongest input over the weakest",
             (1, 10, 100, 1000, 10000),
             100,
-            key=view.key("condition"),
         )
         factor = _factor(view)
-        steps = st.slider("Steps", 10, 200, 100, 10, key=view.key("steps"))
-        seed = view.pick_seed()
-    return cards.matrix(float(condition), factor, steps, seed)
+        steps = view.slider("steps", "Steps", 10, 200, 100, 10)
+    return lambda: cards.matrix(float(condition), factor, steps, view.state.seed)
 
 
-def plane(view: View) -> Card | list[Card]:
-    loaded, ids = _text(view)
+def plane(view: View) -> Callable[[], Card | list[Card]]:
+    seed = view.state.seed
     with view.controls:
-        seed = view.pick_seed()
         one, two = st.columns(2)
-        a = one.slider("Start 1", -cards.REACH, cards.REACH, 0.6, 0.05, key=view.key("a"))
-        b = two.slider("Start 2", -cards.REACH, cards.REACH, -0.5, 0.05, key=view.key("b"))
+        with one:
+            a = view.slider("a", "Start 1", -cards.REACH, cards.REACH, 0.6, 0.05)
+        with two:
+            b = view.slider("b", "Start 2", -cards.REACH, cards.REACH, -0.5, 0.05)
         factor = _factor(view)
-        steps = st.slider("Steps", 5, 40, 15, 5, key=view.key("steps"))
-    found = slow(
-        view,
-        "Measure the plane",
-        (loaded.name, loaded.revision, ids, seed, a, b, factor, steps),
-        lambda progress: cards.survey(loaded, ids, seed, (a, b), factor, steps, progress),
-    )
-    if found is None:
-        return cards.cuts(loaded, ids, seed)
-    with view.controls:
-        shown = st.pills(
-            "Paths",
-            list(found.paths),
-            selection_mode="multi",
-            default=list(found.paths),
-            key=view.key("shown"),
+        steps = view.slider("steps", "Steps", 5, 40, 15, 5)
+        found = view.asked(
+            "Measure the plane",
+            (seed, a, b, factor, steps),
+            lambda progress: cards.survey(*_text(view), seed, (a, b), factor, steps, progress),
         )
-    return [cards.plane(loaded, ids, seed, (a, b), found, shown), cards.cuts(loaded, ids, seed)]
+        if found is None:
+            return lambda: cards.cuts(*_text(view), seed)
+        names = list(found.paths)
+        shown = view.several("shown", "Paths", names, names, pills=True)
+
+    def make() -> list[Card]:
+        loaded, ids = _text(view)
+        return [cards.plane(loaded, ids, seed, (a, b), found, shown), cards.cuts(loaded, ids, seed)]
+
+    return make
 
 
-def one_text(view: View) -> Card | list[Card]:
-    loaded, ids = _text(view)
+def one_text(view: View) -> Callable[[], Card | list[Card]]:
     with view.controls:
-        chosen = st.pills(
-            "Optimizers",
-            list(cards.RATES),
-            selection_mode="multi",
-            default=["SGD", "Momentum", "Adam", "Muon"],
-            key=view.key("optimizers"),
-        )
+        usual = ["SGD", "Momentum", "Adam", "Muon"]
+        chosen = view.several("optimizers", "Optimizers", list(cards.RATES), usual, pills=True)
         factor = _factor(view)
-        steps = st.slider("Steps", 5, 60, 20, 5, key=view.key("steps"))
+        steps = view.slider("steps", "Steps", 5, 60, 20, 5)
     names = tuple(name for name in cards.RATES if name in chosen)
-    before = surprisal.prompt(loaded, view.capture(loaded=loaded))
     if not names:
-        return before
-    runs = slow(
-        view,
-        "Train copies on your sentence",
-        (loaded.name, loaded.revision, ids, names, factor, steps),
-        lambda progress: cards.trained(loaded, ids, names, factor, steps, progress),
-    )
-    if runs is None:
-        return before
+        return lambda: _before(view)
     with view.controls:
-        name = st.segmented_control(
-            "Surprisal after training with",
-            names,
-            default=names[0],
-            required=True,
-            key=view.key(f"after-{names}"),
+        runs = view.asked(
+            "Train copies on your sentence",
+            (names, factor, steps),
+            lambda progress: cards.trained(*_text(view), names, factor, steps, progress),
         )
+        if runs is None:
+            return lambda: _before(view)
+        name = view.segments("after", "Surprisal after training with", names, of=names)
     run = next(run for run in runs if run.optimizer == name)
-    return [
-        cards.curves(loaded, ids, runs),
-        cards.changed(loaded, ids, run),
-        cards.writing(loaded, ids, runs),
-    ]
+
+    def make() -> list[Card]:
+        loaded, ids = _text(view)
+        return [
+            cards.curves(loaded, ids, runs),
+            cards.changed(loaded, ids, run),
+            cards.writing(loaded, ids, runs),
+        ]
+
+    return make
+
+
+def _before(view: View) -> Card:
+    """What the prompt costs the model as it is."""
+    loaded, _ = _text(view)
+    return surprisal.prompt(loaded, view.capture(loaded=loaded))
 
 
 def _rate(view: View, usual: float) -> float:
     choices = (0.001, 0.003, 0.01, 0.02, 0.03, 0.05, 0.08, 0.1, 0.2, 0.5, 1.0)
-    return st.select_slider("Learning rate", choices, usual, key=view.key("rate"))
+    return view.select_slider("rate", "Learning rate", choices, usual)
 
 
 def _factor(view: View) -> float:
-    return st.select_slider(
-        "All learning rates times", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), 1.0, key=view.key("factor")
-    )
+    return view.select_slider("factor", "All learning rates times", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0), 1.0)
 
 
 def _text(view: View) -> tuple[Loaded, tuple[int, ...]]:
-    """The checkpoint at fp32 and the ids of the prompt."""
-    loaded = view.loaded if view.state.precision == REFERENCE else view.load(precision=REFERENCE)
-    return loaded, tuple(token.id for token in view.tokens)[:MOST]
+    """The checkpoint at fp32 and the ids of the prompt. For a worker's thread: it loads."""
+    return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)[:MOST]
 
 
 def _about_plane(view: View) -> str:
@@ -194,6 +179,7 @@ chapter(
         "remember of earlier gradients. The same few rules, straight from PyTorch, walk here over made-up "
         "surfaces first and then over the real model's loss."
     ),
+    bar=("seed",),
     beats=[
         Beat(
             "surface",
@@ -250,7 +236,8 @@ chapter(
             "The real loss is a landscape too",
             prose=_about_plane,
             draw=plane,
-            try_this="Measure with another seed: other directions, another landscape, the same trained weights.",
+            try_this="Take another seed in the bar and measure: other directions, another landscape, "
+            "the same trained weights.",
         ),
         Beat(
             "tune",

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import streamlit as st
-
 from engine.chapters import c08_attention as cards
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
@@ -12,102 +10,74 @@ from pages._shared import Beat, View, chapter
 STAGE_NAMES = {"scores": "Scores", "masked": "Masked", "weights": "Softmax"}
 
 
-def pick_query(view: View) -> int:
-    """A select box for the focus token; on a projector the token strip is in sight and does it."""
-    return view.state.focus if view.presenting else view.pick_token("Query token")
+def for_head(card: Callable[..., Card]) -> Callable[[View], Callable[[], Card]]:
+    """A beat that shows one card and has no controls but those of the bar."""
 
-
-def pick_head(view: View) -> tuple[int, int]:
-    """Sliders for the layer and the head, side by side."""
-    left, right = st.columns(2)
-    with left:
-        layer = view.pick_layer()
-    with right:
-        head = view.pick_head()
-    return layer, head
-
-
-def for_head(card: Callable[..., Card]) -> Callable[[View], Card]:
-    """A beat that shows one card and has no controls but the query token, the layer and the head."""
-
-    def draw(view: View) -> Card:
-        with view.controls:
-            pick_query(view)
-            layer, head = pick_head(view)
-        return card(view.loaded, view.trace, layer, head, view.state.focus)
+    def draw(view: View) -> Callable[[], Card]:
+        return lambda: card(view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus)
 
     return draw
 
 
-def projection(view: View) -> Card:
+def projection(view: View) -> Callable[[], Card]:
     with view.controls:
-        part = st.segmented_control(
-            "Vector", cards.PARTS, default="query", required=True, key=view.key("part")
+        part = view.segments("part", "Vector", cards.PARTS)
+        dimension = view.slider(
+            "dimension", "Dimension to frame", 0, view.loaded.spec.d_head - 1, 0, of=view.loaded.spec.d_head
         )
-        pick_query(view)
-        layer, head = pick_head(view)
-        dimension = st.slider("Dimension to frame", 0, view.loaded.spec.d_head - 1, key=view.key("dimension"))
-    return cards.projection(
-        view.loaded, view.trace, layer, head, view.state.focus, part or "query", dimension
+    return lambda: cards.projection(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, part, dimension
     )
 
 
-def vectors(view: View) -> Card:
+def vectors(view: View) -> Callable[[], Card]:
     rotated = True
     with view.controls:
-        pick_query(view)
-        layer, head = pick_head(view)
         if view.loaded.spec.positions == "rotary":
-            rotated = st.toggle("After RoPE", value=True, key=view.key("rotated"))
-    return cards.vectors(view.loaded, view.trace, layer, head, view.state.focus, rotated)
+            rotated = view.toggle("rotated", "After RoPE", True)
+    return lambda: cards.vectors(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, rotated
+    )
 
 
-def product(view: View) -> Card:
+def product(view: View) -> Callable[[], Card]:
     tokens = view.tokens
     with view.controls:
-        query = pick_query(view)
-        key = st.selectbox(
+        key = view.select(
+            "key",
             "Key token",
             range(len(tokens)),
             format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
-            key=view.key("key"),
         )
-        layer, head = pick_head(view)
-    return cards.product(view.loaded, view.trace, layer, head, query, key)
+    return lambda: cards.product(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, key
+    )
 
 
-def row(view: View) -> Card:
+def row(view: View) -> Callable[[], Card]:
     with view.controls:
-        query = pick_query(view)
-        layer, head = pick_head(view)
-        causal = st.toggle("Causal mask", value=True, key=view.key("mask"))
-        scaled = not view.loaded.spec.scaled or st.toggle(
-            "Scale by 1/√d_head", value=True, key=view.key("scale")
-        )
-    return cards.row(view.loaded, view.trace, layer, head, query, causal, scaled)
+        causal = view.toggle("mask", "Causal mask", True)
+        scaled = not view.loaded.spec.scaled or view.toggle("scale", "Scale by 1/√d_head", True)
+    return lambda: cards.row(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, causal, scaled
+    )
 
 
-def head_map(view: View) -> Card:
+def head_map(view: View) -> Callable[[], Card]:
     with view.controls:
-        stage = st.segmented_control(
-            "Show",
-            cards.STAGES,
-            format_func=STAGE_NAMES.__getitem__,
-            default="weights",
-            required=True,
-            key=view.key("stage"),
-        )
-        layer, head = pick_head(view)
-    return cards.head_map(view.loaded, view.trace, layer, head, view.state.focus, stage or "weights")
+        stage = view.segments("stage", "Show", cards.STAGES, "weights", STAGE_NAMES.__getitem__)
+    return lambda: cards.head_map(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, stage
+    )
 
 
-def walk(view: View) -> Card:
+def walk(view: View) -> Callable[[], Card]:
     names = [f"{i}. {name}" for i, name in enumerate(cards.STEPS, 1)]
     with view.controls:
-        step = st.select_slider("Step", names, value=names[0], key=view.key("step"))
-        query = pick_query(view)
-        layer, head = pick_head(view)
-    return cards.walk(view.loaded, view.trace, layer, head, query, names.index(step) + 1)
+        step = view.select_slider("step", "Step", names, names[0])
+    return lambda: cards.walk(
+        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, names.index(step) + 1
+    )
 
 
 def focus(view: View) -> str:

@@ -1,12 +1,15 @@
 """9 · Multi-head attention — many heads, few jobs."""
 
+from collections.abc import Callable
+
 import streamlit as st
-from streamlit.errors import StreamlitAPIException
 
 from engine.chapters import c09_heads as cards
 from engine.evidence.card import Card
+from engine.model.trace import Trace
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
+from pages._shared.work import Progress
 
 ELHAGE = "[Elhage et al. 2021](https://transformer-circuits.pub/2021/framework/index.html)"
 OLSSON = (
@@ -41,25 +44,21 @@ def shared(view: View) -> tuple[int, int]:
     return view.state.layer, view.state.head
 
 
-def draw_wall(view: View) -> Card:
+def draw_wall(view: View) -> Callable[[], Card]:
+    return lambda: cards.wall(view.loaded, view.trace, *shared(view))
+
+
+def draw_head(view: View) -> Callable[[], Card]:
+    return lambda: cards.one_head(view.loaded, view.trace, *shared(view), view.state.focus)
+
+
+def draw_arcs(view: View) -> Callable[[], Card]:
     with view.controls:
-        layer, head = view.pick_layer(), view.pick_head()
-    return cards.wall(view.loaded, view.trace, layer, head)
-
-
-def draw_head(view: View) -> Card:
-    with view.controls:
-        layer, head, query = view.pick_layer(), view.pick_head(), view.pick_token()
-    return cards.one_head(view.loaded, view.trace, layer, head, query)
-
-
-def draw_arcs(view: View) -> Card:
-    with view.controls:
-        layer, head = view.pick_layer(), view.pick_head()
-        least = st.slider("Smallest weight drawn", 0.01, 0.9, 0.1, 0.01, key=view.key("least"))
-        only = st.toggle("Only the chosen token's query", key=view.key("only"))
-        query = view.pick_token() if only else None
-    return cards.arcs(view.loaded, view.trace, layer, head, query, least)
+        least = view.slider("least", "Smallest weight drawn", 0.01, 0.9, 0.1, 0.01)
+        only = view.toggle("only", "Only the chosen token's query")
+    return lambda: cards.arcs(
+        view.loaded, view.trace, *shared(view), view.state.focus if only else None, least
+    )
 
 
 def random_prose(view: View) -> str:
@@ -83,16 +82,18 @@ CHOSEN = "the chosen head"
 STRONGEST = {f"the strongest {kind} head": kind for kind in ("induction", "previous", "duplicate", "sink")}
 
 
-def draw_random(view: View) -> Card:
+def draw_random(view: View) -> Callable[[], Card]:
     with view.controls:
-        seed = view.pick_seed()
-        which = st.selectbox("Show", [CHOSEN, *STRONGEST], index=1, key=view.key("which"))
-        if which in STRONGEST:
-            trace = cards.repeated(view.loaded, seed)
-            layer, head = cards.strongest_heads(trace, STRONGEST[which], 1)[0]
-        else:
-            layer, head = view.pick_layer(), view.pick_head()
-    return cards.pattern(view.loaded, seed, layer, head)
+        which = view.select("which", "Show", [CHOSEN, *STRONGEST], next(iter(STRONGEST)))
+
+    def card() -> Card:
+        seed = view.state.seed
+        if which == CHOSEN:
+            return cards.pattern(view.loaded, seed, *shared(view))
+        [head] = cards.strongest_heads(cards.repeated(view.loaded, seed), STRONGEST[which], 1)
+        return cards.pattern(view.loaded, seed, *head)
+
+    return card
 
 
 SCORES = rf"""
@@ -111,90 +112,98 @@ SCORES = rf"""
 
 def pick_sink(view: View) -> bool:
     """Whether the maps keep their sink."""
-    return not st.toggle("Remove the sink", key=view.key("sink"))
+    return not view.toggle("sink", "Remove the sink")
 
 
-def draw_scores(view: View) -> Card:
+def draw_scores(view: View) -> Callable[[], Card]:
     with view.controls:
-        sink, seed = pick_sink(view), view.pick_seed()
-    return cards.score_map(view.loaded, seed, sink, shared(view))
+        sink = pick_sink(view)
+    return lambda: cards.score_map(view.loaded, view.state.seed, sink, shared(view))
 
 
-def draw_kinds(view: View) -> Card:
+def draw_kinds(view: View) -> Callable[[], Card]:
     with view.controls:
-        threshold = st.slider("Threshold", 0.05, 0.95, cards.THRESHOLD, 0.05, key=view.key("threshold"))
-        sink, seed = pick_sink(view), view.pick_seed()
-    return cards.classes(view.loaded, seed, sink, threshold, shared(view))
+        threshold = view.slider("threshold", "Threshold", 0.05, 0.95, cards.THRESHOLD, 0.05)
+        sink = pick_sink(view)
+    return lambda: cards.classes(view.loaded, view.state.seed, sink, threshold, shared(view))
 
 
-def draw_second(view: View) -> Card:
+def draw_second(view: View) -> Callable[[], Card]:
     most = min(10, view.loaded.spec.n_layer * view.loaded.spec.n_head - 1)
     with view.controls:
-        removed = st.slider(
-            "Heads removed, by induction score", 0, most, min(3, most), key=view.key("removed")
-        )
-        seed = view.pick_seed()
-    return cards.second_time(view.loaded, seed, removed)
+        removed = view.slider("removed", "Heads removed, by induction score", 0, most, min(3, most), of=most)
+    return lambda: cards.second_time(view.loaded, view.state.seed, removed)
 
 
-def draw_ablation(view: View) -> Card:
+def draw_ablation(view: View) -> Callable[[], Card]:
     spec = view.loaded.spec
-    others = [(layer, head) for layer in range(spec.n_layer) for head in range(spec.n_head)]
+    every = {
+        cards.name(layer, head): (layer, head) for layer in range(spec.n_layer) for head in range(spec.n_head)
+    }
     with view.controls:
-        chosen = (view.pick_layer(), view.pick_head())
-        more = st.multiselect(
-            "And these heads",
-            others,
-            format_func=lambda pair: cards.name(*pair),
-            key=view.key(f"more-{spec.n_layer}-{spec.n_head}"),
-        )
-        position = view.pick_token("Next token after")
-    heads = tuple(sorted({chosen, *((layer, head) for layer, head in more)}))
-    return cards.ablation(view.loaded, view.trace, heads, position)
+        more = view.several("more", "And these heads", list(every), of=(spec.n_layer, spec.n_head))
+
+    def card() -> Card:
+        heads = tuple(sorted({shared(view), *(every[name] for name in more)}))
+        return cards.ablation(view.loaded, view.trace, heads, view.state.focus)
+
+    return card
 
 
 PROMPT, RANDOM = "the next token of the prompt", "the second reading of the random tokens"
+FIRST_SECONDS, MORE_SECONDS = 0.1, 0.5  # before anyone has asked for all heads; between two looks at the map
 
 
-def draw_sweep(view: View) -> None:
+def draw_sweep(view: View) -> Callable[[], list[Card]] | list[Card]:
     with view.controls:
-        on = st.radio("Measured on", [PROMPT, RANDOM], key=view.key("on"))
-        if on == RANDOM:
-            before = cards.repeated(view.loaded, view.pick_seed())
-            length = cards.half_length(view.loaded)
-            positions, where = range(length + 1, 2 * length), "at the second reading, mean over its positions"
-        else:
-            position = view.pick_token("Next token after")
-            before, positions = view.trace, range(position, position + 1)
-            where = f"after position {position}"
-        sweep = cards.sweep_of(view.loaded, before.ids, positions)
-        running = st.toggle("Measure all heads", key=view.key(f"run-{sweep.name}"))
+        on = view.select("on", "Measured on", [PROMPT, RANDOM])
+        ids, positions, where = measured_on(view, on)
+        name = cards.sweep_of(view.loaded, ids, positions).name
+        running = view.toggle("run", "Measure all heads", of=name)
         bar = st.empty()
-    with view.job("The sweep over all heads"):
-        cards.advance(view.loaded, before, sweep, 0.5 if running else 0.1)
+
+    def before() -> Trace:
+        return cards.repeated(view.loaded, view.state.seed) if on == RANDOM else view.trace
+
+    def first(progress: Progress) -> cards.Sweep:
+        begun = cards.sweep_of(view.loaded, ids, positions)
+        cards.advance(view.loaded, before(), begun, FIRST_SECONDS)
+        return begun
+
+    sweep: cards.Sweep = view.work("Measuring the first heads", name, first)
+
+    def whole(progress: Progress) -> None:
+        while not sweep.done:
+            cards.advance(view.loaded, before(), sweep, MORE_SECONDS)
+            progress(len(sweep.kl) / sweep.total, "Measuring")
+
+    def made() -> list[Card]:
+        return [
+            cards.sweep_map(view.loaded, sweep, where, shared(view)),
+            cards.sweep_ranking(view.loaded, sweep, where),
+        ]
+
+    if running and not sweep.done:
+        job = view.start("Measuring all heads", name, whole, long=True)
+        if isinstance(job.error, Exception):
+            raise job.error
     done = len(sweep.kl)
     bar.progress(done / sweep.total, text=f"{done} of {sweep.total} heads measured")
-    view.show(cards.sweep_map(view.loaded, sweep, where, shared(view)))
-    view.show(cards.sweep_ranking(view.loaded, sweep, where))
-    if running and not sweep.done:
-        go_on()
+    return made if sweep.done else made()  # a map that is filling is drawn here, again and again
 
 
-def go_on() -> None:
-    """Run this beat again; turning the switch off in the meantime stops it."""
-    try:
-        st.rerun(scope="fragment")
-    except (
-        StreamlitAPIException
-    ):  # the whole page is being drawn: the switch goes on at the next touch of this beat
-        st.caption("The measurement has paused. Turn the switch off and on to go on.")
+def measured_on(view: View, on: str) -> tuple[tuple[int, ...], range, str]:
+    """The tokens of the chosen text, where the effects are measured, and that in words."""
+    if on == RANDOM:
+        ids, length = cards.repeated_ids(view.loaded, view.state.seed), cards.half_length(view.loaded)
+        return ids, range(length + 1, 2 * length), "at the second reading, mean over its positions"
+    ids, focus = tuple(token.id for token in view.tokens), view.state.focus
+    return ids, range(focus, focus + 1), f"after position {focus}"
 
 
-def draw_rollout(view: View) -> list[Card]:
-    with view.controls:
-        layer, query = view.pick_layer("Up to layer"), view.pick_token()
-    return [
-        cards.rollout(view.loaded, view.trace, layer, query),
+def draw_rollout(view: View) -> Callable[[], list[Card]]:
+    return lambda: [
+        cards.rollout(view.loaded, view.trace, view.state.layer, view.state.focus),
         cards.shares(view.loaded, view.trace),
     ]
 
@@ -222,7 +231,7 @@ chapter(
             "sums to 1, and keys after the query are masked. The weights say where a head looks; what it then takes "
             "from there is in the values and in the output projection (chapter 8).",
             draw_head,
-            "Choose a token that occurs twice in the prompt and compare the rows of its two occurrences.",
+            "Choose in the bar a token that occurs twice in the prompt, and compare the rows of its two occurrences.",
         ),
         Beat(
             "arcs",
@@ -230,14 +239,14 @@ chapter(
             "The same weights, drawn where the words are: every arc goes from a query back to a key, and its width is "
             "the weight. What is left out is small, but there can be much of it: lower the limit and see.",
             draw_arcs,
-            "Step through the heads of one layer with the limit unchanged.",
+            "Step through the heads of one layer in the bar, with the limit unchanged.",
         ),
         Beat(
             "random",
             "A text without meaning shows what a head does by itself",
             random_prose,
             draw_random,
-            "Change the seed: the tokens are other ones. What stays in the map is the head's own habit.",
+            "Change the seed in the bar: the tokens are other ones. What stays in the map is the head's own habit.",
         ),
         Beat(
             "scores",
@@ -304,8 +313,9 @@ chapter(
             due to.
             """,
             draw_rollout,
-            "Move the layer from the first to the last and watch the diagonal fade: every layer multiplies an entry of "
-            r"it by $\tfrac12(1 + \bar A_{ii})$, which is at least one half, whatever the head writes.",
+            "Move the layer in the bar from the first to the last and watch the diagonal fade: every layer multiplies "
+            r"an entry of it by $\tfrac12(1 + \bar A_{ii})$, which is at least one half, whatever the head writes.",
         ),
     ],
+    bar=("focus", "layer", "head", "seed"),
 )

@@ -1,11 +1,10 @@
 """10 · RoPE — how queries and keys learn where they stand."""
 
-import streamlit as st
+from collections.abc import Callable
 
 from engine.chapters import c10_rope as cards
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
-from engine.model.trace import Trace
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
@@ -15,12 +14,9 @@ NAMES = {"query": "Query", "key": "Key"}
 VIEWS = {"wavelengths": "Wavelengths", "cosines": "Cosines"}
 
 
-def subject(view: View, positions: str = "rotary") -> tuple[Loaded, Trace]:
-    """The loaded checkpoint if it marks positions in this way, else the bundled one that does, on the same prompt."""
-    if view.loaded.spec.positions == positions:
-        return view.loaded, view.trace
-    loaded = view.load(STAND_IN[positions])
-    return loaded, view.capture(loaded=loaded)
+def subject(view: View, positions: str = "rotary") -> Loaded:
+    """The loaded checkpoint if it marks positions in this way, else the bundled one that does."""
+    return view.loaded if view.loaded.spec.positions == positions else view.load(STAND_IN[positions])
 
 
 def stand_in(view: View, positions: str = "rotary") -> str:
@@ -39,164 +35,146 @@ def stand_in(view: View, positions: str = "rotary") -> str:
     )
 
 
-def own_slider(view: View, label: str, count: int) -> int:
-    """A slider of this beat's own, for a checkpoint that is not the loaded one."""
-    return st.slider(label, 0, count - 1, key=view.key(("stand-in", label, count))) if count > 1 else 0
-
-
 def pick_layer(view: View, loaded: Loaded) -> int:
-    if loaded.spec.n_layer == view.loaded.spec.n_layer:
-        return view.pick_layer()
-    return own_slider(view, "Layer", loaded.spec.n_layer)
+    """The layer of the bar, or of a slider for a checkpoint that has another number of them."""
+    count = loaded.spec.n_layer
+    if count == view.loaded.spec.n_layer:
+        return view.state.layer
+    return view.slider("layer", "Layer", 0, count - 1, 0, of=count)
 
 
 def pick_head(view: View, loaded: Loaded) -> int:
-    if loaded.spec.n_head == view.loaded.spec.n_head:
-        return view.pick_head()
-    return own_slider(view, "Head", loaded.spec.n_head)
+    """The head of the bar, or of a slider for a checkpoint that has another number of them."""
+    count = loaded.spec.n_head
+    if count == view.loaded.spec.n_head:
+        return view.state.head
+    return view.slider("head", "Head", 0, count - 1, 0, of=count)
 
 
-def pick_both(view: View, loaded: Loaded) -> tuple[int, int]:
-    left, right = st.columns(2)
-    with left:
-        layer = pick_layer(view, loaded)
-    with right:
-        head = pick_head(view, loaded)
-    return layer, head
+def pick_token(view: View, loaded: Loaded, name: str, label: str) -> int:
+    """The focus token, or another where the checkpoint's tokenizer cuts the prompt into other tokens."""
+    same = loaded is view.loaded or view.tokens_of(loaded) == view.tokens
+    return view.state.focus if same else pick_own_token(view, loaded, name, label)
 
 
-def pick_token(view: View, trace: Trace, label: str) -> int:
-    """The focus token; on a projector the token strip is in sight and picks it."""
-    if trace.tokens != view.tokens:  # another tokenizer cuts the prompt into other tokens
-        return pick_own_token(view, trace, label)
-    return view.state.focus if view.presenting else view.pick_token(label)
-
-
-def pick_own_token(view: View, trace: Trace, label: str) -> int:
-    return st.selectbox(
+def pick_own_token(view: View, loaded: Loaded, name: str, label: str) -> int:
+    tokens = view.tokens_of(loaded)
+    return view.select(
+        name,
         label,
-        range(len(trace.tokens)),
-        format_func=lambda i: f"{i}  {shorten(trace.tokens[i].display, 24)}",
-        key=view.key(label),
+        range(len(tokens)),
+        format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
+        of=view.chosen.prompt,
     )
 
 
 def pick_part(view: View) -> str:
-    part = st.segmented_control(
-        "Vector", NAMES, format_func=NAMES.__getitem__, default="query", required=True, key=view.key("part")
-    )
-    return part or "query"
+    return view.segments("part", "Vector", list(NAMES), "query", NAMES.__getitem__)
 
 
 def pick_pair(view: View, loaded: Loaded) -> int:
-    pairs = cards.rotation(loaded).pairs
-    if pairs == 1:
-        return 0
-    return st.slider("Pair", 0, pairs - 1, min(3, pairs - 1), key=view.key(("pair", pairs)))
+    last = cards.rotation(loaded).pairs - 1
+    return view.slider("pair", "Pair", 0, last, min(3, last), of=last)
 
 
 def pick_shift(view: View, loaded: Loaded, query: int) -> int:
-    room = cards.room(loaded, query)
-    if room < 1:
-        return 0
-    return st.slider("Positions added to both", 0, room, min(100, room), key=view.key(("shift", room)))
+    room = max(0, cards.room(loaded, query))
+    return view.slider("shift", "Positions added to both", 0, room, min(100, room), of=room)
 
 
 def pick_theta(view: View, loaded: Loaded) -> float:
     own, offered = cards.rotation(loaded).theta, cards.thetas(loaded)
     start = next((theta for theta in offered if theta > 10 * own), offered[-1])
-    return st.select_slider(
-        "θ", offered, value=start, format_func=lambda theta: f"{theta:,.0f}", key=view.key(("theta", own))
-    )
+    return view.select_slider("theta", "θ", offered, start, of=own, format_func=lambda theta: f"{theta:,.0f}")
 
 
-def pair(view: View) -> Card:
-    loaded, trace = subject(view)
+def traced(view: View, card: Callable[..., Card], positions: str, *choices: object) -> Callable[[], Card]:
+    """A card of the checkpoint that marks positions in this way, and of its pass over the prompt."""
+
+    def make() -> Card:
+        loaded = subject(view, positions)
+        return card(loaded, view.capture(loaded=loaded), *choices)
+
+    return make
+
+
+def pair(view: View) -> Callable[[], Card]:
+    loaded = subject(view)
     with view.controls:
-        token = pick_token(view, trace, "Token")
+        token = pick_token(view, loaded, "token", "Token")
         highest = min(loaded.spec.context, POSITIONS_OFFERED) - 1
-        position = st.slider(
-            "As if it stood at position", 0, highest, token, key=view.key(("position", token, highest))
+        position = view.slider(
+            "position", "As if it stood at position", 0, highest, token, of=(token, highest)
         )
         index = pick_pair(view, loaded)
         part = pick_part(view)
-        layer, head = pick_both(view, loaded)
-    return cards.pair(loaded, trace, layer, head, token, part, index, position)
+        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
+    return traced(view, cards.pair, "rotary", layer, head, token, part, index, position)
 
 
-def ladder(view: View) -> Card:
-    loaded, _ = subject(view)
+def ladder(view: View) -> Callable[[], Card]:
     with view.controls:
-        shown = st.segmented_control(
-            "Show",
-            VIEWS,
-            format_func=VIEWS.__getitem__,
-            default="wavelengths",
-            required=True,
-            key=view.key("show"),
-        )
-    return cards.ladder(loaded, shown or "wavelengths")
+        shown = view.segments("show", "Show", list(VIEWS), "wavelengths", VIEWS.__getitem__)
+    return lambda: cards.ladder(subject(view), shown)
 
 
-def turned(view: View) -> Card:
-    loaded, trace = subject(view)
+def turned(view: View) -> Callable[[], Card]:
+    loaded = subject(view)
     with view.controls:
-        token = pick_token(view, trace, "Token")
+        token = pick_token(view, loaded, "token", "Token")
         part = pick_part(view)
-        layer, head = pick_both(view, loaded)
-    return cards.turned(loaded, trace, layer, head, token, part)
+        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
+    return traced(view, cards.turned, "rotary", layer, head, token, part)
 
 
-def distance(view: View) -> Card:
-    loaded, trace = subject(view)
+def distance(view: View) -> Callable[[], Card]:
+    loaded = subject(view)
     with view.controls:
-        query = pick_token(view, trace, "Query token")
-        key = pick_own_token(view, trace, "Key token")
+        query = pick_token(view, loaded, "query", "Query token")
+        key = pick_own_token(view, loaded, "key", "Key token")
         index = pick_pair(view, loaded)
-        layer, head = pick_both(view, loaded)
-    return cards.distance(loaded, trace, layer, head, query, key, index)
+        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
+    return traced(view, cards.distance, "rotary", layer, head, query, key, index)
 
 
-def shift(view: View) -> Card:
-    loaded, trace = subject(view)
+def shift(view: View) -> Callable[[], Card]:
+    loaded = subject(view)
     with view.controls:
-        query = pick_token(view, trace, "Query token")
+        query = pick_token(view, loaded, "query", "Query token")
         by = pick_shift(view, loaded, query)
-        layer, head = pick_both(view, loaded)
-    return cards.rotated(loaded, trace, layer, head, query, by)
+        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
+    return traced(view, cards.rotated, "rotary", layer, head, query, by)
 
 
-def learned(view: View) -> Card:
-    loaded, trace = subject(view, "learned")
+def learned(view: View) -> Callable[[], Card]:
+    loaded = subject(view, "learned")
     with view.controls:
-        query = pick_token(view, trace, "Query token")
+        query = pick_token(view, loaded, "query", "Query token")
         by = pick_shift(view, loaded, query)
         head = pick_head(view, loaded)
-    return cards.learned(loaded, trace, head, query, by)
+    return traced(view, cards.learned, "learned", head, query, by)
 
 
-def theta(view: View) -> Card:
-    loaded, _ = subject(view)
+def theta(view: View) -> Callable[[], Card]:
+    with view.controls:
+        chosen = pick_theta(view, subject(view))
+    return lambda: cards.theta_ladder(subject(view), chosen)
+
+
+def decay(view: View) -> Callable[[], Card]:
+    loaded = subject(view)
     with view.controls:
         chosen = pick_theta(view, loaded)
-    return cards.theta_ladder(loaded, chosen)
-
-
-def decay(view: View) -> Card:
-    loaded, trace = subject(view)
-    with view.controls:
-        chosen = pick_theta(view, loaded)
-        reach = st.segmented_control(
+        reach = view.segments(
+            "reach",
             "Up to",
             cards.REACHES,
-            format_func=lambda times: "the context" if times == 1 else f"{times}×",
-            default=1,
-            required=True,
-            key=view.key("reach"),
+            1,
+            lambda times: "the context" if times == 1 else f"{times}×",
         )
-        query = pick_token(view, trace, "Query token")
-        layer, head = pick_both(view, loaded)
-    return cards.theta_decay(loaded, trace, layer, head, query, chosen, reach or 1)
+        query = pick_token(view, loaded, "query", "Query token")
+        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
+    return traced(view, cards.theta_decay, "rotary", layer, head, query, chosen, reach)
 
 
 def pair_prose(view: View) -> str:
@@ -343,8 +321,8 @@ chapter(
             "With learned positions, moving both changes the score",
             prose=learned_prose,
             draw=learned,
-            try_this="Go through the heads and compare how far their lines stray. Then move the query token: do the "
-            "scores of neighbours stray less?",
+            try_this="Go through the heads and compare how far their lines stray. Then choose another query token in "
+            "the bar: do the scores of neighbours stray less?",
         ),
         Beat(
             "theta",

@@ -1,6 +1,6 @@
 """11 · Transformer block — what a block is made of, and what is left when a part is taken out."""
 
-import streamlit as st
+from collections.abc import Callable
 
 from engine.chapters import c11_block as cards
 from engine.chapters.c05_sampling import lens
@@ -15,7 +15,7 @@ from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
 
 
-def design(view: View) -> Card:
+def design(view: View) -> Callable[[], Card]:
     parts = [*model_parts(view.loaded), *block_parts(view.loaded, 0)]
     order = [
         "embedding",
@@ -28,38 +28,36 @@ def design(view: View) -> Card:
         "unembedding",
     ]
     titles = {part.name: part.title for part in parts}
+    names = [name for name in order if name in titles]
     with view.controls:
-        layer = view.pick_layer()
-        chosen = st.pills(
-            "Part",
-            [name for name in order if name in titles],
-            format_func=lambda name: markdown(titles[name]),
-            default="attention",
-            required=True,
-            key=view.key("part"),
+        chosen = view.segments(
+            "part", "Part", names, "attention", lambda name: markdown(titles[name]), pills=True
         )
-    return cards.diagram(view.loaded, layer, chosen)
+    return lambda: cards.diagram(view.loaded, view.state.layer, chosen)
 
 
-def parameters(view: View) -> Card:
-    return cards.parameters(view.loaded)
+def parameters(view: View) -> Callable[[], Card]:
+    return lambda: cards.parameters(view.loaded)
 
 
-def ledger(view: View) -> Card | None:
-    trace = view.trace
+def ledger(view: View) -> Callable[[], Card]:
     with view.controls:
-        position = view.pick_token("After which token")
         word = words.field(view, "word", "Whose logit (empty: the favourite's)")
-    target = word.token.id if word else int(top(trace.logits[position], 1)[0])
-    return cards.residual_ledger(view.loaded, trace, position, target)
+
+    def make() -> Card:
+        trace, position = view.trace, view.state.focus
+        target = word.token.id if word else int(top(trace.logits[position], 1)[0])
+        return cards.residual_ledger(view.loaded, trace, position, target)
+
+    return make
 
 
-def norms(view: View) -> Card:
-    return cards.stream_norms(view.loaded, view.trace, view.state.focus)
+def norms(view: View) -> Callable[[], Card]:
+    return lambda: cards.stream_norms(view.loaded, view.trace, view.state.focus)
 
 
-def grid(view: View) -> Card:
-    return lens.layers(view.loaded, view.trace, view.state.focus)
+def grid(view: View) -> Callable[[], Card]:
+    return lambda: lens.layers(view.loaded, view.trace, view.state.focus)
 
 
 def whole(spec: Spec) -> dict[str, tuple[iv.Intervention, ...]]:
@@ -82,50 +80,52 @@ def whole(spec: Spec) -> dict[str, tuple[iv.Intervention, ...]]:
     return parts
 
 
-def single(layer: int, parallel: bool) -> dict[str, tuple[iv.Intervention, ...]]:
+def single(layer: int, parallel: bool) -> dict[str, iv.Intervention]:
     """What can be taken out of one block."""
-    parts: dict[str, tuple[iv.Intervention, ...]] = {
-        f"attention {layer}": (iv.SkipAttention(layer),),
-        f"MLP {layer}": (iv.SkipMlp(layer),),
-        f"the residual path around attention {layer}": (iv.DropResidual(layer, "attention"),),
+    parts: dict[str, iv.Intervention] = {
+        "attention": iv.SkipAttention(layer),
+        "MLP": iv.SkipMlp(layer),
+        "the residual path around attention": iv.DropResidual(layer, "attention"),
     }
     if not parallel:
-        parts[f"the residual path around MLP {layer}"] = (iv.DropResidual(layer, "mlp"),)
+        parts["the residual path around MLP"] = iv.DropResidual(layer, "mlp")
     return parts
 
 
-def apart(view: View) -> list[Card]:
-    spec = view.loaded.spec
+def apart(view: View) -> Callable[[], list[Card]]:
+    spec, layer = view.loaded.spec, view.state.layer
+    parts, here = whole(spec), single(layer, spec.parallel)
+    every = [(at, head) for at in range(spec.n_layer) for head in range(spec.n_head)]
     with view.controls:
-        layer = view.pick_layer("Layer of the single parts")
-        choices = whole(spec) | single(layer, spec.parallel)
-        chosen = st.pills(
-            "Take out", list(choices), selection_mode="multi", default=["positions"], key=view.key("out")
+        out = view.several("out", "Take out", list(parts), ["positions"], of=tuple(parts), pills=True)
+        some = view.several("block", f"and of block {layer}", list(here), of=tuple(here), pills=True)
+        heads = view.several(
+            "heads", "and these heads", every, (), lambda one: f"L{one[0]} H{one[1]}", of=len(every)
         )
-        every = [(at, head) for at in range(spec.n_layer) for head in range(spec.n_head)]
-        heads = st.multiselect(
-            "and these heads", every, format_func=lambda one: f"L{one[0]} H{one[1]}", key=view.key("heads")
-        )
-    interventions = tuple(item for name in chosen for item in choices[name])
+    interventions = (*(item for name in out for item in parts[name]), *(here[name] for name in some))
     if heads:
         interventions += (iv.AblateHeads(tuple(heads)),)
     few = [f"L{at} H{head}" for at, head in heads]
-    names = [*chosen, *(few if len(few) < 4 else [f"{len(few)} heads"])]
+    names = [*out, *(f"{name} {layer}" for name in some), *(few if len(few) < 4 else [f"{len(few)} heads"])]
     removed = " and ".join(names) or "nothing"
-    changed = view.capture(interventions=interventions)
-    return [
-        cards.apart(view.loaded, view.trace, changed, removed, interventions),
-        cards.told(view.loaded, view.trace, removed, interventions),
-    ]
+
+    def make() -> list[Card]:
+        changed = view.capture(interventions=interventions)
+        return [
+            cards.apart(view.loaded, view.trace, changed, removed, interventions),
+            cards.told(view.loaded, view.trace, removed, interventions),
+        ]
+
+    return make
 
 
-def designs(view: View) -> Card:
+def designs(view: View) -> Callable[[], Card]:
     other = next(c.name for c in BUNDLED[::-1] if c.name != view.loaded.name)
-    return cards.two_designs(view.loaded, view.load(checkpoint=other, precision=REFERENCE))
+    return lambda: cards.two_designs(view.loaded, view.load(checkpoint=other, precision=REFERENCE))
 
 
-def scale(view: View) -> Card:
-    return cards.scale(view.loaded)
+def scale(view: View) -> Callable[[], Card]:
+    return lambda: cards.scale(view.loaded)
 
 
 def order(view: View) -> str:
@@ -172,6 +172,7 @@ chapter(
     question="What is one block, and what would be missing without each of its parts?",
     lead="Norm, attention, norm, MLP: a transformer is this block, repeated. Everything it does is to add vectors to a "
     "running sum. So the answer can be taken apart into what each part added, and each part can be left out.",
+    bar=("focus", "layer"),
     beats=[
         Beat(
             "design",
@@ -207,7 +208,7 @@ chapter(
             "The stream is never scaled back",
             prose=growth,
             draw=norms,
-            try_this="Click the first token in the strip above: in many models it is unlike the others.",
+            try_this="Choose the first token in the bar: in many models it is unlike the others.",
         ),
         Beat(
             "grid",
@@ -219,7 +220,7 @@ chapter(
             ([nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)).
             """,
             draw=grid,
-            try_this="Move the focus to another token and see at which block its guess settles.",
+            try_this="Choose another token in the bar and see at which block its guess settles.",
         ),
         Beat(
             "apart",

@@ -1,5 +1,7 @@
 """12 · Training phases — what a model learns first, and what comes late and all at once."""
 
+from collections.abc import Callable, Sequence
+
 import streamlit as st
 
 from engine.chapters import c12_training as cards
@@ -9,7 +11,7 @@ from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
-from pages._shared.choices import pick
+from pages._shared.choices import pick, write
 from pages._shared.runs import run as going
 
 OLSSON = (
@@ -22,91 +24,84 @@ NANDA = "[Nanda et al. 2023](https://arxiv.org/abs/2301.05217)"
 TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its heads look"
 
 
-def story(view: View) -> Card | list[Card]:
+def story(view: View) -> Callable[[], list[Card]]:
     stories = cards.stories()
     with view.controls:
-        name = stories[st.selectbox("Run", list(stories), key=view.key("story"))]
+        name = stories[view.select("story", "Run", list(stories))]
         if about := cards.last_stage(name):
             st.markdown(about)
         steps = cards.recorded_steps(name)
-        step = st.select_slider(
+        step = view.select_slider(
+            "step",
             "Updates",
             steps,
             steps[-1],
+            of=(name, len(steps), steps[-1]),
             format_func=lambda at: cards.step_name(name, at),
-            key=view.key(f"step-{name}-{len(steps)}-{steps[-1]}"),
         )
-        unit = st.segmented_control(
-            "Loss in", list(cards.UNITS), default="nats per token", required=True, key=view.key("unit")
-        )
-        beside = st.segmented_control(
-            "At this step, show", [TEXT, TOKENS, HEADS], default=TEXT, required=True, key=view.key("beside")
-        )
-    curve = cards.loss(name, step, unit)
-    if beside == TOKENS:
-        return [curve, cards.expected(name, step)]
-    if beside == HEADS:
-        return [curve, cards.heads_at(name, step)]
-    sample = cards.sample(name, step)
-    with view.stage:
-        st.markdown(f"{markdown(sample.prompt)} :blue-background[{markdown(sample.text)}]")
-        st.caption(markdown(sample.about))
-    return curve
+        unit = view.segments("unit", "Loss in", list(cards.UNITS), "nats per token")
+        beside = view.segments("beside", "At this step, show", [TEXT, TOKENS, HEADS], TEXT)
+    if beside == TEXT:
+        sample = cards.sample(name, step)
+        with view.stage:
+            st.markdown(f"{markdown(sample.prompt)} :blue-background[{markdown(sample.text)}]")
+            st.caption(markdown(sample.about))
+    more: dict[str, Callable[[str, int], Card]] = {TOKENS: cards.expected, HEADS: cards.heads_at}
+    return lambda: [
+        cards.loss(name, step, unit),
+        *(card(name, step) for what, card in more.items() if what == beside),
+    ]
 
 
-def birth(view: View) -> Card:
+def birth(view: View) -> Callable[[], Card]:
     with view.controls:
         run = pick_run(view)
-        axis = st.segmented_control(
-            "Steps", ["evenly", "logarithmic"], default="evenly", required=True, key=view.key("axis")
-        )
-    return cards.birth(run, log=axis == "logarithmic")
+        axis = view.segments("axis", "Steps", ["evenly", "logarithmic"])
+    return lambda: cards.birth(run, log=axis == "logarithmic")
 
 
-def through(view: View) -> Card:
+def through(view: View) -> Callable[[], Card]:
     with view.controls:
         run = pick_run(view)
-        kind = st.segmented_control(
-            "Score", list(cards.SCORES), default="induction", required=True, key=view.key("kind")
-        )
-    return cards.heads_through(run, kind)
+        kind = view.segments("kind", "Score", list(cards.SCORES), "induction")
+    return lambda: cards.heads_through(run, kind)
 
 
-def prompt(view: View) -> list[Card]:
-    final = finished(view)
+def prompt(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        position = pick_position(view, final)
-    stages = live(view, final)
-    traces = [view.capture(loaded=stage.loaded) for stage in stages]
-    return [cards.next_token(stages, traces, position), cards.surprisal(stages, traces)]
+        run = pick_run(view)
+        position = pick_position(view, run)
+
+    def make() -> list[Card]:
+        stages = cards.stages(finished(view, run))
+        traces = [view.capture(loaded=stage.loaded) for stage in stages]
+        return [cards.next_token(stages, traces, position), cards.surprisal(stages, traces)]
+
+    return make
 
 
 RANDOM, OWN = "random tokens", "your prompt"
 
 
-def twice(view: View) -> Card:
-    final = finished(view)
+def twice(view: View) -> Callable[[], Card]:
     with view.controls:
-        what = st.segmented_control(
-            "Read twice", [RANDOM, OWN], default=RANDOM, required=True, key=view.key("what")
-        )
-        seed = view.pick_seed() if what == RANDOM else None
-    ids = None if what == RANDOM else view.capture(loaded=final).ids
-    return cards.second_reading(live(view, final), ids, seed)
+        run = pick_run(view)
+        what = view.segments("what", "Read twice", [RANDOM, OWN])
+
+    def make() -> Card:
+        final = finished(view, run)
+        ids = None if what == RANDOM else [token.id for token in view.tokens_of(final)]
+        return cards.second_reading(cards.stages(final), ids, view.state.seed if what == RANDOM else None)
+
+    return make
 
 
-def grokking(view: View) -> list[Card]:
+def grokking(view: View) -> Callable[[], list[Card]]:
     steps = cards.grokking_steps()
     with view.controls:
-        seed = st.segmented_control(
-            "Seed",
-            cards.grokking_seeds(),
-            default=cards.grokking_seeds()[0],
-            required=True,
-            key=view.key("seed"),
-        )
-        until = st.select_slider("Updates so far", steps, steps[-1], key=view.key(f"until-{steps[-1]}"))
-    return [cards.grokked(seed, until), cards.spread(until)]
+        seed = view.segments("seed", "Seed", cards.grokking_seeds())
+        until = view.select_slider("until", "Updates so far", steps, steps[-1], of=steps[-1])
+    return lambda: [cards.grokked(seed, until), cards.spread(until)]
 
 
 def pick_run(view: View) -> str:
@@ -116,30 +111,24 @@ def pick_run(view: View) -> str:
     return pick(view, "run", "Training of", list(cards.RUNS), default)
 
 
-def finished(view: View) -> Loaded:
+def finished(view: View, run: str) -> Loaded:
     """The bundled checkpoint at the end of the picked run, at fp32."""
-    with view.controls:
-        name = pick_run(view)
-    return view.load(checkpoint=name, precision=REFERENCE)
+    return view.load(checkpoint=run, precision=REFERENCE)
 
 
-def live(view: View, final: Loaded) -> list[cards.Stage]:
-    with view.stage, st.spinner("Reading the snapshots …"):
-        return cards.stages(final)
-
-
-def pick_position(view: View, final: Loaded) -> int:
+def pick_position(view: View, run: str) -> int:
     """The token after which the next one is asked for; the shared focus where both models cut the prompt alike."""
-    tokens = view.capture(loaded=final).tokens
+    tokens = view.tokens if run == view.loaded.name else view.tokens_of(finished(view, run))
     if [token.id for token in tokens] == [token.id for token in view.tokens]:
-        return view.pick_token("After this token")
+        return view.state.focus
     places = range(len(tokens))
-    return st.selectbox(
+    return view.select(
+        "position",
         "After this token",
         places,
         len(tokens) - 1,
-        format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
-        key=view.key("position"),
+        lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
+        of=view.chosen.prompt,
     )
 
 
@@ -155,23 +144,20 @@ def about_birth(view: View) -> str:
     """
 
 
-def train(view: View) -> None:
+def train(view: View) -> Sequence[Card]:
     with view.controls:
-        source = st.segmented_control(
-            "Text to learn", [*tiny.TEXTS, "Your own"], default="A ship", required=True, key=view.key("text")
-        )
+        source = view.segments("text", "Text to learn", [*tiny.TEXTS, "Your own"], "A ship")
         text = tiny.TEXTS.get(source)
         if text is None:
             hint = f"{tiny.LEAST} to {tiny.MOST:,} characters"
-            text = st.text_area("Your own text", height=140, placeholder=hint, key=view.key("own"))
+            text = write(view, "own", "Your own text", limit=tiny.MOST, tall=True, hint=hint)
         buttons, (one, two) = st.container(), st.columns(2)
-        layers = one.segmented_control(
-            "Blocks", tiny.LAYERS, default=2, required=True, key=view.key("layers")
-        )
-        rate = two.select_slider("Learning rate", tiny.RATES, 3e-3, key=view.key("rate"))
-        seed = view.pick_seed()
-    settings = tiny.Settings(text, layers, rate, seed)
-    going(view, settings, lambda: tiny.Training(settings), tiny.cards, buttons)
+        with one:
+            layers = view.segments("layers", "Blocks", tiny.LAYERS, 2)
+        with two:
+            rate = view.select_slider("rate", "Learning rate", tiny.RATES, 3e-3)
+    settings = tiny.Settings(text, layers, rate, view.state.seed)
+    return going(view, settings, lambda: tiny.Training(settings), tiny.cards, buttons)
 
 
 chapter(
@@ -183,6 +169,7 @@ chapter(
         "pace. These runs were recorded by the scripts in this repository, and some of their snapshots were kept: "
         "your own prompt goes through them, live."
     ),
+    bar=("focus", "seed"),
     beats=[
         Beat(
             "story",
@@ -227,7 +214,8 @@ chapter(
                 "The kept snapshots show it live: the lines are the surprisal of each token at its second reading."
             ),
             draw=twice,
-            try_this="Change the seed: other tokens. Then read your own prompt twice, where the model can also guess.",
+            try_this="Change the seed in the bar: other tokens. Then read your own prompt twice, where the model can "
+            "also guess.",
         ),
         Beat(
             "grokking",

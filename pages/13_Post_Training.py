@@ -1,7 +1,8 @@
 """13 · Post-training — from a model that continues text to one that answers."""
 
+from collections.abc import Callable, Hashable, Sequence
+
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from engine.chapters import c13_post_training as cards
 from engine.evidence.card import Card
@@ -10,7 +11,11 @@ from engine.model.writing import Choice
 from engine.tokens.text import display, markdown, shorten
 from pages._shared import Beat, View, chapter, resources
 from pages._shared.choices import pick, write
-from pages._shared.slow import slow
+from pages._shared.work import Progress
+
+Drawing = tuple[int, int | None, float]  # tokens at most, seed (None: greedily), temperature
+
+Text = tuple[cards.Task, tuple[Choice, ...]]
 
 TOKENS_READ = 128
 BETAS = (0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -23,18 +28,22 @@ ZHOU = "[Zhou et al. 2023](https://arxiv.org/abs/2305.11206)"
 
 
 def family(view: View) -> cards.Family:
-    return cards.family_of(view.state.checkpoint)
+    return cards.family_of(view.chosen.checkpoint)
 
 
 def versions(view: View) -> tuple[cards.Version, ...]:
-    """The versions that the chapter compares, always at fp32, each loaded when a card or its proof needs it.
+    """The versions that the chapter compares, always at fp32, each loaded when work, a card or its proof needs it."""
+    return family(view).versions(lambda name: resources.loaded(name, REFERENCE))
 
-    The small bundled ones are loaded at once, so that the reader sees what is being waited for.
-    """
+
+def load(view: View, progress: Progress) -> None:
+    """In a worker: the small bundled versions, so that the reader sees what is being waited for."""
     here = family(view)
-    for name in here.names.values() if here.recorded else ():
-        view.load(name, REFERENCE)
-    return here.versions(lambda name: resources.loaded(name, REFERENCE))
+    names = here.names.values() if here.recorded else ()
+    for i, name in enumerate(names):
+        if not resources.in_memory(name, REFERENCE):
+            progress(i / len(names), f"Loading {name}")
+            resources.loaded(name, REFERENCE)
 
 
 def speaker(view: View) -> cards.Version:
@@ -51,77 +60,98 @@ def request(view: View) -> str:
     return cards.checked(own or example, "request")
 
 
-def drawing(view: View) -> tuple[int, int | None, float]:
-    """How an answer is written: tokens at most, seed (None: greedily), temperature."""
+def drawing(view: View) -> Drawing:
+    """How the reader wants answers to be written."""
     with view.controls:
         left, right = st.columns(2)
-        count = left.slider("Tokens at most", 16, 96, 48, step=16, key=view.key("count"))
-        temperature = right.slider(
-            "Temperature",
-            0.0,
-            1.5,
-            0.7,
-            step=0.1,
-            key=view.key("temperature"),
-            help="At 0 each version takes its most probable token at every step, and the seed plays no part.",
-        )
-        seed = view.pick_seed() if temperature else None
-    return count, seed, temperature or 1.0
+        with left:
+            count = view.slider("count", "Tokens at most", 16, 96, 48, 16)
+        with right:
+            temperature = view.slider(
+                "temperature",
+                "Temperature",
+                0.0,
+                1.5,
+                0.7,
+                0.1,
+                help="At 0 each version takes its most probable token at every step, and the seed plays no part.",
+            )
+    return count, view.state.seed if temperature else None, temperature or 1.0
 
 
-def answers(view: View) -> Card:
+def answers(view: View) -> Callable[[], Card]:
+    asked, drawn = request(view), drawing(view)
+    return written(
+        view,
+        "answers",
+        asked,
+        drawn,
+        lambda: [cards.task(version, asked, *drawn) for version in versions(view)],
+    )
+
+
+def template(view: View) -> Callable[[], Card]:
     asked = request(view)
-    count, seed, temperature = drawing(view)
-    tasks = [cards.task(version, asked, count, seed, temperature) for version in versions(view)]
-    return written(view, "answers", asked, tasks)
+    return lambda: cards.template(speaker(view), asked)
 
 
-def template(view: View) -> Card:
-    return cards.template(speaker(view), request(view))
-
-
-def without(view: View) -> Card:
+def without(view: View) -> Callable[[], Card]:
     asked = request(view)
     labels = family(view).tuned
     with view.controls:
         label = pick(view, "tuned", "Version", labels, labels[-1])
-    version = cards.by_label(versions(view), label)
-    tasks = cards.with_and_without(version, asked, *drawing(view))
-    return written(view, "without", asked, tasks)
+    drawn = drawing(view)
+    return written(
+        view,
+        "without",
+        asked,
+        (label, drawn),
+        lambda: cards.with_and_without(cards.by_label(versions(view), label), asked, *drawn),
+    )
 
 
-def written(view: View, key: str, asked: str, tasks: list[cards.Task]) -> Card:
+def written(
+    view: View, key: str, asked: str, drawn: Hashable, tasks: Callable[[], list[cards.Task]]
+) -> Callable[[], Card]:
     """The texts side by side, and their card."""
-    done = [(one, choices) for one, choices in stream(view, asked, tasks) if choices]
-    return cards.answers(key, [one for one, _ in done], [choices for _, choices in done])
+    texts = stream(view, (key, drawn), asked, tasks)
+    begun = [(one, choices) for one, choices in texts if choices]
+    return lambda: cards.answers(key, [one for one, _ in begun], [choices for _, choices in begun])
 
 
-def stream(view: View, asked: str, tasks: list[cards.Task]) -> list[tuple[cards.Task, tuple[Choice, ...]]]:
-    """Each task with what is written of it, shown as it grows; a button stops the writing and leaves beginnings."""
+def stream(view: View, key: Hashable, asked: str, tasks: Callable[[], list[cards.Task]]) -> list[Text]:
+    """Each task with what is written of it, shown as it grows and, with what the rule says of it, when it is there.
+
+    key  names all that `tasks` depends on beside the request
+    """
+
+    def do(progress: Progress) -> tuple[list[Text], list[str]]:
+        load(view, progress)
+        every = tasks()
+        shown = [said("", one, ()) for one in every]
+        texts: list[Text] = []
+        for i, one in enumerate(every):
+            choices: tuple[Choice, ...] = ()
+            for choices in cards.writing(one):
+                shown[i] = said("", one, choices)
+                progress.show(*shown)
+            texts.append((one, choices))
+        return texts, [said(asked, one, choices) for one, choices in texts]
+
+    texts: list[Text]
+    texts, shown = view.work("Writing", (key, asked), do)
     with view.stage:
-        button = st.empty()
-        places = [column.empty() for column in st.columns(len(tasks), gap="medium")]
-    if not all(map(cards.ready, tasks)):
-        if button.button("Stop", key=view.key("stop"), icon=":material/stop:"):
-            button.button("Go on", key=view.key("go-on"), icon=":material/play_arrow:")
-        else:
-            with view.job("Writing"):
-                for place, one in zip(places, tasks, strict=True):
-                    for choices in cards.writing(one):
-                        show(place, "", one, choices)
-            button.empty()
-    texts = [cards.begun(one) for one in tasks]
-    for place, one, choices in zip(places, tasks, texts, strict=True):
-        show(place, asked, one, choices)
-    return list(zip(tasks, texts, strict=True))
+        for place, one in zip(st.columns(len(shown), gap="medium"), shown, strict=True):
+            place.markdown(one)
+    return texts
 
 
-def show(place: DeltaGenerator, asked: str, one: cards.Task, choices: tuple[Choice, ...]) -> None:
-    """One text as far as it is written; with the request, what the rule says of it."""
+def said(asked: str, one: cards.Task, choices: tuple[Choice, ...]) -> str:
+    """One text as far as it is written, as markdown; with the request, what the rule says of it."""
     end = ":gray[ ■ end]" if cards.ended(choices) else " …"
     verdict = cards.judgement(asked, one, choices) if asked and choices else ""
     below = f"\n\n:small[:gray[{markdown(verdict)}]]" if verdict else ""
-    place.markdown(f"**{markdown(one.label)}**\n\n{markdown(flat(cards.words(one, choices)))}{end}{below}")
+    return f"**{markdown(one.label)}**\n\n{markdown(flat(cards.words(one, choices)))}{end}{below}"
 
 
 def flat(text: str) -> str:
@@ -141,128 +171,127 @@ def answer(view: View) -> str:
     return cards.checked(text, "answer")
 
 
-def mask(view: View) -> Card:
+def mask(view: View) -> Callable[[], Card]:
     asked = request(view)
     given = answer(view)
     labels = family(view).labels
     with view.controls:
         label = pick(view, "reader", "Read by", labels, labels[0])
-        everything = st.toggle("Let every token carry loss", key=view.key("everything"))
-    return cards.loss(cards.by_label(versions(view), label), speaker(view), asked, given, everything)
+        everything = view.toggle("everything", "Let every token carry loss")
+    return lambda: cards.loss(cards.by_label(versions(view), label), speaker(view), asked, given, everything)
 
 
-def drift(view: View) -> list[Card]:
+def drift(view: View) -> Callable[[], list[Card]]:
     with view.controls:
-        what = st.segmented_control(
-            "Text", [PROMPT, TALK], default=PROMPT, required=True, key=view.key("what")
-        )
-    if what == PROMPT:
-        ids = cards.prompt_ids(versions(view)[-1], view.state.prompt, template=False)[:TOKENS_READ]
-        start = len(ids) - 1
-    else:
-        asked = request(view)
-        made = cards.rendered(speaker(view), asked, answer(view))
-        ids, start = made.ids, made.carries_loss.index(True) - 1
-    focus = pick_place(view, ids, start)
-    return [cards.kl(versions(view), ids, focus), cards.favourites(versions(view), ids, focus)]
+        what = view.segments("what", "Text", [PROMPT, TALK])
+    asked, given = (request(view), answer(view)) if what == TALK else ("", "")
+
+    def encoded(progress: Progress) -> tuple[tuple[int, ...], int, list[str]]:
+        if what == PROMPT:
+            ids = cards.prompt_ids(versions(view)[-1], view.chosen.prompt, template=False)[:TOKENS_READ]
+            start = len(ids) - 1
+        else:
+            made = cards.rendered(speaker(view), asked, given)
+            ids, start = made.ids, made.carries_loss.index(True) - 1
+        return ids, start, cards.names_of(versions(view)[-1], ids)
+
+    ids, start, names = view.work("Reading the text", (asked, given), encoded)
+    focus = pick_place(view, ids, start, names)
+    return lambda: [cards.kl(versions(view), ids, focus), cards.favourites(versions(view), ids, focus)]
 
 
-def pick_place(view: View, ids: tuple[int, ...], start: int) -> int:
-    """The token after which the distributions are compared: the shared focus where the tokens are the prompt's.
+def pick_place(view: View, ids: tuple[int, ...], start: int, names: Sequence[str]) -> int:
+    """The token after which the distributions are compared: the focus token where the tokens are the prompt's.
 
     start  where the choice begins otherwise
     """
+    if ids == tuple(token.id for token in view.tokens):
+        return view.state.focus
     with view.controls:
-        if ids == tuple(token.id for token in view.tokens):
-            return view.pick_token("After this token")
-        names = cards.names_of(versions(view)[-1], ids)
-        return st.selectbox(
+        return view.select(
+            "place",
             "After this token",
             range(len(ids)),
             start,
             format_func=lambda i: f"{i}  {shorten(names[i], 24)}",
-            key=view.key(f"place-{len(ids)}-{start}"),
+            of=(len(ids), start),
         )
 
 
-def preference(view: View) -> list[Card]:
+def preference(view: View) -> Callable[[], list[Card]]:
     here = family(view)
     offered = cards.pairs(here)
     with view.controls:
-        number = st.selectbox(
-            "Pair",
-            range(len(offered)),
-            format_func=lambda i: option(offered[i][0]),
-            key=view.key("pair"),
-        )
+        number = view.select("pair", "Pair", range(len(offered)), format_func=lambda i: option(offered[i][0]))
         asked, chosen, rejected = (
-            st.text_area(
-                label, text, max_chars=cards.LONGEST, height=height, key=view.key(f"{label}-{number}")
+            view.text(
+                label.lower(),
+                label,
+                text,
+                limit=cards.LONGEST,
+                tall=True,
+                height=height,
+                of=(here.labels, number),
             )
             for label, text, height in zip(
                 ("Request", "Chosen", "Rejected"), offered[number], (68, 100, 100), strict=True
             )
         )
         default = cards.beta(here)
-        beta = st.select_slider("β", sorted({*BETAS, default}), default, key=view.key("beta"))
+        beta = view.select_slider("beta", "β", sorted({*BETAS, default}), default, of=default)
         options = dict.fromkeys((*here.tuned, here.reference))
         label = pick(view, "policy", "Policy", list(options), here.tuned[-1])
-        by_token = st.toggle("Token by token", key=view.key("by-token"))
-    every = versions(view)
-    pair = cards.pair(
-        cards.by_label(every, label),
-        cards.by_label(every, here.reference),
-        speaker(view),
-        cards.checked(asked, "request"),
-        (cards.checked(chosen, "chosen answer"), cards.checked(rejected, "rejected answer")),
-        beta,
-    )
-    return cards.preference(pair, by_token)
+        by_token = view.toggle("by-token", "Token by token")
+    asked = cards.checked(asked, "request")
+    answers = cards.checked(chosen, "chosen answer"), cards.checked(rejected, "rejected answer")
+
+    def both() -> list[Card]:
+        every = versions(view)
+        policy, reference = cards.by_label(every, label), cards.by_label(every, here.reference)
+        return cards.preference(cards.pair(policy, reference, speaker(view), asked, answers, beta), by_token)
+
+    return both
 
 
-def runs(view: View) -> Card:
+def runs(view: View) -> Callable[[], Card]:
     with view.controls:
-        which = st.segmented_control(
-            "Run", [FINE_TUNING, PREFERENCES], default=FINE_TUNING, required=True, key=view.key("which")
-        )
+        which = view.segments("which", "Run", [FINE_TUNING, PREFERENCES])
         if which == FINE_TUNING:
-            return cards.sft()
-        quantity = st.segmented_control(
-            "Quantity", list(cards.QUANTITIES), default="ranking", required=True, key=view.key("quantity")
-        )
-    return cards.dpo(quantity)
+            return cards.sft
+        quantity = view.segments("quantity", "Quantity", list(cards.QUANTITIES), "ranking")
+    return lambda: cards.dpo(quantity)
 
 
-def measured(view: View) -> Card:
-    kinds = cards.kinds()
+def measured(view: View) -> Callable[[], Card]:
     with view.controls:
-        kind = st.selectbox("Requests", kinds, key=view.key("kind"))
-    return cards.measured(kind)
+        kind = view.select("kind", "Requests", cards.kinds())
+    return lambda: cards.measured(kind)
 
 
-def limits(view: View) -> list[Card]:
+def limits(view: View) -> Callable[[], list[Card]]:
+    seed = view.state.seed
     with view.controls:
-        number = st.selectbox(
+        number = view.select(
+            "question",
             "Question",
             range(len(cards.QUESTIONS)),
             1,
             format_func=lambda i: cards.asked(cards.QUESTIONS[i]),
-            key=view.key("question"),
         )
-        tries = st.slider("Seeds for all questions", 1, 5, 3, key=view.key("tries"))
-        seed = view.pick_seed()
-    every = versions(view)
-    whole = slow(
-        view,
-        "Ask all questions",
-        (*family(view).names.values(), seed, tries),
-        lambda progress: cards.examine(every, seed, tries, progress),
-    )
+        tries = view.slider("tries", "Seeds for all questions", 1, 5, 3)
+        whole = view.asked(
+            "Ask all questions",
+            (seed, tries),
+            lambda progress: cards.examine(versions(view), seed, tries, progress),
+        )
     question = cards.QUESTIONS[number]
-    tasks = cards.ask(every, question, seed)
-    texts = [choices for _, choices in stream(view, "", tasks)]
-    one = cards.answered(question, tasks, texts)
-    return [one] if whole is None else [one, cards.marks(every, whole, seed)]
+    texts = stream(view, ("limits", question, seed), "", lambda: cards.ask(versions(view), question, seed))
+
+    def made() -> list[Card]:
+        one = cards.answered(question, [task for task, _ in texts], [choices for _, choices in texts])
+        return [one] if whole is None else [one, cards.marks(versions(view), whole, seed)]
+
+    return made
 
 
 def about_answers(view: View) -> str:
@@ -294,8 +323,7 @@ def about_preference(view: View) -> str:
 
 
 def about_limits(view: View) -> str:
-    base = versions(view)[0].get()
-    count = sum(parameter.numel() for parameter in base.model.parameters())
+    count = cards.parameters(family(view))
     return f"""
     The base has {count / 1e6:,.1f} million parameters. Examples can teach it a *form*: to stay with a request, to
     stop. That a tuned model's knowledge is almost all from pre-training, and tuning mainly picks a style,
@@ -322,7 +350,7 @@ chapter(
             draw=answers,
             try_this=(
                 "Ask for a scene with three words of your own and read what the rule says under each answer. "
-                "Then change the seed: is the difference between the versions larger than that between seeds?"
+                "Then change the seed in the bar: is the difference between versions larger than that between seeds?"
             ),
         ),
         Beat(
@@ -414,7 +442,8 @@ chapter(
             "Tuning teaches how to answer, hardly what",
             prose=about_limits,
             draw=limits,
-            try_this="Ask all questions. Which of the passes are luck? Read the answers with other seeds.",
+            try_this="Ask all questions. Which of the passes are luck? Read the answers with other seeds (in the bar).",
         ),
     ],
+    bar=("focus", "seed"),
 )

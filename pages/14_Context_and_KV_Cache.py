@@ -1,6 +1,6 @@
 """14 · Context and KV cache — what a model keeps of what it has read, and what it forgets."""
 
-import streamlit as st
+from collections.abc import Callable
 
 from engine import ReaderError, tokenize
 from engine.chapters import c14_context as cards
@@ -10,7 +10,6 @@ from engine.model.capturing import typed
 from engine.tokens.passages import passage
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
-from pages._shared.slow import slow
 
 STORY = (
     "There was once a cat whose name was Silver. She lived in a mill by the river with an old man, and every night "
@@ -21,54 +20,56 @@ STORY = (
 LENGTHS = (16, 64, 128, 256, 384, 512)
 
 
-def equal(view: View) -> Card:
-    return cards.same_answers(view.loaded, view.trace)
+def equal(view: View) -> Callable[[], Card]:
+    return lambda: cards.same_answers(view.loaded, view.trace)
 
 
-def held(view: View) -> Card:
-    return cards.held_bytes(view.loaded, view.trace)
+def held(view: View) -> Callable[[], Card]:
+    return lambda: cards.held_bytes(view.loaded, view.trace)
 
 
-def time(view: View) -> Card | None:
-    loaded, ids = view.loaded, view.trace.ids
-    lengths = tuple(n for n in LENGTHS if n <= loaded.spec.longest)
-    measured = slow(
-        view,
-        "Measure on this machine",
-        (loaded.name, loaded.revision, loaded.precision, ids, lengths),
-        lambda progress: kv_cache.latencies(loaded, ids, lengths, progress),
-    )
-    return cards.work_per_step(loaded, measured, loaded.spec.context)
-
-
-def large(view: View) -> Card:
+def time(view: View) -> Callable[[], Card]:
+    spec = view.loaded.spec
+    lengths, ids = tuple(n for n in LENGTHS if n <= spec.longest), tuple(token.id for token in view.tokens)
+    label, measured = "Measure on this machine", None
     with view.controls:
-        tokens = st.select_slider(
-            "Tokens of context", [1024, 4096, 8192, 32768, 131072], value=8192, key=view.key("tokens")
+        press = view.again(label, long=True)
+    if press:
+        measured = view.work(
+            label,
+            press,
+            lambda progress: kv_cache.latencies(view.loaded, ids, lengths, progress),
+            long=True,
         )
-        width = st.segmented_control(
-            "Numbers kept in", ["16 bits", "8 bits"], default="16 bits", required=True, key=view.key("width")
-        )
-    return cards.large_models(view.loaded, tokens, 1 if width == "8 bits" else 2)
+    return lambda: cards.work_per_step(view.loaded, measured, spec.context)
 
 
-def forgotten(view: View) -> Card | None:
+def large(view: View) -> Callable[[], Card]:
     with view.controls:
-        text = st.text_area(
-            "A text that needs its beginning", STORY, max_chars=2000, key=view.key("text"), height=220
-        )
+        tokens = view.select_slider("tokens", "Tokens of context", [1024, 4096, 8192, 32768, 131072], 8192)
+        width = view.segments("width", "Numbers kept in", ["16 bits", "8 bits"])
+    return lambda: cards.large_models(view.loaded, tokens, 1 if width == "8 bits" else 2)
+
+
+def forgotten(view: View) -> Callable[[], Card]:
+    with view.controls:
+        text = view.text("text", "A text that needs its beginning", STORY, limit=2000, tall=True, height=220)
         answer = words.field(view, "answer", "The next token you hope for", "Silver")
     if answer is None:
         raise ReaderError("Please write the word that you hope for.")
-    return cards.forgotten(view.loaded, typed(view.loaded, text), answer.token)
+    return lambda: cards.forgotten(view.loaded, typed(view.loaded, text), answer.token)
 
 
-def sinks(view: View) -> Card:
+def sinks(view: View) -> Callable[[], Card]:
     with view.controls:
-        window = st.slider("Window: tokens kept", 8, 128, 32, step=8, key=view.key("window"))
-        first = st.slider("First tokens kept for ever", 1, 8, 4, key=view.key("first"))
-    tokens = tokenize(view.loaded, passage())[: min(256, view.loaded.spec.longest)]
-    return cards.sinks(view.loaded, tokens, window, first)
+        window = view.slider("window", "Window: tokens kept", 8, 128, 32, 8)
+        first = view.slider("first", "First tokens kept for ever", 1, 8, 4)
+
+    def make() -> Card:
+        tokens = tokenize(view.loaded, passage())[: min(256, view.loaded.spec.longest)]
+        return cards.sinks(view.loaded, tokens, window, first)
+
+    return make
 
 
 def groups(view: View) -> str:
@@ -109,6 +110,7 @@ chapter(
     question="What does a model keep of what it has read?",
     lead="Keys and values of old tokens never change, because no token can look ahead. A model that writes keeps them "
     "and computes only the new token. What is kept costs memory; what is not kept is forgotten.",
+    bar=(),
     beats=[
         Beat(
             "equal",

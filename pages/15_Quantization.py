@@ -1,7 +1,9 @@
 """15 · Quantization — the same checkpoint with fewer bits."""
 
+from collections.abc import Callable
+from functools import partial
+
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from engine.chapters import c15_quantization as cards
 from engine.evidence.card import Card
@@ -11,67 +13,72 @@ from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
-from pages._shared.slow import slow
+from pages._shared.work import Progress
 
 PROMPT_SHOWN = 160
+Names = tuple[str, str]
 
 
-def reference(view: View) -> Loaded:
-    return view.load(precision=pick(view, "reference", "Reference", PRECISIONS, SIXTEEN_BIT))
-
-
-def other(view: View, label: str = "Compared with it") -> Loaded:
+def other(view: View, label: str = "Compared with it") -> str:
     """What is compared with the reference: the precision of the sidebar when bitsandbytes executes it, else 4 bits."""
     named = view.state.precision
     default = named if precision(named).quantized else FOUR_BIT
-    return view.load(precision=pick(view, "other", label, PRECISIONS, default))
+    return pick(view, "other", label, PRECISIONS, default)
 
 
-def pair(view: View) -> cards.Pair:
-    """The two precisions of the chapter, picked in any of its beats."""
+def pair(view: View) -> Names:
+    """The names of the chapter's two precisions, picked in any of its beats."""
     with view.controls:
         left, right = st.columns(2)
         with left:
-            first = reference(view)
+            first = pick(view, "reference", "Reference", PRECISIONS, SIXTEEN_BIT)
         with right:
             second = other(view)
+    return first, second
+
+
+def both(view: View, names: Names) -> cards.Pair:
+    """The checkpoint at the two precisions, with the tokens of the prompt. For a worker's thread: it loads them."""
+    first, second = (view.load(precision=name) for name in names)
     return cards.Pair(first, second, tuple(token.id for token in view.tokens))
 
 
-def written(view: View) -> Card:
-    both = pair(view)
+def written(view: View) -> Callable[[], Card]:
+    names = pair(view)
     with view.controls:
-        count = st.slider("Tokens to write", 8, 48, 24, step=8, key=view.key("count"))
-        how = st.segmented_control(
-            "Choose each token",
-            ["greedily", "by drawing"],
-            default="greedily",
-            required=True,
-            key=view.key("how"),
-        )
+        count = view.slider("count", "Tokens to write", 8, 48, 24, 8)
+        how = view.segments("how", "Choose each token", ["greedily", "by drawing"])
         choices = cards.Choices(count)
         if how == "by drawing":
-            temperature = st.slider("Temperature", 0.1, 1.5, 0.8, step=0.1, key=view.key("temperature"))
-            choices = cards.Choices(count, temperature, view.pick_seed())
+            temperature = view.slider("temperature", "Temperature", 0.1, 1.5, 0.8, 0.1)
+            choices = cards.Choices(count, temperature, view.state.seed)
+    key = (names, choices)
+    writing, texts = view.work("Writing at two precisions", key, partial(write, view, names, choices))
     with view.stage:
-        places = [column.empty() for column in st.columns(2, gap="medium")]
-    writing = cards.written(both, choices)
-    if writing is None:
-        with view.job("Writing at two precisions"):
-            for writing in cards.write(both, choices):
-                show(both, writing, places)
-    assert writing is not None
-    show(both, writing, places)
-    return cards.text(both, writing, choices)
+        for place, text in zip(st.columns(2, gap="medium"), texts, strict=True):
+            place.markdown(text)
+    return lambda: cards.text(both(view, names), writing, choices)
 
 
-def show(both: cards.Pair, writing: cards.Writing, places: list[DeltaGenerator]) -> None:
+def write(
+    view: View, names: Names, choices: cards.Choices, progress: Progress
+) -> tuple[cards.Writing, tuple[str, str]]:
+    """In a worker's thread: both texts, shown as they grow. What was written, and the texts as markdown."""
+    two, texts = both(view, names), ("", "")
+    for writing in cards.write(two, choices):
+        texts = said(two, writing)
+        progress.show(*texts)
+    return writing, texts
+
+
+def said(two: cards.Pair, writing: cards.Writing) -> tuple[str, str]:
     """Both texts so far: the prompt grey, what was written alike plain, the rest on a coloured ground."""
-    for name, place, parts in zip(both.names, places, cards.segments(both, writing), strict=True):
-        prompt, shared, rest = parts
+    texts = []
+    for name, (prompt, shared, rest) in zip(two.names, cards.segments(two, writing), strict=True):
         short = prompt if len(prompt) <= PROMPT_SHOWN else "…" + prompt[-PROMPT_SHOWN:]
         text = coloured("gray", short) + spaced(shared) + coloured("orange-background", rest, strong=True)
-        place.markdown(f"**{name}**\n\n{text}")
+        texts.append(f"**{name}**\n\n{text}")
+    return texts[0], texts[1]
 
 
 def coloured(directive: str, text: str, strong: bool = False) -> str:
@@ -91,101 +98,121 @@ def plain(text: str) -> str:
     return markdown("".join(" " if char.isspace() else display(char) for char in text).strip())
 
 
-def following(view: View) -> Card:
-    both = pair(view)
+def following(view: View) -> Callable[[], Card]:
+    names = pair(view)
+    return lambda: cards.next_token(both(view, names), view.state.focus)
+
+
+def divergence(view: View) -> Callable[[], Card]:
+    names = pair(view)
+    return lambda: cards.kl(both(view, names))
+
+
+def drift(view: View) -> Callable[[], Card]:
+    names = pair(view)
     with view.controls:
-        focus = view.pick_token("After this token")
-    return cards.next_token(both, focus)
+        measure = view.segments("measure", "Measure", list(cards.DRIFTS), "relative L2")
+    return lambda: cards.drift(both(view, names), measure)
 
 
-def divergence(view: View) -> Card:
-    return cards.kl(pair(view))
+def perplexity(view: View) -> Callable[[], Card]:
+    names = pair(view)
 
+    def read(progress: Progress) -> cards.Reading:
+        two = both(view, names)
+        return cards.read(two, cards.cut(two.reference, passage()), progress)
 
-def drift(view: View) -> Card:
-    both = pair(view)
     with view.controls:
-        measure = st.segmented_control(
-            "Measure", list(cards.DRIFTS), default="relative L2", required=True, key=view.key("measure")
-        )
-    return cards.drift(both, measure)
+        whole = view.asked("Read the whole passage", names, read)
+
+    def card() -> Card:
+        two = both(view, names)
+        return cards.perplexity(two, whole or cards.read(two, cards.cut(two.reference, passage())[:1]))
+
+    return card
 
 
-def perplexity(view: View) -> Card | None:
-    both = pair(view)
-    windows = cards.cut(both.reference, passage())
-    key = (both.reference.name, both.reference.revision, *both.names)
-    whole = slow(view, "Read the whole passage", key, lambda progress: cards.read(both, windows, progress))
-    if whole is None:
-        with view.stage, st.spinner("Reading the first window …"):
-            whole = cards.read(both, windows[:1])
-    return cards.perplexity(both, whole)
+def memory(view: View) -> Callable[[], Card]:
+    names = pair(view)
+    return lambda: cards.size(both(view, names))
 
 
-def memory(view: View) -> Card:
-    return cards.size(pair(view))
-
-
-def duration(view: View) -> Card:
-    both = pair(view)
+def duration(view: View) -> Callable[[], Card]:
+    names = pair(view)
     with view.controls:
-        more = st.slider("Rounds", 3, 21, 5, step=2, key=view.key("rounds"))
-        again = st.button("Measure again", key=view.key("again"))
-    with view.stage, st.spinner("Measuring …"):
-        return cards.time(both, cards.measured(both, more, again))
+        rounds = view.slider("rounds", "Rounds", 3, 21, 5, 2)
+        press = view.again("Measure again")
+    timings = view.work(
+        "Measuring", (names, rounds, press), lambda progress: cards.measure(both(view, names), rounds)
+    )
+    return lambda: cards.time(both(view, names), timings)
 
 
-def matrix(view: View) -> tuple[Loaded, str, int, str]:
-    """The 16-bit weights, and the layer, linear layer and code book chosen in this beat."""
-    loaded = view.load(precision=cards.half_name(view.loaded))
-    names = cards.matrices(loaded)
+def halved(view: View) -> Loaded:
+    """The 16-bit weights, from which bitsandbytes starts."""
+    return view.load(precision=cards.half_name(view.loaded))
+
+
+def matrix(view: View) -> tuple[str, str]:
+    """The linear layer and the code book, picked in either beat."""
+    names = cards.matrices(view.loaded)
     with view.controls:
-        layer = view.pick_layer()
         part = pick(view, "matrix", "Linear layer", list(names), next(iter(names)), names.__getitem__)
         kind = pick(view, "kind", "Code book", CODE_BOOKS, FOUR_BIT)
-    return loaded, part, layer, kind
+    return part, kind
 
 
-def tile(view: View) -> list[Card]:
-    loaded, part, layer, kind = matrix(view)
-    down, across = cards.steps(loaded, part, layer)
+def tile(view: View) -> Callable[[], list[Card]]:
+    part, kind = matrix(view)
+    down, across = cards.steps(halved(view), part, view.state.layer)
     with view.controls:
-        row = position("Outputs, 16 at a time", down, view.key("row"))
-        column = position("Inputs, 64 at a time", across, view.key("column"))
-    where = cards.Where(loaded, part, layer, kind, 16 * row, 64 * column)
-    return [cards.tile(where), cards.code_book(where)]
+        row = view.slider("row", "Outputs, 16 at a time", 0, down - 1, 0, of=down)
+        column = view.slider("column", "Inputs, 64 at a time", 0, across - 1, 0, of=across)
+
+    def make() -> list[Card]:
+        where = cards.Where(halved(view), part, view.state.layer, kind, 16 * row, 64 * column)
+        return [cards.tile(where), cards.code_book(where)]
+
+    return make
 
 
-def position(label: str, count: int, key: str) -> int:
-    """A slider over `count` places; there is none where there is only one place."""
-    return st.slider(label, 0, count - 1, key=key) if count > 1 else 0
-
-
-def outlier(view: View) -> list[Card]:
-    loaded, part, layer, kind = matrix(view)
+def outlier(view: View) -> Callable[[], list[Card]]:
+    part, kind = matrix(view)
     with view.controls:
-        size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
-    chosen = cards.Matrix(loaded, part, layer, kind)
-    return [cards.outlier(chosen, size), cards.block_sizes(chosen, size)]
+        size = view.select_slider("size", "Weights in a block", cards.SIZES, 64)
+
+    def make() -> list[Card]:
+        chosen = cards.Matrix(halved(view), part, view.state.layer, kind)
+        return [cards.outlier(chosen, size), cards.block_sizes(chosen, size)]
+
+    return make
 
 
-def simulation(view: View) -> list[Card]:
-    both = pair(view)
-    plain = view.load(precision=REFERENCE)
+def simulation(view: View) -> Callable[[], list[Card]]:
+    names = pair(view)
     with view.controls:
-        bits = st.slider("Bits", 2, 8, 3, key=view.key("bits"))
-        size = st.select_slider("Weights in a block", cards.SIZES, 64, key=view.key("size"))
-    with view.stage, st.spinner("Rounding every linear layer …"):
-        shown = [cards.simulated(plain, both.other, both.ids, bits, size)]
-    key = (plain.name, plain.revision, both.ids, size)
-    runs = slow(view, "Try 2 to 8 bits", key, lambda progress: cards.sweep(plain, both.ids, size, progress))
-    return shown if runs is None else [*shown, cards.curve(plain, both.other, both.ids, runs)]
+        bits = view.slider("bits", "Bits", 2, 8, 3)
+        size = view.select_slider("size", "Weights in a block", cards.SIZES, 64)
+        runs = view.asked("Try 2 to 8 bits", size, lambda progress: cards.sweep(*exact(view), size, progress))
+
+    def make() -> list[Card]:
+        plain, ids = exact(view)
+        rounded = view.load(precision=names[1])
+        shown = [cards.simulated(plain, rounded, ids, bits, size)]
+        return shown if runs is None else [*shown, cards.curve(plain, rounded, ids, runs)]
+
+    return make
 
 
-def scale(view: View) -> Card:
+def exact(view: View) -> tuple[Loaded, tuple[int, ...]]:
+    """The checkpoint at fp32 and the ids of the prompt."""
+    return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)
+
+
+def scale(view: View) -> Callable[[], Card]:
     with view.controls:
-        loaded = other(view, "Check the sum at")
-    return cards.scale(loaded)
+        name = other(view, "Check the sum at")
+    return lambda: cards.scale(view.load(precision=name))
 
 
 chapter(
@@ -195,6 +222,7 @@ chapter(
     lead="A checkpoint is a list of numbers, and each number can be stored with fewer bits. Here the same checkpoint "
     "runs twice on the same tokens: with the weights of the reference, and rounded. `int8`, `nf4` and `fp4` are "
     "executed by bitsandbytes; nothing is imitated unless the figure says *simulation*.",
+    bar=("focus", "layer", "seed"),
     beats=[
         Beat(
             "text",
@@ -219,7 +247,7 @@ chapter(
             not only over the tokens shown.
             """,
             draw=following,
-            try_this="Find a token of your prompt after which the first choice changes.",
+            try_this="Find a token of your prompt, in the bar, after which the first choice changes.",
         ),
         Beat(
             "kl",

@@ -4,7 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("ANATOMY_CHECKPOINT", "pocket-gpt2")  # not what else happens to be on this machine
 
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +21,14 @@ settings.load_profile("tests")
 
 BUNDLED = ("pocket-gpt2", "pocket-llama")
 PROMPT = "Once upon a time there was a little girl who lived in the wood."
+
+
+@pytest.fixture(autouse=True)
+def _private_again(monkeypatch):
+    """A process that was public once stays so; what one test makes public is not so in the next."""
+    from engine.checkpoints import catalogue
+
+    monkeypatch.setattr(catalogue, "_public", threading.Event())
 
 
 @cache

@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from playwright.sync_api import Browser, Page, sync_playwright
 
 ROOT = Path(__file__).parent.parent
-SIZES = {1280: 720, 390: 844}
+SIZES = {1280: 720, 1920: 1080, 390: 844}
 CHROMIUM = [
     "--no-sandbox",
     "--disable-gpu",
@@ -39,8 +39,9 @@ def free_port() -> int:
 
 @contextmanager
 def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
-    """The app on a free port of this machine; its address."""
+    """The app on a free port of this machine, on pocket-gpt2 unless `environment` names another; its address."""
     port = free_port()
+    usual = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root), "ANATOMY_CHECKPOINT": "pocket-gpt2"}
     command = [sys.executable, "-m", "streamlit", "run", "Home.py", "--server.port", str(port)]
     command += [
         "--server.address",
@@ -53,7 +54,7 @@ def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
     process = subprocess.Popen(
         command,
         cwd=root,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)} | environment,
+        env=os.environ | usual | environment,
         stdout=subprocess.DEVNULL,
     )
     address = f"http://127.0.0.1:{port}"
@@ -91,7 +92,7 @@ def chromium() -> Iterator[Browser]:
 
 
 def settle(page: Page, quiet: float = 1.0, timeout: float = 120) -> None:
-    """Wait until streamlit has run, every figure is drawn, and nothing has changed for `quiet` seconds."""
+    """Wait until streamlit has run, what is in sight is drawn, and nothing has changed for `quiet` seconds."""
     page.wait_for_selector('[data-testid="stApp"]', timeout=timeout * 1000)
     deadline, since = time.monotonic() + timeout, time.monotonic()
     while time.monotonic() < deadline:
@@ -109,8 +110,14 @@ _BUSY = """() => {
   const empty = !document.querySelector('[data-testid="stMain"] [data-testid="stElementContainer"]');
   const undrawn = [...document.querySelectorAll('[data-testid="stPlotlyChart"]')]
     .some(chart => !chart.querySelector('.main-svg'));
-  const loading = document.querySelector('[data-testid="stSkeleton"], [data-testid="stSpinner"]');
-  return running || empty || undrawn || !!loading;
+  const inSight = element => {
+    const box = element.getBoundingClientRect();
+    return box.height > 0 && box.top < innerHeight && box.bottom > 0;
+  };
+  const loading = [...document.querySelectorAll(
+    '[data-testid^="stSkeleton"], [data-testid="stSpinner"], [class*="st-key-"][class*="-stop"]'
+  )].some(inSight);
+  return running || empty || undrawn || loading;
 }"""
 
 _INNER_HEIGHT = """() => {

@@ -1,11 +1,12 @@
 """The checkpoints that the app offers. Imports nothing heavy."""
 
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine import ReaderError
-from engine.checkpoints import hub_cache, hub_names, local
+from engine.checkpoints import hub_cache, hub_names, local, packaged, safety
 from engine.tokens.text import shorten
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -91,9 +92,34 @@ def entry(name: str) -> Checkpoint | None:
     return _NAMED.get(name)
 
 
+PRIVATE = frozenset({"", "0", "false", "no", "off"})
+"""What ANATOMY_PUBLIC says, in any case and with any space around it, on a copy that is not public."""
+
+PUBLIC_BYTES = 1_000_000_000
+"""The largest weights, at four bytes a number, that a public copy loads: all of its readers share one machine."""
+
+_public = threading.Event()
+
+
 def public() -> bool:
-    """Whether this is a public deployment (ANATOMY_PUBLIC=1): listed checkpoints, one heavy job at a time."""
-    return os.environ.get("ANATOMY_PUBLIC", "") == "1"
+    """Whether this is a public deployment: listed checkpoints that are on this machine, one heavy job at a time.
+
+    ANATOMY_PUBLIC is anything but one of `PRIVATE`, or `make_public` was called. It stays so for as long as the
+    process lives, whatever becomes of the variable.
+    """
+    if asks_for_public(os.environ.get("ANATOMY_PUBLIC", "")):
+        make_public()
+    return _public.is_set()
+
+
+def asks_for_public(value: object) -> bool:
+    """Whether a value of ANATOMY_PUBLIC, from wherever it comes, makes a copy public."""
+    return str(value).strip().lower() not in PRIVATE
+
+
+def make_public() -> None:
+    """From now on this process is a public deployment."""
+    _public.set()
 
 
 def locate(name: str) -> str:
@@ -124,8 +150,24 @@ def _on_hub(name: str, path: Path) -> bool:
 
 
 def _cached(name: str) -> bool:
-    found = hub_names.parse(name)
-    return found is not None and hub_cache.find(found) is not None
+    return snapshot(name) is not None
+
+
+def snapshot(name: str) -> Path | None:
+    """The complete local copy of a Hub checkpoint, a folder or a GGUF file, or None. No network."""
+    asked = hub_names.parse(locate(name))
+    found = hub_cache.find(asked) if asked else None
+    return found.path if found else None
+
+
+def is_cached(name: str) -> bool:
+    """Whether a checkpoint loads with no network: bundled, a folder or file, in the local cache, or in a package."""
+    return folder(name) is not None or snapshot(name) is not None or packaged.find(name) is not None
+
+
+def offered() -> list[str]:
+    """The listed checkpoints that a reader may choose: all, or on a public copy those that `check_name` accepts."""
+    return [name for name in CATALOGUE if not public() or known(name)]
 
 
 def folder_note(name: str) -> str:
@@ -156,6 +198,8 @@ def known(name: str) -> bool:
 def check_name(name: str) -> None:
     """Raises ReaderError for a name that may not be asked for, whatever text it is."""
     if name in CATALOGUE:
+        if public():
+            _check_public(CATALOGUE[name])
         return
     short = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shorten(name, 80))
     if public():
@@ -167,6 +211,23 @@ def check_name(name: str) -> None:
         _check_hub_name(name, short)
     elif found := local.ggufs(path):  # several: of one alone `path` would be the file
         raise ReaderError(hub_names.choice(short, [file.name for file in found], str(found[0])))
+
+
+def _check_public(listed: Checkpoint) -> None:
+    """Raises ReaderError for a listed checkpoint that is not on a public copy's machine, or too large for it."""
+    if listed.bundled:
+        return
+    if not is_cached(listed.name):
+        raise ReaderError(
+            f"“{listed.name}” is not on the server of this public copy, and nothing is downloaded to it."
+        )
+    path = snapshot(listed.name)
+    size = 4 * safety.numbers(safety.weights(path)) if path is not None and path.is_dir() else 0
+    if size > PUBLIC_BYTES:
+        raise ReaderError(
+            f"“{listed.name}” has weights of {size / 1e9:,.1f} GB at fp32, and this public copy loads none of more "
+            f"than {PUBLIC_BYTES / 1e9:,.0f} GB."
+        )
 
 
 def _check_hub_name(name: str, short: str) -> None:

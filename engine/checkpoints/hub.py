@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from engine import ReaderError
-from engine.checkpoints import hub_cache, hub_names, packaged, safety
-from engine.checkpoints.catalogue import BUNDLED, HUB, check_name, folder, locate
+from engine.checkpoints import hub_cache, hub_names, safety
+from engine.checkpoints.catalogue import (
+    BUNDLED,
+    HUB,
+    PACKAGED,
+    check_name,
+    folder,
+    is_cached,
+    locate,
+    public,
+    snapshot,
+)
 from engine.checkpoints.hub_cache import Cached
 from engine.checkpoints.hub_errors import NotTheHub, one_sentence
 from engine.checkpoints.hub_names import HubName
@@ -71,17 +81,6 @@ class _Plan:
         return sum(file.size for file in self.files)
 
 
-def is_cached(name: str) -> bool:
-    """Whether a checkpoint loads with no network: bundled, a folder or file, in the local cache, or in a package."""
-    return folder(name) is not None or snapshot(name) is not None or packaged.find(name) is not None
-
-
-def snapshot(name: str) -> Path | None:
-    """The complete local copy of a Hub checkpoint, a folder or a GGUF file, or None. No network."""
-    found = cached(name)
-    return found.path if found else None
-
-
 def cached(name: str) -> Cached | None:
     """Where the local cache holds a Hub checkpoint, and what `from_pretrained` calls it there. No network."""
     asked = hub_names.parse(locate(name))
@@ -131,16 +130,17 @@ def download(name: str, progress: Progress, accept: Accept) -> Path:
 
 
 def default_checkpoint() -> str:
-    """What a fresh page shows: ANATOMY_CHECKPOINT if set, GPT-2 if it is already here, else pocket-gpt2.
+    """What a fresh page shows: ANATOMY_CHECKPOINT if set, else GPT-2 or SmolLM2 if it is here, else pocket-gpt2.
 
+    On a public copy not GPT-2: what some reader's machine once fetched shall not become the default of all.
     Only looks at the file system. Raises ReaderError when ANATOMY_CHECKPOINT is no name that `known` accepts.
     """
     named = os.environ.get("ANATOMY_CHECKPOINT", "").strip()
     if named:
         check_name(named)
         return named
-    classic = HUB[0].name
-    return classic if is_cached(classic) else BUNDLED[0].name
+    order = PACKAGED[:1] if public() else (HUB[0], PACKAGED[0])
+    return next((one.name for one in order if is_cached(one.name)), BUNDLED[0].name)
 
 
 def _bytes_in(path: Path) -> int:

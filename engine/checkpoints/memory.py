@@ -1,9 +1,8 @@
 """Whether a checkpoint fits into memory, said before its weights are read. Imports torch only to ask a GPU."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import psutil
 
@@ -30,15 +29,9 @@ def needed(files: Iterable[Path], linear: float, other: float) -> int:
     total = 0.0
     for file in files:
         for name, tensor in (safety.header(file) or {}).items():
-            shape = _shape(tensor)
+            shape = safety.shape(tensor)
             total += prod(shape) * (linear if _is_linear(name, len(shape)) else other)
     return int(total) + _ALWAYS
-
-
-def _shape(tensor: Mapping[str, Any]) -> list[int]:
-    """The shape that a header states; of a header that states none, and is refused later, no numbers are counted."""
-    stated = tensor.get("shape")
-    return [size if isinstance(size, int) else 0 for size in stated] if isinstance(stated, list) else [0]
 
 
 def _is_linear(name: str, dimensions: int) -> bool:

@@ -6,7 +6,9 @@ Looks at file names, small JSON files and safetensors headers. Every refusal is 
 import json
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,11 @@ _SMALL = frozenset.union(
     *_TOKENIZERS,
 )
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+_TEXTS = (".json", ".jinja", ".txt", ".model", ".tiktoken")
+"""Endings of files that tokenizers of one kind or another look for."""
+_LONG = frozenset({"tokenizer.json", "vocab.json"})
+_GROWTH = 1000
+"""A tokenizer replaces a character by at most so many: one that spells out names of characters needs forty."""
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _METHODS = {
@@ -43,6 +50,9 @@ _EXPORTS = {"quantize_config.json": "GPTQ", "quant_config.json": "AWQ", "hf_quan
 
 JSON_BYTES = 16_000_000
 """The largest JSON file that is read: an index of thousands of shards has one or two megabytes."""
+
+TEXT_BYTES = 64_000_000
+"""The largest file besides the weights that a library is let read: tokenizers of 250,000 entries have half of that."""
 
 _HEADER_BYTES = 100_000_000  # as much as safetensors itself accepts
 
@@ -165,6 +175,7 @@ def check_folder(path: Path) -> None:
     except OSError as error:
         raise ReaderError(f"The folder “{shorten(name, 80)}” cannot be read.") from error
     check_listing(files, name)
+    check_ordinary(path, name)
     check_config(read_json(path / "config.json", name), name)
     check_tokenizer(path, name)
     check_weights(path, name)
@@ -182,10 +193,55 @@ def check_weights(path: Path, name: str) -> None:
             raise ReaderError(f"The file {file.name} of “{name}” is cut short or damaged; download it again.")
 
 
+def check_ordinary(path: Path, name: str) -> None:
+    """Refuse a folder with something that a library would read for ever, or that it would stumble over.
+
+    Every file that is read by the name that it has is an ordinary one of a size that such files have; JSON is JSON.
+    """
+    chats = path / "additional_chat_templates"
+    for file in [*path.iterdir(), *(chats.iterdir() if chats.is_dir() else ())]:
+        read = file.name in _SMALL or file.suffix in _TEXTS
+        try:
+            state = file.stat()
+        except OSError:  # a link that leads nowhere
+            if file.name in _SMALL:
+                raise ReaderError(f"The {file.name} of “{name}” cannot be read.") from None
+            continue
+        if stat.S_ISDIR(state.st_mode):
+            ordinary = file.name not in _SMALL
+        else:
+            ordinary = stat.S_ISREG(state.st_mode) and (not read or state.st_size <= TEXT_BYTES)
+        if not ordinary:
+            raise ReaderError(
+                f"The {shorten(file.name, 60)} of “{name}” is no ordinary file, or larger than any such file is."
+            )
+    for file in sorted(_SMALL):
+        if file.endswith(".json") and (path / file).is_file():
+            read_json(path / file, name, TEXT_BYTES if file in _LONG else JSON_BYTES)
+
+
 def check_tokenizer(path: Path, name: str) -> None:
-    """Refuse a folder whose tokenizer wants the repository's own code."""
+    """Refuse a folder whose tokenizer wants the repository's own code, or would make texts grow without end."""
     for file in path.glob("tokenizer_config.json"):
         refuse_remote_code(read_json(file, name), name)
+    if (path / "tokenizer.json").is_file():
+        written = read_json(path / "tokenizer.json", name, TEXT_BYTES)
+        growth = _growth(written.get("normalizer")) * _growth(written.get("decoder"))
+        if growth > _GROWTH:
+            raise ReaderError(
+                f"The tokenizer of “{name}” replaces text by longer text so often that it could grow by a factor of "
+                f"{min(growth, 10**9):,} or more, so it is not used."
+            )
+
+
+def _growth(part: Any) -> int:
+    """How many times longer a step of a tokenizer may make a text: what it puts in for a character, step by step."""
+    if not isinstance(part, dict):
+        return 1
+    steps = [part[key] for key in ("normalizers", "decoders") if isinstance(part.get(key), list)]
+    grown = [_growth(step) for listed in steps for step in listed[:1000]]
+    own = [len(part[key]) for key in ("content", "replacement") if isinstance(part.get(key), str)]
+    return min(prod(max(1, factor) for factor in [*grown, *own]), 10**12)
 
 
 def header(file: Path) -> dict[str, dict[str, Any]] | None:
@@ -207,10 +263,21 @@ def header(file: Path) -> dict[str, dict[str, Any]] | None:
     return entries if whole else None
 
 
-def read_json(path: Path, name: str) -> Mapping[str, Any]:
-    """A JSON object from a file of at most `JSON_BYTES`. Raises ReaderError when it is anything else."""
+def numbers(files: Iterable[Path]) -> int:
+    """How many numbers some safetensors files hold, by their headers."""
+    return sum(prod(shape(entry)) for file in files for entry in (header(file) or {}).values())
+
+
+def shape(entry: Mapping[str, Any]) -> list[int]:
+    """The shape that a header states for a tensor; one that states none has no numbers."""
+    stated = entry.get("shape")
+    return [size if isinstance(size, int) else 0 for size in stated] if isinstance(stated, list) else [0]
+
+
+def read_json(path: Path, name: str, most: int = JSON_BYTES) -> Mapping[str, Any]:
+    """A JSON object from a file of at most `most` bytes. Raises ReaderError when it is anything else."""
     try:
-        if not path.is_file() or path.stat().st_size > JSON_BYTES:
+        if not path.is_file() or path.stat().st_size > most:
             raise ReaderError(
                 f"The {path.name} of “{name}” is no ordinary file, or larger than any such file is."
             )

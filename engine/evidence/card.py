@@ -1,9 +1,8 @@
 """The value that a page shows: a figure together with everything that lets it prove itself."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.evidence.oracle import Oracle, Proof, Shown
@@ -42,9 +41,8 @@ class Card:
     figure   a plotly figure, or None where the table itself is the figure
     table    column name -> values, all of one length: the numbers behind the figure
     shown    name -> array: exactly what the figure draws
-    oracle   recomputes all of `shown` by an independent path; `prove` and, unless they are given, `numbers` and `atol`
-             derive from the two
-    prove    LIVE, without an oracle: recomputes the shown quantity by an independent path
+    oracle   LIVE, and TOY where arithmetic is shown: recomputes all of `shown` by an independent path; the proof and,
+             unless they are given, `numbers` and `atol` derive from the two
     code     LIVE: a script that needs only torch and transformers and leaves a dict `result` with the keys of
              `numbers`
     numbers  LIVE: what `result` must equal, within `atol`
@@ -63,7 +61,6 @@ class Card:
     table: Mapping[str, Sequence[Any]]
     shown: Shown = field(default_factory=dict)
     oracle: Oracle | None = None
-    prove: Callable[[], Proof] | None = None
     code: str | None = None
     numbers: Mapping[str, Any] = field(default_factory=dict)
     atol: float = 1e-4
@@ -76,19 +73,24 @@ class Card:
             self._derive(self.oracle)
         if not self.title or not self.alt:
             raise ValueError(f"card {self.key!r} needs a title and an alt text")
-        if self.badge is Badge.LIVE and not (self.prove and self.code and self.numbers):
-            raise ValueError(f"LIVE card {self.key!r} needs prove, code and numbers")
+        if self.badge is Badge.LIVE and not (self.oracle and self.code and self.numbers):
+            raise ValueError(f"LIVE card {self.key!r} needs an oracle, code and numbers")
         if self.badge is Badge.RECORDED and self.source is None:
             raise ValueError(f"RECORDED card {self.key!r} needs its source")
         lengths = {name: len(column) for name, column in self.table.items()}
         if not lengths or len(set(lengths.values())) != 1:
             raise ValueError(f"card {self.key!r} needs a table with columns of one length, got {lengths}")
 
+    def prove(self) -> Proof:
+        """Recompute all that is shown by the oracle's path. Raises ValueError where there is none."""
+        if self.oracle is None:
+            raise ValueError(f"card {self.key!r} has no oracle")
+        return self.oracle.judge(self.shown)
+
     def _derive(self, oracle: Oracle) -> None:
         """Set what follows from `shown` and its oracle; a frozen value is set so while it is being made."""
         if not self.shown:
             raise ValueError(f"card {self.key!r} has an oracle and shows nothing for it")
-        object.__setattr__(self, "prove", partial(oracle.judge, self.shown))
         if not self.numbers:
             object.__setattr__(self, "numbers", self.shown)
             object.__setattr__(self, "atol", max(self.atol, oracle.widest))

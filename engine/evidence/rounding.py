@@ -67,6 +67,11 @@ def probability_tolerance(loaded: Loaded) -> float:
     return min(WIDEST, pass_tolerance(loaded, 1.0, steps=8))
 
 
+def chance_tolerance(loaded: Loaded, *shown: ArrayLike) -> float:
+    """The same for probabilities that are all small: p moves by about p·δ when its logit does by δ."""
+    return min(probability_tolerance(loaded), min(0.5, logit_tolerance(loaded)) * _largest(*shown))
+
+
 def counted(of: int) -> float:
     """Between two shares of `of` things that are counted or not: less than one of them."""
     return 0.5 / of

@@ -1,7 +1,8 @@
 """A text cut into parts, each as wide as it has bytes: tokenizers beside each other, merges under each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import plotly.graph_objects as go
 
@@ -12,6 +13,9 @@ from engine.tokens.text import label, shorten
 _ROW, _GAP = 30, 14  # pixels
 _PHONE = 262  # pixels that a phone leaves for the parts
 _LETTER = 6.6  # pixels of one letter
+
+MOST = 240
+"""Bytes of a line that are drawn at most: more would be boxes of a pixel or two."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,14 @@ class Strip:
 def strips(lines: Sequence[Sequence[Strip]], axis: str = "bytes of the text in UTF-8") -> go.Figure:
     """Lines of strips, every strip of a line starting at the same byte, on one scale of bytes.
 
-    Each part is outlined and its neighbours have another tint, so that a cut is seen; a marked part is filled.
+    Each part is outlined and its neighbours have another tint, so that a cut is seen; a marked part is filled. Of a
+    line that is longer than `MOST` bytes the beginning is drawn, and the axis says so.
     """
-    longest = max((strip.width for line in lines for strip in line), default=1)
+    whole = max((strip.width for line in lines for strip in line), default=1)
+    longest = min(whole, MOST)
+    if whole > MOST:
+        axis = f"{axis}: the first {MOST} of {whole:,}"
+        lines = [[_beginning(strip) for strip in line] for line in lines]
     rows = sum(len(line) for line in lines)
     figure = canvas(50 + rows * _ROW + (len(lines) - 1) * _GAP, axis)
     y, middles, names = 0.0, [], []
@@ -70,9 +79,21 @@ def strips(lines: Sequence[Sequence[Strip]], axis: str = "bytes of the text in U
     return figure
 
 
+def _beginning(strip: Strip) -> Strip:
+    """A strip up to `MOST` bytes; the part that reaches beyond them is drawn as far as they go."""
+    return replace(
+        strip,
+        parts=tuple(
+            replace(part, width=min(part.width, MOST - start))
+            for part, start in zip(strip.parts, _starts(strip), strict=True)
+            if start < MOST
+        ),
+    )
+
+
 def _starts(strip: Strip) -> list[int]:
     """The byte at which each part begins."""
-    return [sum(part.width for part in strip.parts[:i]) for i in range(len(strip.parts))]
+    return list(accumulate((part.width for part in strip.parts[:-1]), initial=0)) if strip.parts else []
 
 
 def _fitted(text: str, room: int) -> str:

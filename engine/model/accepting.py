@@ -37,6 +37,9 @@ _READ_FROM_ANY: Mapping[str, tuple[Any, ...]] = {
 """Names that generic code of transformers (masking_utils, modeling_utils, modeling_rope_utils, cache_utils) reads from
 a config whatever its class, and the values with which they change nothing."""
 
+_LAYERS = 10_000
+"""More than any model has: the deepest published ones have a few hundred."""
+
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
 
@@ -63,6 +66,7 @@ def config_from(values: Mapping[str, Any], name: str) -> Any:
     _refuse_twice(values, kind.attribute_map)
     _refuse_two_ropes(values)
     _refuse_no_heads(values)
+    _refuse_towers(values)
     _refuse_read(values, known)
     kept = {key: value for key, value in values.items() if key in known | _ROPE | {"torch_dtype"}}
     dtype = kept.pop("torch_dtype", None) or kept.pop("dtype", None)
@@ -112,6 +116,22 @@ def _refuse_no_heads(values: Mapping[str, Any]) -> None:
             raise ReaderError(
                 f"This checkpoint's config.json sets {key} = {shorten(str(values[key]), 20)}, which is no number of "
                 "heads."
+            )
+
+
+def _refuse_towers(values: Mapping[str, Any]) -> None:
+    """Config classes write a list with an entry for each layer, however many are named."""
+    for key in ("num_hidden_layers", "n_layer", "num_layers"):
+        named = values.get(key)
+        if isinstance(named, int | float) and named > _LAYERS:
+            raise ReaderError(
+                f"This checkpoint's config.json names {shorten(format(named, ','), 20)} layers; no model has so many."
+            )
+    kinds = values.get("attention_types")
+    for kind in kinds if isinstance(kinds, list) else ():
+        if isinstance(kind, list) and any(isinstance(n, int | float) and n > _LAYERS for n in kind):
+            raise ReaderError(
+                "This checkpoint's config.json repeats its attention_types more often than any model has layers."
             )
 
 

@@ -29,6 +29,7 @@ class ByteLRU(Generic[Value]):
     def __init__(self, limit: int) -> None:
         self._values: LRUCache[Hashable, Value] = LRUCache(limit, getsizeof=lambda value: value.nbytes)
         self._lock = threading.Lock()
+        self._making: dict[Hashable, threading.Lock] = {}
 
     @property
     def limit(self) -> int:
@@ -46,13 +47,25 @@ class ByteLRU(Generic[Value]):
         return key in self._values
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
-        """The value under `key`, made by `make` outside the lock when missing. Too large a value is not kept."""
+        """The value under `key`, made by `make` when missing, once for all who ask meanwhile.
+
+        Other keys are not held up. Too large a value is not kept.
+        """
         with self._lock:
             if key in self._values:
                 return self._values[key]
-        value = make()
-        with self._lock, suppress(ValueError):  # larger than the whole cache
-            return self._values.setdefault(key, value)
+            mine = self._making.setdefault(key, threading.Lock())
+        with mine:
+            with self._lock:
+                if key in self._values:
+                    return self._values[key]
+            try:
+                value = make()
+                with self._lock, suppress(ValueError):  # larger than the whole cache
+                    self._values[key] = value
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
         return value
 
     def clear(self) -> None:

@@ -162,6 +162,17 @@ def check_tokenizer(tokenizer: Any, rows: int, name: str) -> None:
         )
 
 
+def check_ends(model: Any, name: str) -> None:
+    """Refuse a generation_config.json whose end-of-text ids are no ids. Raises ReaderError."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = named if isinstance(named, list | tuple) else [named]
+    if named is not None and not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
+        raise ReaderError(
+            f"The generation_config.json of “{name}” names {shorten(str(named), 40)} as the end of a text, which is no "
+            "token's id."
+        )
+
+
 def check_identities(loaded: Loaded) -> None:
     """Run a sentence and refuse a model whose own numbers do not fit together as its adapter says.
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.model import interventions as iv
+from engine.model.stopping import stop_here
 
 if TYPE_CHECKING:
     from engine.model.loaded import Loaded
@@ -51,6 +52,7 @@ def running(current: Pass) -> Iterator[Pass]:
 def install(loaded: "Loaded") -> None:
     """Register every hook on a freshly loaded model. Call once, before the model is shared."""
     _positions(loaded)
+    loaded.model.register_forward_pre_hook(lambda *_: stop_here())
     loaded.part("final_norm").register_forward_pre_hook(_recorder("hidden", loaded.spec.n_layer))
     loaded.part("final_norm").register_forward_hook(_norm_skipper("final", None))
     loaded.part("unembedding").register_forward_hook(_output_recorder("logits", 0))

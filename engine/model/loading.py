@@ -24,6 +24,7 @@ from engine.model.loaded import Loaded, float_dtype, tensors, weight_bytes
 from engine.model.precisions import RECORDS, REFERENCE, Precision
 from engine.model.precisions import precision as record_of
 from engine.tokens.encoder import prepare
+from engine.tokens.guarding import one_sentence
 from engine.tokens.text import reason, shorten
 
 __all__ = ["Loaded", "compute_dtype", "load", "tensors", "weight_bytes"]
@@ -53,6 +54,10 @@ class _Files:
     base: "_Files | None" = None
 
 
+_BESIDE = ("generation_config.json", "tokenizer.json", "tokenizer_config.json")
+"""Files that a bundled checkpoint has: without one of them transformers would put something else in its place."""
+
+
 def load(
     name: str,
     precision: str = REFERENCE,
@@ -75,7 +80,7 @@ def load(
         raise ReaderError(
             f"“{short(name)}” is merged when it is loaded, so it runs at {', '.join(floats)} only."
         )
-    with _LOCK, warnings.catch_warnings():
+    with _LOCK, warnings.catch_warnings(), one_sentence(f"“{short(name)}” cannot be loaded"):
         warnings.simplefilter("ignore")
         return _loaded(name, files, record, _device(device))
 
@@ -94,6 +99,7 @@ def _loaded(name: str, files: _Files, precision: Precision, device: str) -> Load
     if files.base:
         model = lora.merged(model, files.folder, float_dtype(precision.name, compute_dtype(config)))
     tokenizer = _tokenizer(files, called)
+    checking.check_ends(model, called)
     checking.check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], called)
     loaded = Loaded(
         name=called,
@@ -142,8 +148,16 @@ def _bundled(name: str) -> _Files:
     files = _Files(
         folder, "bundled", f"engine/assets/{folder.name}", base=_bundled(named.base) if named.base else None
     )
-    if files.base:
-        lora.check_folder(folder, name)
+    missing = [file for file in _BESIDE if not (folder / file).is_file()]
+    if missing:
+        raise ReaderError(
+            f"The bundled checkpoint {name} is not complete: its {missing[0]} is missing; install this app again."
+        )
+    with one_sentence(f"The bundled checkpoint {name} cannot be read"):
+        if files.base:
+            lora.check_folder(folder, name)
+        else:
+            safety.check_folder(folder)
     return files
 
 
@@ -151,10 +165,12 @@ def _local(path: Path, report: gguf.Report) -> _Files:
     if path.suffix == ".gguf":
         return _dequantized(path, report)
     if lora.is_lora(path):
-        lora.check_folder(path, path.name)
+        with one_sentence(f"“{path.name}” cannot be read"):
+            lora.check_folder(path, path.name)
         base = _files(lora.base_of(path), None, report)
         return _Files(path, f"local {path}", _below_home(path), base=base)
-    safety.check_folder(path)
+    with one_sentence(f"“{path.name}” cannot be read"):
+        safety.check_folder(path)
     return _Files(path, f"local {path}", _below_home(path))
 
 
@@ -167,7 +183,8 @@ def _dequantized(file: Path, report: gguf.Report) -> _Files:
 def _from_hub(name: str, found: Path, report: gguf.Report) -> _Files:
     if found.suffix == ".gguf":
         return _dequantized(found, report)
-    safety.check_folder(found)  # other tools fill the cache too
+    with one_sentence(f"“{shorten(name, 80)}” cannot be read"):
+        safety.check_folder(found)  # other tools fill the cache too
     cached = hub.cached(name)
     by_name = (
         cached is not None and not cached.revision
@@ -235,12 +252,10 @@ def _tokenizer(files: _Files, name: str) -> Any:
     folder = files.folder
     if files.base is not None and not (folder / "tokenizer.json").is_file():
         folder = files.base.folder  # an adapter that adds no token needs none of its own
-    try:
+    with one_sentence(f"The tokenizer of “{name}” cannot be read"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         prepare(tokenizer)
         return tokenizer
-    except Exception as error:  # a stranger's files, refused with many kinds of exception
-        raise ReaderError(f"The tokenizer of “{name}” cannot be read: {reason(error)}") from error
 
 
 def _quantization(config: Any, spec: Spec, precision: Precision, device: str) -> Any:

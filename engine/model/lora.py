@@ -50,6 +50,7 @@ def check_folder(folder: Path, name: str) -> None:
     missing = [file for file in (CONFIG, WEIGHTS) if not (folder / file).is_file()]
     if missing:
         raise ReaderError(f"The LoRA adapter “{name}” is not complete: {missing[0]} is missing.")
+    safety.check_ordinary(folder, name)
     if safety.header(folder / WEIGHTS) is None:
         raise ReaderError(f"The file {WEIGHTS} of “{name}” is cut short or damaged; download it again.")
     safety.check_tokenizer(folder, name)

@@ -4,6 +4,7 @@ A text is first split into pieces by a fixed pattern. Inside a piece, which begi
 with the lowest rank is merged, again and again, until no adjacent pair has a rank. Nothing merges across pieces.
 """
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -51,11 +52,44 @@ def tokens(piece: bytes, rank: Rank) -> Parts:
 
 
 def merged(parts: Sequence[AnyStr], rank: Callable[[AnyStr, AnyStr], int | None]) -> tuple[AnyStr, ...]:
-    """What is left of symbols, bytes or characters, when no merge applies any more."""
-    left = tuple(parts)
-    while (best := lowest(left, rank)) is not None:
-        left = join(left, best[1], best[2])
-    return left
+    """What is left of symbols, bytes or characters, when no merge applies any more.
+
+    The same as `lowest` and `join` in turn, in time n log n: pairs wait in a heap, the lowest of one kind first and
+    those from left to right, and a pair is out of date when one of its two has been joined to something else.
+    """
+    left: list[AnyStr | None] = list(parts)
+    after, before = list(range(1, len(left) + 1)), list(range(-1, len(left) - 1))
+    heap: list[tuple[int, AnyStr, AnyStr, int]] = []
+
+    def wait(place: int) -> None:
+        if place < 0 or after[place] >= len(left):
+            return
+        first, second = left[place], left[after[place]]
+        assert first is not None
+        assert second is not None
+        number = rank(first, second)
+        if number is not None:
+            heapq.heappush(heap, (number, first, second, place))
+
+    for place in range(len(left) - 1):
+        wait(place)
+    while heap:
+        kind, places = heap[0][:3], []
+        while heap and heap[0][:3] == kind:  # all of one kind before any pair that they become
+            places.append(heapq.heappop(heap)[3])
+        changed = []
+        for place in places:
+            other = after[place]
+            if left[place] != kind[1] or other >= len(left) or left[other] != kind[2]:
+                continue
+            left[place], left[other] = kind[1] + kind[2], None
+            after[place] = after[other]
+            if after[place] < len(left):
+                before[after[place]] = place
+            changed.append(place)
+        for place in sorted({one for at in changed for one in (before[at], at)}):
+            wait(place)
+    return tuple(part for part in left if part is not None)
 
 
 def lowest(

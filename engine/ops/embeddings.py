@@ -45,6 +45,13 @@ def nearest(scores: Float, count: int, without: Sequence[int] = ()) -> Int:
     return order[~np.isin(order, list(without))][:count].astype(np.int64)
 
 
+def nearest_one(scores: Float, without: Sequence[int] = ()) -> int:
+    """The first of `nearest`, without sorting the rest."""
+    left = scores.copy()
+    left[list(without)] = -np.inf
+    return int(left.argmax())
+
+
 def rank(scores: Float, id: int, without: Sequence[int] = ()) -> int:
     """Place of `id` among scores (vocab), 1 being the largest; ids in `without` are not counted."""
     larger = scores > scores[id]

@@ -65,30 +65,10 @@ def blocks(weights: ArrayLike, size: int) -> NDArray[Any]:
     return np.pad(flat, (0, -flat.size % size)).reshape(-1, size)
 
 
-def nearest(values: ArrayLike, code: ArrayLike) -> Ints:
-    """The index of the level of a code book that is nearest to each value, flat; levels need not be sorted."""
-    levels = np.asarray(code, np.float64)
-    order = np.argsort(levels, kind="stable")
-    middles = (levels[order][1:] + levels[order][:-1]) / 2
-    result: Ints = order[np.searchsorted(middles, np.asarray(values, np.float64).ravel())]
-    return result
-
-
 def unpack(packed: ArrayLike) -> Ints:
     """The two 4-bit indices in each byte, the high half first, as `bitsandbytes.functional.quantize_4bit` packs."""
     octets = np.asarray(packed, np.int64).ravel()
     return np.stack([octets >> 4, octets & 15], axis=1).ravel()
-
-
-def dequantize(index: ArrayLike, code: ArrayLike, absmax: ArrayLike, size: int) -> Floats:
-    """absmax · code[index], flat: what a weight has become once it is an index into a code book.
-
-    index   one for each weight    code  the levels, between −1 and 1    absmax  one for each block of `size`
-    """
-    places = np.asarray(index, np.int64).ravel()
-    levels = np.asarray(code, np.float64)[places]
-    values: Floats = levels * np.repeat(np.asarray(absmax, np.float64).ravel(), size)[: places.size]
-    return values
 
 
 def relative_error(weights: ArrayLike, rounded: ArrayLike) -> float:

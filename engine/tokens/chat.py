@@ -4,16 +4,21 @@ The template is applied by ``tokenizer.apply_chat_template`` alone. Text that sp
 ``<|end|>`` typed into a request, is encoded as the ordinary text that it is.
 """
 
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine import ReaderError
-
-if TYPE_CHECKING:
-    pass
+from engine.tokens.guarding import one_sentence
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 """The three special tokens of the bundled tuned checkpoints."""
+
+_STEPS, _SECONDS = 3_000_000, 20.0
+"""Lines of Python, and seconds, after which a template is stopped. The longest published ones take some thousand."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +68,33 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 
 
 def _apply(tokenizer: Any, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> tuple[int, ...]:
-    from jinja2 import TemplateError  # what the sandbox raises, a template's own refusals among it
-
-    try:
+    with one_sentence("This checkpoint's chat template does not take this request"), _in_time():
         ids = tokenizer.apply_chat_template(
             messages,
             add_generation_prompt=add_generation_prompt,
             sanitize_control_tokens=True,
             return_dict=False,
         )
-    except TemplateError as error:
-        raise ReaderError(f"This checkpoint's chat template does not take this request: {error}") from error
-    return tuple(int(i) for i in ids)
+        return tuple(int(i) for i in ids)
+
+
+@contextmanager
+def _in_time() -> Iterator[None]:
+    """End the Python that runs in the block, loops of a template among it, after a while and after many steps.
+
+    A template is a program of a stranger: it can loop for ever, and Python has no other way to stop it in a thread.
+    """
+    before, begun, steps = sys.gettrace(), time.monotonic(), 0
+
+    def trace(_frame: Any, event: str, _value: Any) -> Any:
+        nonlocal steps
+        steps += event == "line"
+        if steps > _STEPS or (steps % 256 == 0 and time.monotonic() - begun > _SECONDS):
+            raise TimeoutError("it takes too long.")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

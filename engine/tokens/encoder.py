@@ -16,6 +16,7 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 
 from engine.ops.bpe import byte_of_char
+from engine.tokens.guarding import one_sentence
 
 Kind = Literal["bytes", "metaspace", "other"]
 
@@ -59,7 +60,9 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
 
     `special` says whether the tokens that the tokenizer puts around a text, such as a start token, are wanted.
     """
-    return _encode(tokenizer, encoder(tokenizer).backend, text, special)
+    facts = encoder(tokenizer)
+    with one_sentence("This checkpoint's tokenizer cannot cut this text"):
+        return _encode(tokenizer, facts.backend, text, special)
 
 
 def prepare(tokenizer: Any) -> None:

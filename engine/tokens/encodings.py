@@ -11,6 +11,7 @@ import tiktoken
 import tiktoken_ext.openai_public as published
 from tiktoken.load import check_hash
 
+from engine import ReaderError
 from engine.tokens import ASSETS
 from engine.tokens.text import display_bytes
 from engine.tokens.token import Token
@@ -21,7 +22,7 @@ _LOCK = threading.Lock()
 
 
 def encoding(name: str) -> tiktoken.Encoding:
-    """One of `ENCODINGS`, built once for the process. Raises ValueError for a rank file that was changed."""
+    """One of `ENCODINGS`, built once for the process. Raises ReaderError for a rank file that was changed."""
     with _LOCK:  # a cache alone would let two readers build the same megabytes at once
         return _encoding(name)
 
@@ -62,9 +63,14 @@ def _encoding(name: str) -> tiktoken.Encoding:
 
 def _read_ranks(address: str, expected_hash: str) -> dict[bytes, int]:
     path = rank_file(Path(address).stem)
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
     if not check_hash(content, expected_hash):
-        raise ValueError(f"{path} is not the rank file that tiktoken expects")
+        raise ReaderError(
+            f"The file {path.name} of this app is missing, or not the one that tiktoken expects; install the app again."
+        )
     lines = (line.split() for line in content.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 

@@ -4,8 +4,8 @@ Importing it is cheap: torch, transformers and plotly come in when a figure is f
 """
 
 from pages._shared.frame import chapter
-from pages._shared.jobs import job
 from pages._shared.landing import Station, home
+from pages._shared.scene import Step
 from pages._shared.view import Beat, View
 
-__all__ = ["Beat", "Station", "View", "chapter", "home", "job"]
+__all__ = ["Beat", "Station", "Step", "View", "chapter", "home"]

@@ -2,16 +2,21 @@
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import streamlit as st
 
 from engine import ReaderError
-from engine.evidence.card import Badge, Card
+from engine.evidence.card import Badge, Card, Proof
 from engine.tokens.text import label, markdown
-from pages._shared import state
+from pages._shared import resources, sheet, state, waiting
+from pages._shared.bar import on_a_phone
+from pages._shared.sheet import Stop
+from pages._shared.work import PLAIN_BYTES, Pending, Progress
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -27,22 +32,61 @@ _BADGES: dict[Badge, tuple[Literal["green", "blue", "orange"], str]] = {
     Badge.TOY: ("orange", "A small example with made-up inputs; the arithmetic is done by the same engine."),
 }
 _INVITATION = "A click in the figure chooses the {} for all beats."
+_WALL = 720
+"""Pixels: the height of a window on which type has its usual size."""
+
+_AROUND = 300
+"""Pixels at that height for the line at the top, heading, title, evidence and the bar at the foot."""
+
+_BETWEEN = 100
+"""Pixels at that height for what stands between two figures."""
+
+_LARGER = 1.2
 _PLOT = {"displayModeBar": False, "scrollZoom": False}
 
 
-def draw(card: Card, page: str, pick: Callable[[Mapping[str, Any]], None] | None = None) -> None:
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Again:
+    """How a card is found when a reader opens its evidence.
+
+    find      gives the card; raises Pending while it has to be made once more
+    key       names all that the card depends on
+    fragment  the name of the fragment that is the row of evidence
+    """
+
+    find: Callable[[], Card]
+    key: Hashable
+    fragment: str
+
+    @classmethod
+    def kept(cls, card: Card, fragment: str) -> "Again":
+        """For a card that is small enough to stay in the session."""
+        return cls(lambda: card, next(_numbers), fragment)
+
+
+def draw(
+    card: Card,
+    page: str,
+    pick: Callable[[Mapping[str, Any]], None] | None = None,
+    again: "Again | None" = None,
+    share: float = 1.0,
+) -> None:
     """Draw a card on a page: title, badge, figure, note, and a row of evidence that opens on request.
 
-    `pick` is told in a callback which fields of the state a click on the figure has chosen.
+    `pick` is told in a callback which fields of the state a click on the figure has chosen. `again` finds the
+    card another time, so that a session need not keep it. `share` is the part of a wall's height that is this card's.
     """
     for listener in listeners:
         listener(card)
     key = f"{page}-{card.key}"
-    clickable = bool(card.picks) and pick is not None and not _on_a_phone()
+    clickable = bool(card.picks) and pick is not None and not on_a_phone()
     with st.container(key=f"card-{key}", gap="small"):
-        _head(card, key)
+        head(card, key)
         if card.figure is not None:
-            _figure(card, key, pick if clickable else None)
+            _figure(card, key, pick if clickable else None, share)
         else:
             _table(card, f"{key}-shown")
         note = f"{card.note} {_INVITATION.format(' and '.join(card.picks))}" if clickable else card.note
@@ -50,18 +94,25 @@ def draw(card: Card, page: str, pick: Callable[[Mapping[str, Any]], None] | None
             st.caption(markdown(note.strip()))
         if card.source is not None:
             st.caption(_source(card))
-        st.fragment(_evidence)(card, key)
+        evidence(card, page, again or Again.kept(card, f"evidence-{key}"))
 
 
-def _head(card: Card, key: str) -> None:
+def evidence(card: Card, page: str, again: Again) -> None:
+    """The row of evidence below a figure."""
+    key = f"{page}-{card.key}"
+    st.fragment(_evidence, key=again.fragment)(again, key, _offered(card), card.title)
+
+
+def head(card: Card, key: str) -> None:
+    """Badge and title."""
     color, meaning = _BADGES[card.badge]
     with st.container(key=f"head-{key}", horizontal=True, gap="small"):
         st.badge(card.badge.value, color=color, help=meaning)
         st.markdown(f"#### {markdown(card.title)}", width="stretch")
 
 
-def _figure(card: Card, key: str, pick: Callable[[Mapping[str, Any]], None] | None) -> None:
-    figure = _enlarged(card.figure) if state.presenting() else card.figure
+def _figure(card: Card, key: str, pick: Callable[[Mapping[str, Any]], None] | None, share: float) -> None:
+    figure = _enlarged(card.figure, share) if state.presenting() else card.figure
     if pick is None:
         st.plotly_chart(figure, theme="streamlit", key=f"{key}-figure", alt=card.alt, config=_PLOT)
         return
@@ -78,19 +129,13 @@ def _figure(card: Card, key: str, pick: Callable[[Mapping[str, Any]], None] | No
 
 
 def _picked(fields: Sequence[str], key: str, pick: Callable[[Mapping[str, Any]], None]) -> None:
-    """A point was clicked: what it carries comes from the browser, and is checked where it is used."""
-    points = st.session_state[key]["selection"]["points"]
-    values = points[0].get("customdata") if points else None
-    if isinstance(values, Sequence) and len(values) == len(fields):
+    """A point was clicked: what it carries comes from the browser, and is checked here and where it is used."""
+    selection = dict(st.session_state.get(key) or {}).get("selection")
+    points = dict(selection).get("points") if isinstance(selection, Mapping) else None
+    first = points[0] if isinstance(points, Sequence) and points else None
+    values = first.get("customdata") if isinstance(first, Mapping) else None
+    if isinstance(values, Sequence) and not isinstance(values, str) and len(values) == len(fields):
         pick(dict(zip(fields, values, strict=True)))
-
-
-def _on_a_phone() -> bool:
-    """There a figure that answers a tap would also hold back the finger that wants to scroll past it.
-
-    "Mobi" is what browsers of phones say of themselves (MDN, "Browser detection using the user agent").
-    """
-    return "Mobi" in (st.context.headers.get("User-Agent") or "")
 
 
 def _source(card: Card) -> str:
@@ -99,26 +144,56 @@ def _source(card: Card) -> str:
     return markdown(f"Recorded by {source.script} on {source.date}, {source.hardware}.")
 
 
-def _enlarged(figure: "Figure") -> "Figure":
-    """A copy with larger type on the axes, for the last row of a room. The rest has no room to grow."""
-    import plotly.graph_objects as go
+def _enlarged(figure: "Figure", share: float) -> "Figure":
+    """A copy for a wall: as high as the window has room for it, its type as large as the page's.
 
-    larger = {"title_font_size": 17, "tickfont_size": 15}
-    return go.Figure(figure).update_xaxes(**larger).update_yaxes(**larger)
+    `share` is its part of the room; each further card takes room for its title and its evidence too.
+    """
+    from engine.figures.scaling import scaled
+
+    _, tall = sheet.current().window
+    factor = max(1.0, tall / _WALL)
+    return scaled(
+        figure,
+        factor * _LARGER,
+        max(160.0 * factor, share * (tall - _AROUND * factor) - (1 - share) * _BETWEEN * factor),
+    )
 
 
-def _evidence(card: Card, key: str) -> None:
+def _offered(card: Card) -> tuple[str, ...]:
+    offered = {
+        PROVE: card.oracle is not None,
+        TABLE: card.figure is not None,
+        CODE: card.code,
+        DOWNLOAD: True,
+    }
+    return tuple(choice for choice, there in offered.items() if there)
+
+
+def _evidence(again: Again, key: str, offered: Sequence[str], title: str) -> None:
     """A fragment of its own: opening a panel neither recomputes nor redraws the figure."""
-    offered = {PROVE: card.prove, TABLE: card.figure is not None, CODE: card.code, DOWNLOAD: True}
     chosen = st.pills(
-        f"Evidence for: {markdown(card.title)}",
-        [choice for choice, there in offered.items() if there],
+        f"Evidence for: {markdown(title)}",
+        offered,
         format_func=lambda choice: f":material/{_ICONS[choice]}: {choice}",
         key=f"{key}-evidence",
         label_visibility="collapsed",
     )
+    if chosen is None:
+        return
+    try:
+        _panel(str(chosen), again.find(), key, again)
+    except Pending as pending:
+        waiting.show(pending.job, again.fragment, 120)
+    except Stop as stop:
+        waiting.stopped(stop, again.fragment)
+    except ReaderError as error:
+        st.warning(markdown(str(error)))
+
+
+def _panel(chosen: str, card: Card, key: str, again: Again) -> None:
     if chosen == PROVE:
-        _prove(card)
+        _prove(card, again)
     elif chosen == TABLE:
         _table(card, f"{key}-table")
     elif chosen == CODE:
@@ -134,13 +209,16 @@ def printed(code: str) -> str:
     return code if "print(" in code else f"{code.rstrip()}\nprint(result)\n"
 
 
-def _prove(card: Card) -> None:
-    assert card.prove is not None
-    try:
-        proof = card.prove()
-    except ReaderError as error:
-        st.warning(markdown(str(error)))
-        return
+def _prove(card: Card, again: Again) -> None:
+    prove, uses = card.prove, resources.page_in_use()
+
+    def do(progress: Progress) -> Proof:
+        with resources.on_behalf(uses, progress):
+            return prove()
+
+    proof: Proof = sheet.current().work(
+        again.fragment, ("proof", again.key), "Computing it another way", do, weigh=PLAIN_BYTES
+    )
     sentence = (
         f"{markdown(proof.claim)}\n\n"
         f"max |Δ| = **{proof.max_abs_diff:.2g}**, tolerance {proof.tolerance:.2g}: "
@@ -206,8 +284,23 @@ def to_csv(card: Card) -> bytes:
     return text.getvalue().encode("utf-8-sig", "replace")
 
 
+_FORMULAS = (
+    "=",
+    "+",
+    "-",
+    "@",
+    "\t",
+    "\r",
+    "\n",
+    "\uff1d",
+    "\uff0b",
+    "\uff0d",
+    "\uff20",
+)  # full-width ones too
+
+
 def inert(value: Any) -> Any:
     """A cell that a spreadsheet reads as text: a leading = + - @, tab or line break gets an apostrophe."""
-    if isinstance(value, str) and value.lstrip(" ")[:1] in ("=", "+", "-", "@", "\t", "\r", "\n"):
+    if isinstance(value, str) and value.lstrip(" \u3000\u00a0")[:1] in _FORMULAS:
         return "'" + value
     return value

@@ -4,10 +4,8 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from pages._shared import fragments, state
+from pages._shared import fragments, sheet, state
 from pages._shared.view import View
-
-_CHOSEN = "anatomy.choices"
 
 
 def pick(
@@ -22,7 +20,8 @@ def pick(
 
     `name` is the choice's name within the chapter. Until the reader has chosen, the value is `default`.
     """
-    chosen = st.session_state.get(_CHOSEN, {}).get((view.page, name), default)
+    view.used.add(_name(view, name))
+    chosen = st.session_state.get(sheet.CHOICES, {}).get(_name(view, name), default)
     value = chosen if chosen in options else default
     key = view.key(f"choice-{name}")
     state.mirror(key, value)
@@ -47,8 +46,9 @@ def write(
 
     Until the reader has written something, the value is `default`. It may be longer than `limit`: check it again.
     """
+    view.used.add(_name(view, name))
     key = view.key(f"choice-{name}")
-    state.mirror(key, st.session_state.get(_CHOSEN, {}).get((view.page, name), default))
+    state.mirror(key, st.session_state.get(sheet.CHOICES, {}).get(_name(view, name), default))
     field = st.text_area if tall else st.text_input
     return str(
         field(label, max_chars=limit, placeholder=hint, key=key, on_change=_copy, args=(view, name, key))
@@ -58,7 +58,11 @@ def write(
 
 def _copy(view: View, name: str, key: str) -> None:
     """The select box was moved or the text changed: remember it, then rerun every beat on the page, this one first."""
-    value = st.session_state.get(key)
+    value = state.chosen(key)
     if value is not None:
-        st.session_state[_CHOSEN] = st.session_state.get(_CHOSEN, {}) | {(view.page, name): value}
-        fragments.rerun(view.fragment)
+        st.session_state[sheet.CHOICES] = st.session_state.get(sheet.CHOICES, {}) | {_name(view, name): value}
+    fragments.rerun(view.fragment)
+
+
+def _name(view: View, name: str) -> str:
+    return f"choice {view.page} {name}"

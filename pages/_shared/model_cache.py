@@ -42,6 +42,10 @@ class Page:
         self.now, self.of = frozenset(), of
         self.touched = time.monotonic()
 
+    def touch(self) -> None:
+        """The reader is there."""
+        self.touched = time.monotonic()
+
     def use(self, key: Key) -> None:
         self.now |= {key}
         self.touched = time.monotonic()

@@ -6,27 +6,32 @@ from dataclasses import replace
 
 import streamlit as st
 
-from engine import ReaderError
-from engine.checkpoints.catalogue import BUNDLED
+from engine import ReaderError, warm
+from engine.checkpoints.catalogue import BUNDLED, check_name, public
 from engine.checkpoints.hub import is_cached
 from engine.checkpoints.memory import NoRoom
 from engine.checkpoints.naming import short
 from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
-from pages._shared import resources, state
+from pages._shared import publicity, resources, state
 from pages._shared.state import State
 
-_GOOD, _WANTED = "anatomy.good", "anatomy.wanted"
+_GOOD, _WANTED, _FAILED = "anatomy.good", "anatomy.wanted", "anatomy.failed"
 
 
 def ready() -> None:
     """Load what the state names. When that fails, say why, go back to what worked, and run again."""
+    publicity.look()
+    warm()
     chosen = state.current()
     resources.begin_run()
     try:
+        if public():  # it may have become so since the checkpoint was chosen
+            check_name(chosen.checkpoint)
         _load(chosen.checkpoint, chosen.precision)
     except ReaderError as error:
         _fall_back(chosen, error)
+    st.session_state.pop(_FAILED, None)
     st.session_state[_GOOD] = (chosen.checkpoint, chosen.precision)
 
 
@@ -88,10 +93,11 @@ def _load(name: str, precision: str) -> None:
 
 def _fall_back(chosen: State, error: ReaderError) -> None:
     """Say why, and run again with something that loads: see `_instead`."""
-    if not is_cached(chosen.checkpoint):
+    if not public() and not is_cached(chosen.checkpoint):
         st.session_state[_WANTED] = chosen.checkpoint
     instead = _instead(chosen, error)
     if instead is None:
+        st.session_state.pop(_FAILED, None)  # the reader's next step is a new try
         st.error(markdown(str(error)), icon=":material/info:")
         st.stop()
     state.notify(str(error))
@@ -101,14 +107,17 @@ def _fall_back(chosen: State, error: ReaderError) -> None:
 
 
 def _instead(chosen: State, error: ReaderError) -> tuple[str, str] | None:
-    """What to load instead: the same at full precision, the last that loaded, a bundled one; None when all fail."""
-    failed = (chosen.checkpoint, chosen.precision)
-    plain = (BUNDLED[0].name, REFERENCE)
-    if st.session_state.get(_GOOD) == failed:  # kept, it and one more could send the page to and fro
+    """What to load instead: the same at full precision, the last that loaded, a bundled one; None when all fail.
+
+    What has failed since something loaded is not tried again, or two that fail would send the page to and fro.
+    """
+    failed = st.session_state.get(_FAILED, frozenset()) | {(chosen.checkpoint, chosen.precision)}
+    st.session_state[_FAILED] = failed
+    if st.session_state.get(_GOOD) in failed:
         del st.session_state[_GOOD]
     last = good()
-    choices = [last, plain]
+    choices = [last, *((bundled.name, REFERENCE) for bundled in BUNDLED)]
     if is_cached(chosen.checkpoint) and chosen.precision != REFERENCE and not isinstance(error, NoRoom):
         same = last[1] if last[0] == chosen.checkpoint else REFERENCE
         choices.insert(0, (chosen.checkpoint, same))
-    return next((choice for choice in choices if choice != failed), None)
+    return next((choice for choice in choices if choice not in failed), None)

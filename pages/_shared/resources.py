@@ -31,6 +31,7 @@ Report = Callable[[float, str], None]
 """Told (share done between 0 and 1, what is being done)."""
 
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
+_behalf: ContextVar[Page | None] = ContextVar("behalf", default=None)
 _PAGE = "anatomy.models"
 _SMALL = frozenset(checkpoint.name for checkpoint in (*BUNDLED, *TUNED))
 
@@ -45,7 +46,7 @@ def loaded(name: str, precision: str) -> "Loaded":
 
     Checkpoints that no page is using make room for it, and it stays for as long as this page is using it.
     """
-    return _models.get(Key(name, precision), lambda: _load(name, precision), _page())
+    return _models.get(Key(name, precision), lambda: _load(name, precision), page_in_use())
 
 
 @contextmanager
@@ -58,15 +59,36 @@ def telling(report: Report) -> Iterator[None]:
         _report.reset(before)
 
 
+@contextmanager
+def on_behalf(page: Page | None, report: Report) -> Iterator[None]:
+    """In a worker's thread: what the body loads is in use by that page, and it tells how far loading is."""
+    before = _behalf.set(page)
+    try:
+        with telling(report):
+            yield
+    finally:
+        _behalf.reset(before)
+
+
 def begin_run() -> None:
     """All beats of the page are about to be drawn: what they use from now on is what the page is using."""
-    page, chosen = _page(), state.current()
+    page, chosen = page_in_use(), state.current()
     if page is not None:
         page.begin((state.page(), chosen.checkpoint, chosen.precision))
 
 
-def _page() -> Page | None:
+def begin_some() -> None:
+    """Some beats of the page are about to be drawn: what the others use stays in use."""
+    page = page_in_use()
+    if page is not None:
+        page.touch()
+
+
+def page_in_use() -> Page | None:
     """What this session's page is using; None outside of a session, in a thread that works for all."""
+    behalf = _behalf.get()
+    if behalf is not None:
+        return behalf
     if get_script_run_ctx(suppress_warning=True) is None:
         return None
     if _PAGE not in st.session_state:
@@ -138,3 +160,16 @@ def prompt_trace(model: "Loaded", text: str, interventions: tuple[Any, ...] = ()
 
     tokens, _ = prompt_tokens(model, text)
     return traced(model, tuple(token.id for token in tokens), interventions)
+
+
+def working() -> bool:
+    """Whether this thread is a worker's."""
+    return _behalf.get() is not None
+
+
+def weight(model: "Loaded", tokens: int) -> int:
+    """Bytes that a card about a prompt of so many tokens may keep alive: its figure, and a share of its trace."""
+    spec = model.spec
+    per_token = 3 * spec.d_model + (spec.n_head + 2 * spec.n_kv_head) * spec.d_head * 2 + spec.d_ff
+    numbers = tokens * (spec.n_layer * (per_token + spec.n_head * tokens) + spec.vocab)
+    return 100_000 + numbers  # four bytes each, and about four cards share a trace

@@ -5,7 +5,7 @@ from itertools import groupby
 
 import streamlit as st
 
-from engine.checkpoints.catalogue import CATALOGUE, public
+from engine.checkpoints.catalogue import CATALOGUE, offered, public
 from engine.checkpoints.naming import short
 from engine.checkpoints.prompts import prompts_for
 from engine.model.precisions import PRECISIONS, precision
@@ -97,7 +97,7 @@ def _examples(key: str) -> dict[str, str]:
 
 
 def _take_example(key: str) -> None:
-    text = st.session_state[key]
+    text = st.session_state.get(key)
     if text is not None:
         state.change(prompt=text, focus=state.LAST)
     state.touch()
@@ -107,14 +107,14 @@ def _choices() -> None:
     chosen = state.current()
     prompt("side-prompt", "Prompt")
     example_menu("side-example")
-    names = list(dict.fromkeys([*CATALOGUE, chosen.checkpoint]))
+    names = list(dict.fromkeys([*offered(), chosen.checkpoint]))
     state.mirror("side-checkpoint", chosen.checkpoint)
     st.selectbox(
         "Checkpoint",
         names,
         key="side-checkpoint",
         format_func=_called,
-        on_change=lambda: models.choose(st.session_state["side-checkpoint"]),
+        on_change=_choose,
         help=_note(chosen.checkpoint),
     )
     state.mirror("side-precision", chosen.precision)
@@ -126,8 +126,18 @@ def _choices() -> None:
         on_change=_copy,
         args=("precision", "side-precision"),
     )
-    if not public():
+    if public():
+        st.caption(
+            "This is a public copy: it offers the checkpoints that are on its server and downloads none."
+        )
+    else:
         download.other()
+
+
+def _choose() -> None:
+    name = st.session_state.get("side-checkpoint")
+    if name is not None:
+        models.choose(name)
 
 
 def _called(name: str) -> str:
@@ -144,7 +154,9 @@ def _note(name: str) -> str | None:
 
 
 def _copy(field: str, key: str) -> None:
-    state.change(**{field: st.session_state[key]})
+    value = st.session_state.get(key)
+    if value is not None:  # None: the page was left meanwhile
+        state.change(**{field: value})
     state.touch()
 
 

@@ -4,6 +4,7 @@ Widgets never share a key between pages. Each has its own, mirrored into the sta
 """
 
 import re
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -21,9 +22,11 @@ LAST = -1
 """A focus of -1 follows the last token, whatever the prompt."""
 
 BOUNDS = {"focus": (LAST, 127), "layer": (0, 999), "head": (0, 999), "seed": (0, 2**31 - 1)}
-_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES, _MIRRORED = (
-    f"anatomy.{name}" for name in ("state", "written", "page", "touched", "notices", "mirrored")
+_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES, _MIRRORED, _GIVEN, _RENEWED = (
+    f"anatomy.{name}"
+    for name in ("state", "written", "page", "touched", "notices", "mirrored", "given", "renewed")
 )
+_ECHO_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,10 @@ def to_query(state: State) -> dict[str, str]:
     return query
 
 
-def begin(page: str) -> None:
+def begin(page: str) -> bool:
     """At the start of each full run: take the state from the address bar when the reader changed it there.
+
+    Returns whether it did.
 
     That is on a session's first run, and on going back or forward inside one page. A run that a control caused
     may still carry the address from before that control, and a link between chapters one that is older still.
@@ -120,7 +125,8 @@ def begin(page: str) -> None:
         session[_STATE] = default_state()
     named = any(field.name in query for field in fields(State)) or "present" in query
     moved = page == session.get(_PAGE) and not touched and query != session.get(_WRITTEN)
-    if named and (first or moved):
+    taken = named and (first or moved)
+    if taken:
         session[_STATE], refused = from_query(query, session[_STATE] if first else default_state())
         for sentence in refused:
             notify(sentence)
@@ -128,6 +134,7 @@ def begin(page: str) -> None:
     if page != session.get(_PAGE):
         _forget_mirrored()
     session[_PAGE] = page
+    return taken
 
 
 def current() -> State:
@@ -172,12 +179,51 @@ def take_notices() -> list[str]:
 def mirror(key: str, value: Any) -> None:
     """Make a widget that is about to be drawn show `value`, without disturbing one that does already."""
     st.session_state[_MIRRORED] = st.session_state.get(_MIRRORED, frozenset()) | {key}
-    if st.session_state.get(key) != value:
+    before = st.session_state.get(key)
+    if before != value:
         st.session_state[key] = value
+        st.session_state.setdefault(_GIVEN, {})[key] = (before, time.monotonic())
+
+
+def chosen(key: str) -> Any:
+    """In a callback: what the reader has chosen with a mirrored widget, or None.
+
+    A browser that has not yet heard of the value it was given still sends the one before: that is no choice.
+    """
+    value = st.session_state.get(key)
+    before, when = st.session_state.get(_GIVEN, {}).pop(key, (None, 0.0))
+    echo = value == before and time.monotonic() - when < _ECHO_SECONDS
+    return None if echo else value
+
+
+def renewed(name: str, value: Any) -> tuple[str, Any]:
+    """The key of a widget that shows `value`, and the value that it begins with.
+
+    Where something else than the widget has changed the value, the widget gives way to a new one under another key:
+    what a browser still sends of the old one is no choice of the reader's (`is_current`).
+    """
+    known: dict[str, tuple[int, Any]] = st.session_state.setdefault(_RENEWED, {})
+    number, begun = known.get(name, (0, value))
+    key = f"{name}-{number}" if number else name
+    shown = st.session_state.get(key, begun)
+    if name in known and shown != value:
+        number, begun = number + 1, value
+        key = f"{name}-{number}"
+    known[name] = (number, begun)
+    return key, begun
+
+
+def is_current(name: str, key: str) -> bool:
+    """Whether `key` is that of the widget now on the page under `name`."""
+    number, _ = st.session_state.get(_RENEWED, {}).get(name, (0, None))
+    return key == (f"{name}-{number}" if number else name)
 
 
 def _forget_mirrored() -> None:
     """On another page a key names another widget, which would ignore the value left under it by the old one."""
+    st.session_state.pop(_GIVEN, None)
+    for name, (number, _) in st.session_state.pop(_RENEWED, {}).items():
+        st.session_state.pop(f"{name}-{number}" if number else name, None)
     for key in st.session_state.pop(_MIRRORED, ()):
         if key in st.session_state:
             del st.session_state[key]
@@ -218,9 +264,13 @@ def link_query() -> dict[str, str]:
     return to_query(current()) | ({"present": "1"} if presenting() else {})
 
 
+OWN = "anatomy.own.address"
+"""Where the controls of the beats of each page are, as the address names them: page -> name -> text."""
+
+
 def write_address() -> None:
     """Make the address bar name the present view."""
-    query = link_query()
+    query = link_query() | st.session_state.get(OWN, {}).get(page(), {})
     beat = beat_of(page())
     if presenting() and beat:
         query["beat"] = beat

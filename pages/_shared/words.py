@@ -18,7 +18,7 @@ def field(
     """A text field for one word, None while it is empty. Raises ReaderError for a word without a token."""
     from engine.model.words import word
 
-    text = st.text_input(label, default, max_chars=40, placeholder="castle", key=view.key(name))
+    text = view.text(name, label, default, limit=40, hint="castle")
     if not text:
         return None
     found = word(loaded or view.loaded, text)

@@ -60,10 +60,10 @@ def free_port():
 
 
 @contextmanager
-def server(**environment):
+def server(root=ROOT, script="Home.py", **environment):
     """A freshly started app: its address and its process, killed at the end."""
     port = free_port()
-    command = [sys.executable, "-m", "streamlit", "run", "Home.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", script, "--server.port", str(port)]
     options = [
         "--server.address",
         "127.0.0.1",
@@ -74,8 +74,8 @@ def server(**environment):
     ]
     process = subprocess.Popen(
         [*command, *options],
-        cwd=ROOT,
-        env={**os.environ, **environment},
+        cwd=root,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root), **environment},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -47,6 +47,8 @@ def test_a_click_on_a_map_of_heads_moves_the_layer_and_the_head_everywhere(visit
     ):
         figure = page.locator(f'[class*="st-key-beat-9-{beat}"] [class*="-clickable"] .nsewdrag').first
         for x, head in turns:
+            page.locator(f'[class*="st-key-beat-9-{beat}"]').scroll_into_view_if_needed()
+            settle(page)
             figure.scroll_into_view_if_needed()
             box, before = figure.bounding_box(), page.url
             page.mouse.click(box["x"] + x * box["width"], box["y"] + 0.98 * box["height"])
@@ -54,9 +56,7 @@ def test_a_click_on_a_map_of_heads_moves_the_layer_and_the_head_everywhere(visit
             settle(page)
             address = parse_qs(urlparse(page.url).query)
             assert (address["layer"], address["head"]) == (["5"], [head])
-            sliders = page.locator(
-                '[class*="st-key-beat-9-head"] [data-testid="stSlider"] input[type="range"]'
-            )
+            sliders = page.locator('.st-key-bar [data-testid="stSlider"] input[type="range"]')
             assert [sliders.nth(i).input_value() for i in (0, 1)] == ["5", head]
     assert exceptions(page) == []
 

@@ -30,6 +30,8 @@ def test_every_beat_answers_its_controls(visit, name):
     beats = page.locator('[class*="st-key-beat-"]')
     for number in range(beats.count()):
         beat = beats.nth(number)
+        beat.scroll_into_view_if_needed()
+        settle(page)
         if move_a_control(beat):
             settle(page)
         assert exceptions(page) == [], f"beat {number}"

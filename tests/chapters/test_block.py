@@ -1,5 +1,7 @@
 """Chapter 11: parameters summed, a logit split, parts taken out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from engine.model import interventions as iv
 from engine.model.ledger import affine, ledger
 from engine.model.parts import block_parts, total
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 
 @pytest.fixture(params=[*BUNDLED, *TINY])
@@ -80,7 +83,44 @@ def test_cards_of_a_model_taken_apart_prove_themselves(tiny_model, name, items):
     intact, changed = capture(subject, PROMPT), capture(subject, PROMPT, items)
     card = cards.apart(subject, intact, changed, "a part", items)
     assert card.prove().passed, card.prove()
+    assert list(unnoticed(card)) == []
     untouched = apply_by_hand(subject, ())
     with torch.no_grad():
         plain = untouched(torch.tensor([intact.ids]), use_cache=False).logits[0].numpy()
     assert np.abs(plain - changed.logits).max() > 1e-3, "nothing was taken out"
+
+
+@pytest.mark.parametrize("items", [(), (iv.NoCausalMask(),), (iv.SkipMlp(0), iv.SkipMlp(1))])
+@pytest.mark.parametrize("name", ["pocket-gpt2", "qwen3"])
+def test_both_texts_prove_themselves_and_no_altered_ones(tiny_model, name, items):
+    subject = loaded_checkpoint(name) if name in BUNDLED else tiny_model(name)
+    card = cards.told(subject, capture(subject, PROMPT), "a part", items, 6)
+    assert card.prove().passed, card.prove()
+    assert list(unnoticed(card)) == []
+
+
+def test_a_text_that_stops_too_soon_does_not_prove_itself(loaded):
+    trace = capture(loaded, PROMPT)
+    short = cards.told(loaded, trace, "a part", (), 4)
+    long = cards.told(loaded, trace, "a part", (), 6)
+    assert not long.oracle.judge(short.shown).passed
+
+
+def test_a_ledger_and_lengths_prove_themselves_and_no_altered_ones(subject):
+    trace = capture(subject, PROMPT)
+    for position in (0, len(trace.ids) - 1):
+        for card in (
+            cards.residual_ledger(subject, trace, position, 77),
+            cards.stream_norms(subject, trace, position),
+        ):
+            assert card.prove().passed, (card.key, card.prove())
+            assert list(unnoticed(card)) == []
+
+
+def unnoticed(card):
+    """What was done to a card and left its proof standing."""
+    answers = card.oracle.compute()
+    oracle = replace(card.oracle, compute=lambda: answers)
+    for what, altered in mutations(card.shown, oracle):
+        if oracle.judge(altered).passed:
+            yield what

@@ -17,6 +17,7 @@ from engine.model.interventions import KeepTopNeurons
 from engine.ops import neurons as ops
 from tests.chapters.test_neurons import FEW, holds, model
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 ACTIVATIONS = {"ReLU": nn.ReLU, "GELU": nn.GELU, "SiLU": nn.SiLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
@@ -42,6 +43,16 @@ def test_the_toy_network_is_torchs(activation, edge):
     values = dict(zip(card.table["quantity"], card.table["value"], strict=True))
     assert [values["y1"], values["y2"]] == pytest.approx(expected.tolist(), abs=1e-12)
     assert values[edge] == weight
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("edge", ["x2 → h3", "h3 → y1"])
+def test_torch_proves_the_toy_network_and_no_altered_one(activation, edge):
+    card = cards.toy_network((0.7, -1.3), edge, 1.9, activation)
+    assert card.prove().passed
+    assert [
+        what for what, altered in mutations(card.shown, card.oracle) if card.oracle.judge(altered).passed
+    ] == []
 
 
 def test_the_toy_network_refuses_what_it_does_not_have():

@@ -20,6 +20,7 @@ from engine.model.neuron import Neuron, mlp_input
 from engine.ops import neurons as ops
 from engine.tokens import passages
 from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 FEW = ("gpt2-relu-wide", "llama-mqa", "neox-parallel")
 Z = np.linspace(-30, 30, 601)
@@ -82,6 +83,18 @@ def test_the_toy_neuron_on_paper():
     assert values["sigmoid(z)"] == pytest.approx(float(torch.sigmoid(torch.tensor(1.25))))
     with pytest.raises(ReaderError):
         cards.toy_neuron((1, 1), (1, 1), 0, "<script>")
+
+
+@pytest.mark.parametrize("name", ops.ACTIVATIONS)
+def test_torch_proves_the_toy_neuron_and_no_altered_one(name):
+    for card in (
+        cards.toy_neuron((1.0, 0.5), (1.5, -1.0), 0.25, name),
+        cards.toy_neuron((-3.0, 2.0), (3.0, -2.5), -1.0, name),
+    ):
+        assert card.prove().passed
+        assert [
+            what for what, altered in mutations(card.shown, card.oracle) if card.oracle.judge(altered).passed
+        ] == []
 
 
 def test_largest_parts_and_their_rest_on_paper():

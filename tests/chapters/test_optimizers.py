@@ -1,6 +1,7 @@
 """Chapter 7: steps against the papers' formulas, schedules against arithmetic, trainings on private copies."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,17 @@ def test_a_path_that_diverges_is_called_so():
     assert alone.title == "Every path diverges"
     with pytest.raises(ReaderError):
         cards.surface("ravine", (0.0, 0.0), (), 0.1, 10, "constant")
+
+
+@pytest.mark.parametrize(
+    ("condition", "factor", "seed"), [(1.0, 0.25, 0), (100.0, 1.0, 1), (10000.0, 4.0, 2)]
+)
+def test_the_formulas_prove_the_walks_of_muon_and_no_altered_ones(condition, factor, seed):
+    for card in cards.matrix(condition, factor, 40, seed):
+        answers = card.oracle.compute()
+        oracle = replace(card.oracle, compute=lambda answers=answers: answers)
+        assert oracle.judge(card.shown).passed, card.key
+        assert [what for what, altered in mutations(card.shown, oracle) if oracle.judge(altered).passed] == []
 
 
 def test_muon_needs_a_matrix():

@@ -1,6 +1,7 @@
 """Chapter 10: rotation against transformers and complex numbers, shifts against whole passes, θ against the formula."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,9 +10,10 @@ import torch
 from engine import ReaderError, capture
 from engine.chapters import c10_rope as cards
 from engine.chapters.c10_rope.rotation import before, rotation, with_theta
+from engine.evidence.oracles.rope import RopeAgain, counted_turns
 from engine.model.head import Head
-from engine.ops import rope
 from tests.conftest import PROMPT, TINY, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 ROTARY = [
     "pocket-llama",
@@ -66,28 +68,38 @@ def drawn(loaded, trace):
 
 
 def test_a_quarter_turn_on_paper():
-    """(1, 0) by 90° is (0, 1); (3, 4) by 180° is (-3, -4); the fifth number belongs to no pair."""
+    """(1, 0) by 90° is (0, 1); (3, 4) by 180° is (-3, -4); both doubled; the fifth number belongs to no pair."""
     vector = [1.0, 3.0, 0.0, 4.0, 7.0]
-    turned = rope.complex_rotation(vector, [math.pi / 2, math.pi], factor=2.0)
-    assert turned == pytest.approx([0, -6, 2, -8, 7], abs=1e-12)
+    turner = RopeAgain(torch.tensor([math.pi / 2, math.pi]), 2.0)
+    turned = turner.turned(torch.tensor(vector), [1])[0]
+    assert torch.view_as_real(turned).flatten().numpy() == pytest.approx([0, 2, -6, -8], abs=1e-6)
 
 
 def test_a_score_by_distance_on_paper():
-    """Equal unit vectors in one pair: cos(distance·frequency) / √2; three tokens of a sixth of a turn are opposite."""
-    parts, rest = rope.by_distance([1.0, 0.0], [1.0, 0.0], [math.pi / 3], [0, 3])
-    assert parts[:, 0] * math.sqrt(2) == pytest.approx([1, -1])
-    assert rest == 0
+    """Equal unit vectors in one pair: cos(distance·frequency); three tokens of a sixth of a turn are opposite."""
+    turner, vector = RopeAgain(torch.tensor([math.pi / 3]), 1.0), torch.tensor([1.0, 0.0, 2.0])
+    parts, rest = turner.by_distance(vector, vector, [0, 3])
+    assert parts[:, 0].numpy() == pytest.approx([1, -1])
+    assert rest == 4
 
 
 def test_the_sign_of_the_distance_is_the_querys_position_minus_the_keys():
     """A query a quarter turn ahead of its key meets it after three more quarters, not after one."""
-    parts, _ = rope.by_distance([0.0, 1.0], [1.0, 0.0], [math.pi / 2], [1, 3])
-    assert parts[:, 0] * math.sqrt(2) == pytest.approx([-1, 1])
+    turner = RopeAgain(torch.tensor([math.pi / 2]), 1.0)
+    parts, _ = turner.by_distance(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0]), [1, 3])
+    assert parts[:, 0].numpy() == pytest.approx([-1, 1])
 
 
-def test_turns_are_counted_past_the_first():
-    angles = np.linspace(0, 2 * math.pi * 7.25, 100)[:, None]
-    assert rope.measured_turns(np.cos(angles), np.sin(angles)) == pytest.approx([7.25])
+def test_turns_are_counted_past_the_first(tiny_model):
+    """Of pair 0, which turns by one radian for each token."""
+    assert float(counted_turns(tiny_model("llama-gqa"), 96)[0]) == pytest.approx(96 / (2 * math.pi))
+
+
+def test_turns_are_counted_across_the_blocks_that_are_followed_at_once(monkeypatch):
+    loaded = loaded_checkpoint("pocket-llama")
+    whole = counted_turns(loaded, 300)
+    monkeypatch.setattr("engine.evidence.oracles.rope.BLOCK", 7)
+    assert counted_turns(loaded, 300).numpy() == pytest.approx(whole.numpy(), abs=1e-6)
 
 
 def test_every_card_proves_itself(rotary):
@@ -142,7 +154,27 @@ def test_a_shift_proof_fails_for_other_scores(learned):
     loaded, trace = learned
     wrong = cards.learned(loaded, trace, 1, 8, 0)
     right = cards.learned(loaded, trace, 1, 8, 40)
-    assert np.abs(np.asarray(wrong.numbers["moved"]) - np.asarray(right.numbers["moved"])).max() > right.atol
+    assert right.oracle.judge(right.shown).passed
+    assert not right.oracle.judge({**right.shown, "moved": wrong.shown["moved"]}).passed
+
+
+def test_no_altered_card_proves_itself(rotary):
+    survived = [(card.key, what) for card in drawn(*rotary) for what in unnoticed(card)]
+    assert survived == []
+
+
+def test_no_altered_card_of_learned_positions_proves_itself(learned):
+    loaded, trace = learned
+    assert list(unnoticed(cards.learned(loaded, trace, 1, 8, 40))) == []
+
+
+def unnoticed(card):
+    """What was done to a card and left its proof standing."""
+    answers = card.oracle.compute()
+    oracle = replace(card.oracle, compute=lambda: answers)
+    for what, altered in mutations(card.shown, oracle):
+        if oracle.judge(altered).passed:
+            yield what
 
 
 def test_the_default_ladder_is_the_papers_formula():
@@ -150,7 +182,7 @@ def test_the_default_ladder_is_the_papers_formula():
     d = loaded.spec.d_head
     theta = loaded.model.config.rope_parameters["rope_theta"]
     expected = [2 * math.pi * theta ** (2 * i / d) for i in range(d // 2)]
-    assert cards.ladder(loaded).numbers["wavelength"] == pytest.approx(expected, rel=1e-5)
+    assert cards.ladder(loaded).table["tokens to a full turn"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_another_theta_is_the_papers_formula_and_leaves_the_checkpoint_alone():

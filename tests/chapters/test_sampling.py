@@ -330,11 +330,11 @@ def test_a_text_is_remembered_and_a_stopped_one_keeps_its_beginning(loaded, trac
     assert cards.written(loaded, cards.Request(trace.ids, 3, 99)) == whole[:3]
 
 
-def test_a_stopped_tree_shows_its_beginning_and_writes_nothing_more(loaded, trace, monkeypatch):
+def test_a_tree_of_what_is_written_already_writes_nothing_more(loaded, trace, monkeypatch):
     request = cards.Request(trace.ids, 5)
     begun = cards.written(loaded, request)[:2]
     monkeypatch.setattr("engine.model.writing.generate", None)
-    card = cards.tree(loaded, cards.Request(trace.ids, 9, 123), stopped=begun)
+    card = cards.tree(loaded, cards.Request(trace.ids, 9, 123), known=begun)
     assert card.numbers["text"] == [choice.id for choice in begun]
 
 

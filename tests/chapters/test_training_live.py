@@ -18,8 +18,8 @@ from engine.evidence.oracles import tiny
 from engine.tokens.passages import passage, sample
 from engine.tokens.text import label
 from engine.training import tiny_training as ops
-from pages._shared import runs
-from pages._shared.jobs import Queue
+from pages._shared import runs, sheet
+from pages._shared.work import Lane
 
 NASTY = (
     "'\"\\ \x00\x07\u202eevil\u2066\u200b\ufeff <b>$x$</b> &amp; [x](javascript:alert(1)) 😀🏳️‍🌈 \u0301\ufffd"
@@ -262,77 +262,86 @@ def until(condition, seconds=10):
         time.sleep(0.01)
 
 
+class Somebody:
+    """A reader who can leave."""
+
+    def __init__(self):
+        self.there = True
+
+
 @pytest.fixture
 def line():
-    return Queue()
+    return Lane("test", lambda: 1)
+
+
+def started(line, steps=None, **more):
+    run = runs.Run(steps or Counter(), line, **more)
+    run.start(Somebody())
+    return run
 
 
 def test_one_run_at_a_time_and_the_next_sees_its_place(line):
-    first, second, third = (runs.Run(Counter(), line) for _ in range(3))
-    first.start()
-    until(lambda: first.work.done)
-    second.start()
-    third.start()
-    until(lambda: (second.ahead, third.ahead) == (1, 2))
-    assert (second.phase, second.work.done, third.work.done) == (runs.WAITING, 0, 0)
-    assert "1 ahead" in runs.place(second.ahead)
+    first = started(line)
+    until(lambda: first.steps.done)
+    second, third = started(line), started(line)
+    assert (second.job.ahead, third.job.ahead) == (0, 1)
+    assert (second.steps.done, third.steps.done) == (0, 0)
+    assert "1 ahead" in runs.place(third.job.ahead)
     first.stop()
-    until(lambda: second.work.done and third.ahead == 1)
+    until(lambda: second.steps.done and third.job.ahead == 0)
     second.stop()
-    until(lambda: third.work.done)
+    until(lambda: third.steps.done)
     third.stop()
-    assert not any(run.busy or run.work.collided for run in (first, second, third))
-    assert first.work.shown == first.work.done
+    until(lambda: not any(run.busy for run in (first, second, third)))
+    assert not any(run.steps.collided for run in (first, second, third))
+    assert first.steps.shown == first.steps.done
 
 
 def test_a_run_goes_on_where_it_stood(line):
-    run = runs.Run(Counter(), line)
-    run.start()
-    until(lambda: run.work.done > 2)
+    run = started(line)
+    until(lambda: run.steps.done > 2)
     run.stop()
-    stood = run.work.done
-    time.sleep(0.1)
-    assert run.work.done == stood
-    run.start()
-    until(lambda: run.work.done > stood)
+    until(lambda: not run.busy)
+    stood = run.steps.done
+    run.start(Somebody())
+    until(lambda: run.steps.done > stood)
     run.stop()
+    until(lambda: not run.busy)
 
 
 def test_a_closed_tab_gives_its_place_back(line, monkeypatch):
-    monkeypatch.setattr(runs, "ABANDONED", 0.5)
+    monkeypatch.setattr(runs, "_PUBLISHED_EVERY", 0.05)
+    readers = [Somebody() for _ in range(3)]
     gone, waiter, here = (runs.Run(Counter(), line) for _ in range(3))
-    for run in (gone, waiter, here):
-        run.start()
-    waiter._seen -= 0.3  # the first to be gone
-    until(lambda: here.look() or here.work.done)
+    for run, reader in zip((gone, waiter, here), readers, strict=True):
+        run.start(reader)
+    until(lambda: gone.steps.done)
+    readers[1].there = readers[0].there = False
+    until(lambda: here.steps.done)
     here.stop()
     assert not gone.busy
     assert not waiter.busy
-    assert waiter.work.done == 0
+    assert waiter.steps.done == 0
 
 
 def test_a_run_pauses_by_itself_and_may_go_on(line):
-    run = runs.Run(Counter(), line, seconds=0.1)
-    run.start()
+    run = started(line, seconds=0.1)
     until(lambda: not run.busy)
-    stood = run.work.done
+    stood = run.steps.done
     assert not run.over
-    run.start()
+    run.start(Somebody())
     until(lambda: not run.busy)
-    assert run.work.done > stood
+    assert run.steps.done > stood
 
 
-def test_work_that_is_over_or_fails_leaves_the_queue(line):
-    for work, error in ((Counter(most=3), None), (Counter(fail_at=3), ZeroDivisionError)):
-        run = runs.Run(work, line)
-        run.start()
+def test_work_that_is_over_or_fails_is_not_begun_again(line):
+    for steps, error in ((Counter(most=3), None), (Counter(fail_at=3), ZeroDivisionError)):
+        run = started(line, steps)
         until(lambda run=run: not run.busy)
-        assert run.over
         assert (type(run.error) if run.error else None) is error
-        run.start()
+        run.start(Somebody())
         assert not run.busy
-        assert work.done == 3
-    assert not line._tickets
+        assert steps.done == 3
 
 
 def page():
@@ -340,14 +349,16 @@ def page():
     import streamlit as st
 
     from engine.evidence.card import Badge, Card
+    from pages._shared import state
     from pages._shared.runs import run
     from pages._shared.view import View
     from tests.chapters.test_training_live import Counter
 
-    def draw(work):
-        table = {"steps": [work.shown]}
-        return [Card("c", f"{work.shown} steps", "alt", Badge.TOY, None, table)]
+    def draw(steps):
+        table = {"steps": [steps.shown]}
+        return [Card("c", f"{steps.shown} steps", "alt", Badge.TOY, None, table)]
 
+    state.begin("12")
     key = st.text_input("key", "a", key="key")
     run(View("12", "t", st.container(), st.container()), key, Counter, draw)
 
@@ -360,28 +371,31 @@ def press(app, name):
     return next(button for button in app.button if button.label == name).click().run()
 
 
-def test_two_readers_at_once(monkeypatch):
-    line = Queue()
+def test_two_readers_at_once(monkeypatch, line):
     monkeypatch.setattr(runs.Run.__init__, "__defaults__", (line, 60.0))
+    monkeypatch.setattr(runs, "_PUBLISHED_EVERY", 0.05)
+    monkeypatch.setattr(sheet, "browserless", True)
     one, two = (AppTest.from_function(page, default_timeout=60).run() for _ in range(2))
+    mine = lambda app: app.session_state["anatomy.runs"]["12-t"][1]  # noqa: E731
     assert buttons(one) == ["Start"]
     press(one, "Start")
+    until(lambda: mine(one).steps.done)
     press(two, "Start")
-    until(lambda: two.run() and two.info)
-    assert "1 ahead" in two.info[0].value
+    assert "0 ahead" in two.info[0].value
     assert buttons(two) == ["Stop"]
     press(one, "Stop")
-    assert buttons(one) == ["Continue", "Start over"]
+    until(lambda: one.run() and buttons(one) == ["Continue", "Start over"])
     until(lambda: two.run() and not two.info)
     press(two, "Stop")
-    steps = [one.session_state["anatomy.runs"]["12-t"][1].work.done]
+    until(lambda: not mine(two).busy)
+    stood = mine(one).steps.done
     press(one, "Continue")
+    until(lambda: mine(one).steps.done > stood)
     press(one, "Stop")
-    assert one.session_state["anatomy.runs"]["12-t"][1].work.done >= steps[0] > 0
+    until(lambda: one.run() and "Start over" in buttons(one))
     press(one, "Start over")
-    assert one.session_state["anatomy.runs"]["12-t"][1].work.done == 0
+    assert mine(one).steps.done == 0
     press(one, "Start")
     one.text_input(key="key").set_value("b").run()
     assert buttons(one) == ["Start"]
-    until(lambda: not line._tickets)
     assert [*one.exception, *two.exception] == []

@@ -13,7 +13,7 @@ import pytest
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from engine import capture, load
-from engine.checkpoints import catalogue, hub
+from engine.checkpoints import catalogue, hub, packaged
 from engine.model import fetching
 from tests.hub.conftest import ignore, point_at, read_files, refusal
 from tests.hub.server import REVISION, Repo
@@ -358,6 +358,7 @@ def test_the_bundled_checkpoints_and_questions_about_the_cache_need_no_network(m
 
 def test_gpt2_becomes_the_default_once_it_is_cached(online, repo, monkeypatch):
     monkeypatch.delenv("ANATOMY_CHECKPOINT", raising=False)
+    monkeypatch.setattr(packaged, "find", lambda name: None)
     classic = "openai-community/gpt2"
     online.repos[classic] = repo
     assert hub.default_checkpoint() == "pocket-gpt2"
@@ -377,7 +378,7 @@ def test_the_environment_variable_is_enough():
 def test_asking_for_the_default_checkpoint_imports_nothing_heavy():
     script = """
         import sys
-        from engine.checkpoints import catalogue, hub
+        from engine.checkpoints import catalogue, hub, packaged
         from engine.model import fetching
         hub.default_checkpoint()
         print(sorted({"torch", "transformers", "httpx2", "numpy"} & set(sys.modules)))
@@ -438,8 +439,49 @@ def test_a_public_copy_offers_listed_checkpoints_only(online, repo, monkeypatch,
             "is not one of the checkpoints that this public copy offers."
         )
     assert catalogue.known("pocket-llama")
-    assert catalogue.known("openai-community/gpt2")
     assert online.requests == []
+
+
+def test_a_public_copy_downloads_nothing_and_offers_what_is_on_its_machine(online, repo, monkeypatch):
+    monkeypatch.setattr(packaged, "find", lambda name: None)
+    classic, larger = "openai-community/gpt2", "Qwen/Qwen3-0.6B"
+    online.repos[classic] = online.repos[larger] = repo
+    fetching.download(larger, ignore)
+    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
+    asked = len(online.requests)
+    for action in (lambda: fetching.describe(classic), lambda: fetching.download(classic, ignore)):
+        assert refusal(action) == (
+            f"“{classic}” is not on the server of this public copy, and nothing is downloaded to it."
+        )
+    assert len(online.requests) == asked
+    assert catalogue.offered() == ["pocket-gpt2", "pocket-llama", larger]
+    monkeypatch.setattr(catalogue, "PUBLIC_BYTES", 1_000_000)
+    assert refusal(fetching.describe, larger).startswith(
+        f"“{larger}” has weights of 0.0 GB at fp32, and this "
+    )
+    assert catalogue.offered() == ["pocket-gpt2", "pocket-llama"]
+
+
+def test_the_default_is_the_best_known_checkpoint_here_but_on_a_public_copy_none_that_was_fetched(
+    online, repo, monkeypatch
+):
+    monkeypatch.delenv("ANATOMY_CHECKPOINT", raising=False)
+    classic, talking, packages = "openai-community/gpt2", "SmolLM2-135M-Instruct", []
+    monkeypatch.setattr(packaged, "find", lambda name: Path() if name in packages else None)
+    online.repos[classic] = repo
+    assert hub.default_checkpoint() == "pocket-gpt2"
+    packages.append(talking)
+    assert hub.default_checkpoint() == talking
+    fetching.download(classic, ignore)
+    assert hub.default_checkpoint() == classic
+    catalogue.make_public()
+    assert hub.default_checkpoint() == talking
+    packages.clear()
+    assert hub.default_checkpoint() == "pocket-gpt2"
+    monkeypatch.setenv("ANATOMY_CHECKPOINT", classic)
+    assert hub.default_checkpoint() == classic
+    monkeypatch.setenv("ANATOMY_CHECKPOINT", "Qwen/Qwen2.5-0.5B")
+    assert "not on the server" in refusal(hub.default_checkpoint)
 
 
 def test_full_disk_by_any_name():

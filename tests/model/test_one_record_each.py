@@ -111,6 +111,14 @@ def test_no_share_may_be_off_by_more_than_a_tenth(name, at):
     assert rounding.counted(loaded.spec.d_ff) < 1e-3
 
 
+@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("at", PRECISIONS)
+def test_probabilities_that_are_all_small_may_be_off_by_a_part_of_the_largest_one(name, at):
+    loaded = loaded_checkpoint(name, at)
+    assert 0 < rounding.chance_tolerance(loaded, [1e-4, 0.01]) <= 0.005
+    assert rounding.chance_tolerance(loaded, 1.0) <= rounding.probability_tolerance(loaded)
+
+
 def test_tolerances_grow_with_the_numbers_and_with_the_coarseness_of_the_precision():
     fp32, bf16, int8 = (loaded_checkpoint("pocket-gpt2", at) for at in ("fp32", "bf16", "int8"))
     assert rounding.tolerance(fp32, 5.0) == rounding.FLOOR

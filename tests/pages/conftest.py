@@ -8,17 +8,31 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from engine.evidence.card import Card
 from pages._shared import card as cards
-from pages._shared import chapters, frame
+from pages._shared import chapters, frame, sheet, work
 
 ROOT = Path(__file__).parent.parent.parent
 HOME = "Home.py"
 PAGES = (HOME, *sorted(f"pages/{file.name}" for file in (ROOT / "pages").glob("[0-9]*.py")))
 BUNDLED = ("pocket-gpt2", "pocket-llama")
 TIMEOUT = 120
+
+sheet.browserless = True
+config.set_option("client.showErrorDetails", "full")  # a test says what went wrong
+
+PROVED: list[str] = []
+"""Keys of the cards of the small book below that were proved."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_made_before():
+    """What one test's pages have made is not what another's show."""
+    work.forget()
+    PROVED.clear()
 
 
 @dataclass
@@ -66,54 +80,57 @@ def open_app(page: str = HOME, root: Path = ROOT, **query: str) -> AppTest:
 
 
 @cache
-def visited(page: str, checkpoint: str) -> Visit:
-    """A page shown once on a checkpoint, from Home on; shared by all tests that only look at it."""
+def visited(page: str, checkpoint: str, *precision: str) -> Visit:
+    """A page shown once on a checkpoint, from Home on; shared by all tests that only look at it.
+
+    `precision` is the one that the address names, if it names one.
+    """
     visit = Visit()
-    app = open_app(checkpoint=checkpoint)
+    app = open_app(checkpoint=checkpoint, **dict(zip(["precision"], precision, strict=False)))
     with watched(visit):
         visit.app = (app if page == HOME else app.switch_page(page)).run()
     return visit
 
 
 DEMO = '''"""8 · Demo — a chapter for tests."""
-import streamlit as st
-from engine.evidence.card import Badge, Card, Proof, Recorded
+from tests.pages import conftest
+from engine.evidence.card import Badge, Card, Oracle, Recorded
 from engine import ReaderError
 from pages._shared import Beat, View, chapter
 
 def card(view, key, **more):
     layer, focus = view.state.layer, view.state.focus
-    given = dict(badge=Badge.LIVE, prove=lambda: prove(key), code="result = {'x': 1}", numbers={"x": 1})
+    given = dict(badge=Badge.LIVE, shown={"x": 1}, oracle=Oracle("One is one.", lambda: prove(key)),
+                 code="result = {'x': 1}")
     return Card(key=key, title=f"layer {layer} focus {focus} <b>$x$</b>", alt="alt", figure=None,
                 table={"token": [t.display for t in view.tokens]}, **(given | more))
 
 def prove(key):
-    st.session_state["proved"] = key
-    return Proof("One is one.", 0.0, 0.0)
+    conftest.PROVED.append(key)
+    return {"x": 1}
 
 def first(view: View):
-    with view.controls:
-        view.pick_layer()
-        view.pick_token()
-    return card(view, "one")
+    return lambda: card(view, "one")
 
 def second(view: View):
     with view.controls:
-        view.pick_layer()
-        view.pick_head()
-        view.pick_seed()
-        choice = st.selectbox("Fail", ["no", "reader", "bug"], key=view.key("fail"))
-    if choice == "reader":
-        raise ReaderError("This **cannot** <b>work</b>.")
-    if choice == "bug":
-        raise ZeroDivisionError("a bug")
+        choice = view.select("fail", "Fail", ["no", "reader", "bug"])
+        view.slider("count", "Count", 0, 10, 3)
     run = Recorded("engine/training/demo.py", "2025-01-02", "a laptop")
-    return card(view, "two", badge=Badge.RECORDED, source=run, prove=None)
+
+    def make():
+        if choice == "reader":
+            raise ReaderError("This **cannot** <b>work</b>.")
+        if choice == "bug":
+            raise ZeroDivisionError("a bug")
+        return card(view, "two", badge=Badge.RECORDED, source=run, oracle=None)
+
+    return make
 
 chapter(number=8, title="Demo", question="Does it *work*?", lead="A lead.", beats=[
     Beat("first", "The first beat", prose="Prose one.", draw=first, try_this="Try one."),
     Beat("second", "The second beat", prose="Prose two.", draw=second),
-])
+], bar=("focus", "layer", "head", "seed"))
 '''
 DEMO_PAGE = "pages/08_Demo.py"
 
@@ -124,7 +141,9 @@ def make_book(root: Path, patch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     (root / DEMO_PAGE).write_text(DEMO, "utf-8")
     other = DEMO.replace("8 · Demo", "9 · Other").replace("number=8", "number=9")
     (root / "pages/09_Other.py").write_text(other, "utf-8")
-    (root / HOME).write_text('from pages._shared import home\nhome("Book", "Lead.", [])\n', "utf-8")
+    (root / HOME).write_text(
+        'from pages._shared import home\nhome("Book", "Lead.", None, "About.", [])\n', "utf-8"
+    )
     patch.setattr(chapters, "PAGES", root / "pages")
     return lambda page=DEMO_PAGE, **query: open_app(page, root, **query)
 

@@ -201,3 +201,60 @@ def test_a_public_deployment_takes_no_other_checkpoint(demo, monkeypatch):
     assert len(app.warning) == 1
     assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
     assert not app.text_input
+
+
+def test_a_public_deployment_says_so_lists_what_is_on_it_and_offers_no_download(demo, monkeypatch):
+    from engine.checkpoints import catalogue
+
+    here = ["SmolLM2-135M-Instruct", "pocket-gpt2", "pocket-llama"]
+    monkeypatch.setattr(catalogue, "is_cached", here.__contains__)
+    monkeypatch.setenv("ANATOMY_PUBLIC", "yes")
+    app = demo(checkpoint="EleutherAI/pythia-160m")
+    assert [markdown("is not on the server of this public copy") in one.value for one in app.warning] == [
+        True
+    ]
+    assert list(app.selectbox(key="side-checkpoint").options) == here
+    assert [button.key for button in app.button if button.key.startswith("download-")] == []
+    assert [one.value for one in app.sidebar.caption if "public copy" in one.value]
+
+
+def test_what_became_public_takes_a_folder_away_from_the_page_that_shows_it(demo, tiny_folder):
+    from engine.checkpoints import catalogue
+
+    app = demo(checkpoint=str(tiny_folder("llama-gqa")))
+    catalogue.make_public()
+    app.run()
+    assert len(app.warning) == 1
+    assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
+
+
+@pytest.mark.parametrize("broken", [["pocket-gpt2"], ["pocket-llama"], ["pocket-gpt2", "pocket-llama"]])
+def test_a_damaged_bundled_checkpoint_is_one_sentence_and_the_other_one(demo, monkeypatch, broken):
+    from pages._shared import resources
+
+    plain = resources.loaded
+
+    def loaded(name, precision):
+        if name in broken:
+            raise ReaderError(f"{name} is damaged.")
+        return plain(name, precision)
+
+    monkeypatch.setattr(resources, "loaded", loaded)
+    app = demo(checkpoint=broken[0])
+    assert not app.exception
+    if len(broken) == 2:
+        assert len(app.error) == 1
+    else:
+        assert [warning.value for warning in app.warning] == [markdown(f"{broken[0]} is damaged.")]
+        assert app.selectbox(key="side-checkpoint").value not in broken
+
+
+def test_a_broken_folder_as_the_default_is_one_sentence_and_the_bundled_one(demo, monkeypatch, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "bert"}', "utf-8")
+    monkeypatch.setenv("ANATOMY_CHECKPOINT", str(broken))
+    app = demo()
+    assert not app.exception
+    assert len(app.warning) == 1
+    assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"

@@ -89,9 +89,9 @@ def test_a_page_can_be_presented(page):
     assert len(app.subheader) == 1
 
 
-def live_cards(page, checkpoint):
+def live_cards(page, checkpoint, *precision):
     """Cards that prove themselves."""
-    drawn = [card for beat in visited(page, checkpoint).cards.values() for card in beat]
+    drawn = [card for beat in visited(page, checkpoint, *precision).cards.values() for card in beat]
     return [card for card in drawn if card.badge is Badge.LIVE]
 
 

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 
 from engine.evidence.card import Badge, Card, Oracle
-from tests.pages.conftest import PAGES
+from tests.pages.conftest import visited
 from tests.pages.mutations import mutations
-from tests.pages.test_every_page import everywhere, live_cards
-
-LEFT = 20
-"""LIVE cards of both bundled checkpoints whose proof is not yet made from what they show; this only ever sinks."""
+from tests.pages.test_every_page import everywhere
 
 
 def slow(test):
@@ -17,54 +14,48 @@ def slow(test):
     return pytest.mark.mutations(pytest.mark.timeout(1200)(test))
 
 
-def proven(page, checkpoint):
-    return [card for card in live_cards(page, checkpoint) if card.oracle is not None]
+on_every_precision = pytest.mark.parametrize("precision", ["fp32", "nf4", "int8"])
+"""32-bit floats, and the two ways in which bitsandbytes multiplies: in bfloat16, and in 8-bit integers."""
 
 
 @slow
 @everywhere
-def test_a_proof_fails_for_every_altered_figure(page, checkpoint):
-    survived = [
-        f"{card.key}, {what}"
-        for card in proven(page, checkpoint)
-        for what, altered in mutations(card.shown, fixed(card))
-        if fixed(card).judge(altered).passed
-    ]
-    assert survived == []
+@on_every_precision
+def test_a_proof_fails_for_every_altered_figure(page, checkpoint, precision):
+    visit = visited(page, checkpoint, precision)
+    assert visit.app.selectbox(key="side-precision").value == precision
+    assert [error.message for error in visit.app.exception] == []
+    assert [beat for beat, drawn in visit.cards.items() if not drawn] == []
+    assert untold(page, checkpoint, precision) == []
 
 
-@slow
-@everywhere
-def test_a_tolerance_is_narrower_than_what_it_lets_through(page, checkpoint):
-    """A figure of zeros is farther from the truth than the tolerance, or it is a figure of zeros."""
-    wide = [
-        f"{card.key}, {name}"
-        for card in proven(page, checkpoint)
-        for name, array in card.shown.items()
-        if 0 < np.abs(np.asarray(array, float)).max(initial=0) <= card.oracle.allowed(name)
-    ]
-    assert wide == []
+def untold(page, checkpoint, *precision):
+    """What the proofs of a page do not tell: a right figure by a wrong one, or a tolerance by what it lets through."""
+    found = []
+    for card in proved_cards(page, checkpoint, *precision):
+        once = fixed(card.oracle)
+        found += [] if once.judge(card.shown).passed else [f"{card.key} as it is"]
+        altered = mutations(card.shown, once)
+        found += [f"{card.key}, {what}" for what, shown in altered if once.judge(shown).passed]
+        found += [f"{card.key}, {name}: too wide" for name in card.shown if too_wide(card, name)]
+    return found
 
 
-@slow
-def test_what_is_left_to_do_only_shrinks():
-    left = {
-        card.key
-        for page in PAGES
-        for name in ("pocket-gpt2", "pocket-llama")
-        for card in live_cards(page, name)
-        if card.oracle is None
-    }
-    assert len(left) <= LEFT, sorted(left)
+def proved_cards(page, checkpoint, *precision):
+    """The LIVE cards of a page, and the TOY ones that bring an oracle."""
+    drawn = visited(page, checkpoint, *precision).cards.values()
+    return [card for cards in drawn for card in cards if card.oracle is not None]
 
 
-def fixed(card):
-    """The card's oracle with its answer computed once."""
-    answers = COMPUTED.setdefault(id(card.oracle), (card.oracle, card.oracle.compute()))[1]
-    return Oracle(card.oracle.claim, lambda: answers, card.oracle.tolerance)
+def fixed(oracle):
+    """An oracle with its answer computed once."""
+    answer = oracle.compute()
+    return Oracle(oracle.claim, lambda: answer, oracle.tolerance)
 
 
-COMPUTED: dict = {}
+def too_wide(card, name):
+    """Whether a figure of zeros, which this one is not, would be nearer to the truth than the tolerance."""
+    return 0 < np.abs(np.asarray(card.shown[name], float)).max(initial=0) <= card.oracle.allowed(name)
 
 
 def test_an_oracle_that_computes_something_else_is_no_proof():

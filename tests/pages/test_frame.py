@@ -1,14 +1,14 @@
 """The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
 
 import gc
-import threading
 
 import pytest
 
 from engine.evidence.card import Badge, Card
 from engine.tokens.text import markdown
 from pages._shared import card as cards
-from pages._shared import chapters, jobs, resources
+from pages._shared import chapters, frame, resources
+from tests.pages import conftest
 from tests.pages.conftest import DEMO_PAGE, open_app
 
 
@@ -40,6 +40,8 @@ def test_a_card_title_is_literal_text(demo):
         ({"customdata": {"0": 4, "1": 7}}, None),
         ({}, None),
         (None, None),  # clicked again: nothing is selected any more
+        (1, None),  # not what a browser of this app sends
+        ({"customdata": "47"}, None),
     ],
 )
 def test_a_click_chooses_what_its_point_carries(monkeypatch, sent, chosen):
@@ -72,9 +74,9 @@ def test_a_bug_surfaces(demo):
 
 def test_nothing_is_proved_before_it_is_asked(demo):
     app = demo()
-    assert "proved" not in app.session_state
+    assert conftest.PROVED == []
     evidence(app, "8-one").set_value(cards.PROVE).run()
-    assert app.session_state["proved"] == "one"
+    assert conftest.PROVED == ["one"]
 
 
 def test_prove_it_shows_the_claim_the_difference_and_the_tolerance(demo):
@@ -103,15 +105,36 @@ def test_the_projector_shows_the_beat_of_the_address_and_nothing_else(demo):
 
 def test_the_projector_moves_by_beats_and_then_to_the_next_chapter(demo):
     app = demo(present="1")
-    app.button(key="go-Right").click().run()
+    app.button(key="go-Next").click().run()
     assert app.query_params["beat"] == "second"
-    app.button(key="go-PageDown").click().run()
+    app.button(key="go-Next").click().run()
     assert [one.value for one in app.subheader] == ["The first beat"]
     assert any(one.value.startswith("9 · Demo · 1 of 2") for one in app.markdown)
 
 
-def test_the_projector_stops_at_the_first_beat_of_the_book(demo):
-    assert demo(present="1").button(key="go-Left").disabled
+def test_before_the_first_chapter_the_projector_shows_home(demo):
+    assert not demo(present="1").button(key="go-Back").disabled
+
+
+def test_home_can_be_presented_and_is_the_first_page():
+    app = open_app(present="1")
+    assert not app.exception
+    assert app.button(key="go-Back").disabled
+    assert not app.button(key="go-Next").disabled
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("One sentence is here for all. Another one.", "One sentence is here for all."),
+        ("Short. A longer one follows this. End.", "Short. A longer one follows this."),
+        ("A **mark. Over two** sentences, and more. Then this.", "A **mark. Over two** sentences, and more."),
+        ("No end at all", "No end at all"),
+        ("A paragraph.\n\nAnother.", "A paragraph."),
+    ],
+)
+def test_the_short_form_of_a_beats_words_is_its_first_sentence(words, first):
+    assert frame.first_sentence(words) == first
 
 
 def test_leaving_the_projector_gives_the_scroll_back(demo):
@@ -155,7 +178,9 @@ def test_a_chapter_is_named_by_its_docstring(tmp_path, monkeypatch):
     assert (second.number, second.title, second.group) == (6, "No Docstring", "Learning")
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\t=1", " =1", "\r=1"])
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "+1", "-1", "@A1", "\t=1", " =1", "\r=1", "＝1", "\u3000＋1", "\u00a0－1", "＠A"]
+)
 def test_a_spreadsheet_reads_no_formula_in_the_csv(cell):
     card = Card("k", "t", "a", Badge.TOY, None, {cell: [cell, 'a "quoted", cell'], "n": [-1.5, 2]})
     header, first, *_ = cards.to_csv(card).decode("utf-8-sig").split("\r\n", 2)
@@ -172,43 +197,6 @@ def test_the_downloaded_figure_needs_no_network_and_runs_no_title():
     assert "plotly.js v" in page
     assert 'src="http' not in page
     assert "<script>alert(1)" not in page
-
-
-def test_a_job_waits_until_the_one_before_is_done(monkeypatch):
-    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
-    order, inside, release = [], threading.Event(), threading.Event()
-
-    def first():
-        with jobs.job("one"):
-            inside.set()
-            release.wait(5)
-            order.append("one")
-
-    def second():
-        with jobs.job("two"):
-            order.append("two")
-
-    threads = [threading.Thread(target=first), threading.Thread(target=second)]
-    threads[0].start()
-    inside.wait(5)
-    threads[1].start()
-    release.set()
-    for thread in threads:
-        thread.join(10)
-    assert order == ["one", "two"]
-
-
-def test_a_job_that_fails_or_is_abandoned_blocks_nobody(monkeypatch):
-    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
-    waiting = jobs.queue.enter()
-    jobs.queue.leave(waiting)
-    with pytest.raises(KeyboardInterrupt), jobs.job("ends early"):
-        raise KeyboardInterrupt
-    with jobs.job("next"), jobs.job("inside the same"):
-        assert True
-    last = jobs.queue.enter()
-    assert jobs.queue.ahead(last) == 0
-    jobs.queue.leave(last)
 
 
 def test_a_chapter_can_be_the_first_page_of_a_session(demo, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from tests.conftest import SMOLLM2, needs_smollm2
 from tests.pages import test_every_page as every
+from tests.pages import test_evidence as evidence
 from tests.pages.conftest import PAGES
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.timeout(1200), needs_smollm2]
@@ -22,6 +23,11 @@ def test_a_page_runs_without_an_exception_and_every_beat_draws_a_card(page):
 @on_each_page
 def test_every_live_card_proves_itself(page):
     every.test_every_live_card_proves_itself(page, SMOLLM2)
+
+
+@on_each_page
+def test_a_proof_fails_for_every_altered_figure(page):
+    assert evidence.untold(page, SMOLLM2) == []
 
 
 @on_each_page

@@ -76,6 +76,14 @@ def test_layer_head_and_focus_move_into_the_range_of_the_model_and_the_prompt():
     assert (moved.layer, moved.head, moved.focus) == (5, 9, 2)
 
 
+LAYER, HEAD = "bar-layer-6", "bar-head-10"
+
+
+def strip(app):
+    """The chips of the prompt's tokens."""
+    return next(group for group in app.get("button_group") if str(group.key).startswith("bar-focus"))
+
+
 def test_a_focus_that_nobody_chose_is_the_last_token():
     assert State().within(6, 10, 12).focus == 11
 
@@ -85,43 +93,94 @@ def test_a_cold_session_shows_what_its_address_names(demo):
     assert app.text_area(key="side-prompt").value == ADDRESS["prompt"]
     assert app.selectbox(key="side-checkpoint").value == "pocket-llama"
     assert app.selectbox(key="side-precision").value == "bf16"
-    assert app.slider(key="8-second-layer").value == 3
-    assert app.slider(key="8-second-head").value == 1
-    assert app.selectbox(key="8-first-focus").value == 2
-    assert app.number_input(key="8-second-seed").value == 7
+    assert app.slider(key=LAYER).value == 3
+    assert app.slider(key=HEAD).value == 1
+    assert strip(app).value == 2
+    assert app.number_input(key="bar-seed").value == 7
     assert app.query_params == ADDRESS
 
 
-def test_a_control_moves_the_address_and_the_other_beats(demo):
+def test_the_bar_moves_the_address_and_every_beat(demo):
     app = demo()
-    app.slider(key="8-first-layer").set_value(4).run()
+    app.slider(key=LAYER).set_value(4).run()
     assert app.query_params["layer"] == "4"
-    assert app.slider(key="8-second-layer").value == 4
+    assert sum("layer 4" in one.value for one in app.markdown) == 2
 
 
 def test_a_chip_sets_the_focus_of_every_beat(demo):
     app = demo()
-    strip = next(group for group in app.get("button_group") if group.key == "token-strip")
-    app = strip.set_value(3).run()
+    app = strip(app).set_value(3).run()
     assert app.query_params["focus"] == "3"
-    assert app.selectbox(key="8-first-focus").value == 3
+    assert sum("focus 3" in one.value for one in app.markdown) == 2
 
 
-def test_a_shared_control_redraws_its_own_beat_first_and_leaves_the_frame_alone(demo, monkeypatch):
+def test_the_bar_stands_once_on_a_page_and_no_beat_repeats_it(demo):
+    app = demo()
+    assert [one.key for one in app.slider if one.label in ("Layer", "Head")] == [LAYER, HEAD]
+    assert len([group for group in app.get("button_group") if str(group.key).startswith("bar-focus")]) == 1
+
+
+def test_the_bar_draws_beats_anew_and_leaves_the_frame_alone(demo, monkeypatch):
     app = demo()
     drawn, plain = [], frame.draw_beat
     monkeypatch.setattr(frame, "draw_beat", lambda beat, *more: (drawn.append(beat.key), plain(beat, *more)))
     monkeypatch.setattr(frame, "begin", lambda *given: drawn.append("frame"))
     app.run()
     drawn.clear()
-    app.slider(key="8-second-layer").set_value(4).run()
-    assert drawn == ["second", "first"]
+    app.slider(key=LAYER).set_value(4).run()
+    assert drawn == ["first", "second"]
+
+
+def test_a_value_that_the_browser_had_before_it_heard_of_the_new_one_is_no_choice(monkeypatch):
+    session = {"bar-layer-6": 0}
+    monkeypatch.setattr(state.st, "session_state", session)
+    state.mirror("bar-layer-6", 5)  # a figure was clicked
+    session["bar-layer-6"] = 0  # what the browser still sends with its next message
+    assert state.chosen("bar-layer-6") is None
+    session["bar-layer-6"] = 0  # and now the reader has moved it there
+    assert state.chosen("bar-layer-6") == 0
+
+
+def test_a_choice_other_than_the_one_before_counts_at_once(monkeypatch):
+    session = {"bar-layer-6": 0}
+    monkeypatch.setattr(state.st, "session_state", session)
+    state.mirror("bar-layer-6", 5)
+    session["bar-layer-6"] = 4
+    assert state.chosen("bar-layer-6") == 4
+
+
+def test_a_beats_own_control_is_in_the_address_and_survives_another_chapter(demo):
+    app = demo()
+    assert "second.count" not in app.query_params
+    app.slider(key="8-second-count").set_value(7).run()
+    assert app.query_params["second.count"] == "7"
+    app.switch_page("pages/09_Other.py").run()
+    assert "second.count" not in app.query_params
+    app.switch_page(DEMO_PAGE).run()
+    assert app.slider(key="8-second-count").value == 7
+    assert app.query_params["second.count"] == "7"
+    app.slider(key="8-second-count").set_value(3).run()
+    assert "second.count" not in app.query_params, "a usual value needs no words"
+
+
+def test_a_copied_link_sets_a_beats_own_controls(demo):
+    app = demo(**{"layer": "1", "second.count": "9", "second.fail": "reader"})
+    assert app.slider(key="8-second-count").value == 9
+    assert app.selectbox(key="8-second-fail").value == "reader"
+
+
+@pytest.mark.parametrize("value", ["", "banana", "11", "-1", "nan", "1e99", "9" * 5000, "<b>"])
+def test_a_link_with_an_impossible_value_leaves_the_usual_one(demo, value):
+    app = demo(**{"layer": "1", "second.count": value, "second.fail": value, "nothing.here": value})
+    assert not app.exception
+    assert app.slider(key="8-second-count").value == 3
+    assert app.selectbox(key="8-second-fail").value == "no"
 
 
 def test_an_address_from_before_the_last_change_does_not_undo_it(demo):
     app = demo()
     before = dict(app.query_params)
-    app.slider(key="8-first-layer").set_value(4).run()
+    app.slider(key=LAYER).set_value(4).run()
     app.run()
     app.query_params = before  # what a browser still sends that has not yet heard of the change
     app.text_area(key="side-prompt").set_value("Something new").run()
@@ -131,29 +190,29 @@ def test_an_address_from_before_the_last_change_does_not_undo_it(demo):
 
 def test_the_state_survives_going_to_another_chapter(demo):
     app = demo()
-    app.slider(key="8-first-layer").set_value(4).run()
+    app.slider(key=LAYER).set_value(4).run()
     app.switch_page("pages/09_Other.py").run()
-    assert app.slider(key="9-second-layer").value == 4
+    assert app.slider(key=LAYER).value == 4
     assert app.query_params["layer"] == "4"
 
 
 def test_going_back_on_a_page_restores_what_the_address_names(demo):
     app = demo()
     before = dict(app.query_params)
-    app.slider(key="8-first-layer").set_value(4).run()
+    app.slider(key=LAYER).set_value(4).run()
     app.query_params = before
     app.run()
-    assert app.slider(key="8-first-layer").value == 0
+    assert [one.value for one in app.slider if one.label == "Layer"] == [0]
 
 
 def test_a_link_made_before_the_last_change_does_not_undo_it(demo):
     app = demo()
     before = dict(app.query_params)
-    app.slider(key="8-first-layer").set_value(4).run()
+    app.slider(key=LAYER).set_value(4).run()
     app.switch_page("pages/09_Other.py")
     app.query_params = before
     app.run()
-    assert app.slider(key="9-first-layer").value == 4
+    assert app.slider(key=LAYER).value == 4
 
 
 @pytest.mark.parametrize(
@@ -179,7 +238,7 @@ def test_a_prompt_over_128_tokens_is_cut_and_says_so(demo):
     app = demo(prompt="one two three four " * 60)
     captions = " ".join(caption.value for caption in app.caption)
     assert "first 128 of them" in captions
-    assert app.selectbox(key="8-first-focus").value == 127
+    assert strip(app).value == 127
 
 
 SENDABLE = texts.text(texts.characters(exclude_categories=["Cs"]), max_size=40)

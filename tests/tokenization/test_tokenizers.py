@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import ReaderError
 from engine.tokens import encodings
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -69,7 +70,7 @@ def test_a_changed_rank_file_is_refused(tmp_path, monkeypatch):
     changed.parent.mkdir()
     changed.write_bytes(encodings.rank_file("r50k_base").read_bytes() + b"\n")
     monkeypatch.setattr(encodings, "ASSETS", tmp_path)
-    with pytest.raises(ValueError, match="not the rank file"):
+    with pytest.raises(ReaderError, match="not the one that tiktoken expects"):
         encodings.definition.__wrapped__("r50k_base")
 
 

@@ -10,7 +10,7 @@ from engine.chapters import c14_context as context
 from engine.model import kv_cache
 from engine.model.capturing import typed
 from engine.model.words import word
-from pages._shared import strip
+from pages._shared import bar as strip
 from tests.conftest import PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 
 
@@ -121,9 +121,9 @@ def test_the_strip_says_which_token_was_not_typed(made):
     assert "not typed" in labels[0]
     assert not any("not typed" in each for each in labels[1:])
     assert len(set(labels)) == len(tokens)
-    assert "which the tokenizer puts there" in strip._summary(loaded, "a cat", tokens, len(tokens), 1)
-    assert "puts there" not in strip._summary(loaded, "a cat", tokens[1:], len(tokens) - 1, 0)
-    assert "no token stands for this text" in strip._summary(loaded, "", tokens[:1], 1, 0)
+    assert "which the tokenizer puts there" in strip._summary(loaded, "a cat", tokens, len(tokens))
+    assert "puts there" not in strip._summary(loaded, "a cat", tokens[1:], len(tokens) - 1)
+    assert "no token stands for this text" in strip._summary(loaded, "", tokens[:1], 1)
 
 
 @needs_smollm2
@@ -131,19 +131,19 @@ def test_the_strip_says_how_many_bytes_are_left_out():
     loaded = loaded_checkpoint(SMOLLM2)
     tokens = tokenize(loaded, "a\x04b \x06")
     assert "2 bytes have no token in this tokenizer and are left out" in strip._summary(
-        loaded, "a\x04b \x06", tokens, len(tokens), 0
+        loaded, "a\x04b \x06", tokens, len(tokens)
     )
-    assert "left out" not in strip._summary(loaded, "a b", tokens, len(tokens), 0)
+    assert "left out" not in strip._summary(loaded, "a b", tokens, len(tokens))
 
 
 def _page():
-    from types import SimpleNamespace
+    import streamlit as st
 
-    from pages._shared import words
-    from tests.conftest import loaded_checkpoint
+    from pages._shared import state, words
+    from pages._shared.view import View
 
-    view = SimpleNamespace(loaded=loaded_checkpoint("pocket-gpt2"), key=lambda name: f"beat-{name}")
-    words.field(view, "word", "A word")
+    state.begin("5")
+    words.field(View("5", "beat", st.container(), st.container()), "word", "A word")
 
 
 def test_the_token_taken_stands_below_the_field():

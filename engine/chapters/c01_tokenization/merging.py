@@ -14,11 +14,14 @@ from engine.model.loaded import Loaded
 from engine.ops import bpe
 from engine.tokens import encodings, merges
 from engine.tokens.merges import Merger
-from engine.tokens.text import display_bytes
+from engine.tokens.text import display_bytes, shorten
 
 R50K = "r50k_base"
 ROWS = 9
 """Rows of the figure at most: the last steps up to the one that the reader chose."""
+
+LONGEST = 240
+"""Bytes of a piece that are merged in the figure: each of its merges is a row of the table with all of its parts."""
 
 
 def sources(loaded: Loaded) -> list[str]:
@@ -39,7 +42,18 @@ def pieces(loaded: Loaded, source: str, text: str) -> list[bytes]:
 
 def steps(loaded: Loaded, source: str, piece: bytes) -> int:
     """How many merges a piece takes."""
-    return len(bpe.replay(piece, _merger(loaded, source).rank))
+    return len(bpe.replay(beginning(piece), _merger(loaded, source).rank))
+
+
+def beginning(piece: bytes) -> bytes:
+    """A piece, or of a long one its first characters, up to `LONGEST` bytes: they are merged like a piece of their own.
+
+    What is cut off may have been the rest of a pair, so the last of their tokens need not be the whole piece's.
+    """
+    if len(piece) <= LONGEST:
+        return piece
+    end = next((end for end in range(LONGEST, LONGEST - 4, -1) if piece[end] & 0xC0 != 0x80), LONGEST)
+    return piece[:end]
 
 
 def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> Card:
@@ -50,12 +64,13 @@ def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> 
     merger, text = _merger(loaded, source), checked(text)
     if piece not in merger.split(text):
         raise ReaderError("This piece is not part of the text any more.")
+    whole, piece = piece, beginning(piece)
     path = bpe.replay(piece, merger.rank)
     done = min(max(done, 0), len(path))
     rows = _rows(piece, path, done)
     ids = merger.encode(text)
     final = path[-1].parts if path else tuple(bytes([byte]) for byte in piece)
-    quoted = f"“{display_bytes(piece)}”"
+    quoted = f"“{shorten(display_bytes(piece), 40)}”"
 
     return Card(
         key="merging",
@@ -63,7 +78,7 @@ def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> 
         alt=f"{quoted} as {plural(len(piece), 'byte')} at first and {plural(len(final), 'token')} after "
         f"{plural(len(path), 'merge')}; a row for each step, the bytes just joined filled.",
         badge=Badge.LIVE,
-        figure=strips([rows], axis="bytes of the piece in UTF-8"),
+        figure=strips([rows], axis=_axis(whole, piece)),
         table={
             "merge": list(range(len(path) + 1)),
             "rank": ["", *(f"{step.rank:,}" for step in path)],
@@ -84,6 +99,7 @@ def merging(loaded: Loaded, source: str, text: str, piece: bytes, done: int) -> 
         code=_code(loaded, source, text, piece),
         atol=0.0,
         note=f"Beside each row: the rank of the pair that was joined. Ranks and cuts are those of {source}."
+        + _cut_off(whole, piece)
         + _left_out(source, merger.left_out(text)),
     )
 
@@ -132,6 +148,20 @@ def _title(quoted: str, path: list[bpe.Merge], done: int, parts: int) -> str:
 
 def _library(loaded: Loaded, source: str) -> str:
     return "its own tokenizer" if source == loaded.name else "tiktoken"
+
+
+def _axis(whole: bytes, piece: bytes) -> str:
+    axis = "bytes of the piece in UTF-8"
+    return axis if len(whole) == len(piece) else f"{axis}: the first {len(piece)} of {len(whole):,}"
+
+
+def _cut_off(whole: bytes, piece: bytes) -> str:
+    if len(whole) == len(piece):
+        return ""
+    return (
+        f" This piece has {len(whole):,} bytes; its first {len(piece)} are merged here like a piece of their own, and "
+        "the ids that are proved are those of the whole text."
+    )
 
 
 def _left_out(source: str, lost: bytes) -> str:

@@ -1,5 +1,6 @@
 """The loaded checkpoint's own tokenizer beside tiktoken's three."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -153,22 +154,21 @@ def laid(loaded: Loaded, name: str, text: str, tokens: tuple[Token, ...]) -> Cut
 
 def wrapped(cuts: dict[str, Cut], line: int = LINE, lines: int = LINES) -> list[list[Strip]]:
     """Strips of at most about `line` bytes, broken only where every tokenizer has a cut."""
-    breaks = [0, *breaks_of([cut.ends for cut in cuts.values()], line)]
+    breaks = [0, *breaks_of([cut.ends for cut in cuts.values()], line, lines)]
     found = []
-    for start, stop in list(pairwise(breaks))[:lines]:
+    for start, stop in pairwise(breaks):
         found.append([Strip(PLAIN.get(name, name), between(cut, start, stop)) for name, cut in cuts.items()])
     return found
 
 
-def breaks_of(ends: Sequence[Sequence[int]], line: int) -> list[int]:
-    """Ends of lines, in bytes: the last common cut within `line` bytes of the line's start, else the next one."""
+def breaks_of(ends: Sequence[Sequence[int]], line: int, lines: int) -> list[int]:
+    """Ends of `lines` lines, in bytes: the last common cut within `line` bytes of a line's start, else the next one."""
     common = sorted(set.intersection(*map(set, ends)))
     chosen: list[int] = []
     start = 0
-    while common and start < common[-1]:
-        ahead = [end for end in common if end > start]
-        within = [end for end in ahead if end - start <= line]
-        start = within[-1] if within else ahead[0]
+    while common and start < common[-1] and len(chosen) < lines:
+        first = bisect_right(common, start)
+        start = common[max(bisect_right(common, start + line) - 1, first)]
         chosen.append(start)
     return chosen
 

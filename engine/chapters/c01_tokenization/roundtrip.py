@@ -186,14 +186,14 @@ def _lines(back: Return, tokens: Sequence[Token]) -> list[list[Strip]]:
         "bytes": Cut(tuple(singles), _ends(singles)),
         "tokens": Cut(tuple(tokens), back.ends),
     }
-    breaks = [0, *breaks_of([cuts["characters"].ends, back.ends], LINE)]
+    breaks = [0, *breaks_of([cuts["characters"].ends, back.ends], LINE, LINES)]
     return [
         [
             Strip("characters", between(cuts["characters"], start, stop, _character), "embedding"),
             Strip("bytes", between(cuts["bytes"], start, stop), "residual"),
             Strip("tokens", between(cuts["tokens"], start, stop, _torn), "token"),
         ]
-        for start, stop in list(pairwise(breaks))[:LINES]
+        for start, stop in pairwise(breaks)
     ]
 
 

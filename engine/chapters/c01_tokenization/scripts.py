@@ -2,10 +2,11 @@
 
 import hashlib
 from functools import cache
+from pathlib import Path
 
 from engine.evidence.script import home_lines, place
 from engine.model.loaded import Loaded
-from engine.tokens import encodings
+from engine.tokens import ASSETS, encodings
 
 
 @cache
@@ -24,7 +25,7 @@ def tiktoken_lines(name: str, variable: str = "encoding") -> str:
     return (
         "import tiktoken\n"
         "from tiktoken.load import load_tiktoken_bpe\n\n"
-        f"path = {str(encodings.rank_file(name))!r}\n"
+        f"path = {_below_the_app(encodings.rank_file(name))!r}\n"
         f"{variable} = tiktoken.Encoding(\n"
         f"    {name!r},\n"
         f"    pat_str={pattern!r},\n"
@@ -32,6 +33,11 @@ def tiktoken_lines(name: str, variable: str = "encoding") -> str:
         f"    special_tokens={encodings.definition(name)['special_tokens']!r},\n"
         ")\n"
     )
+
+
+def _below_the_app(file: Path) -> str:
+    """A bundled file as a script names it that runs in the app's folder."""
+    return f"engine/assets/{file.relative_to(ASSETS).as_posix()}"
 
 
 def tokenizer_lines(loaded: Loaded) -> str:

@@ -18,7 +18,7 @@ from engine.chapters.c02_embeddings.analogies import (
     usable,
     word_ids,
 )
-from engine.chapters.c02_embeddings.matrix import code, name, quoted, table
+from engine.chapters.c02_embeddings.matrix import Table, code, name, quoted, table
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import embedding as again
 from engine.evidence.oracles.order import at_ranks
@@ -26,11 +26,14 @@ from engine.evidence.rounding import EXACT
 from engine.figures import lines
 from engine.figures.embeddings import ranked
 from engine.model.loaded import Loaded
-from engine.ops.embeddings import nearest, rank
+from engine.model.stopping import stop_here
+from engine.ops.embeddings import nearest_one, rank
 from engine.tokens.text import shorten
 
 ARITHMETIC, ALLOWED, FROM_A, FROM_C = "a − b + c", "a − b + c, inputs count", "a alone", "c alone"
 WAYS = (ARITHMETIC, ALLOWED, FROM_A, FROM_C)
+TOGETHER = 8
+"""Analogies whose vectors go through the matrix in one product."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +66,24 @@ def _score(loaded: Loaded) -> Scored:
     own = table(loaded)
     ids = np.array([word_ids(loaded, analogy.words) for analogy in kept])
     ranks, answers = [], []
-    for one_ids in ids.tolist():
-        rows = own.rows(one_ids)
-        sums, from_a, from_c = own.cosines([rows[0] - rows[1] + rows[2], rows[0], rows[2]])
+    for one_ids, (sums, from_a, from_c) in zip(ids.tolist(), _cosines(own, ids), strict=True):
         d, inputs = one_ids[3], one_ids[:3]
         ranks.append([rank(sums, d, inputs), rank(sums, d), rank(from_a, d, inputs), rank(from_c, d, inputs)])
-        answers.append(int(nearest(sums, 1, inputs)[0]))
+        answers.append(nearest_one(sums, inputs))
     return Scored(kept, skipped, ids, np.array(ranks).T, answers)
+
+
+def _cosines(own: Table, ids: NDArray[np.int64]) -> Iterator[NDArray[np.float64]]:
+    """Cosines (3, vocab) of a − b + c, of a and of c for ids (analogy, 4); a few go through the matrix together."""
+    for start in range(0, len(ids), TOGETHER):
+        stop_here()
+        a, b, c, _ = (
+            own.rows(ids[start : start + TOGETHER].ravel().tolist())
+            .reshape(-1, 4, own.d_model)
+            .transpose(1, 0, 2)
+        )
+        together = own.cosines(np.concatenate([a - b + c, a, c]))
+        yield from together.reshape(3, len(a), -1).transpose(1, 0, 2)
 
 
 def score(loaded: Loaded) -> Card:

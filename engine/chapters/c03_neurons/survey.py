@@ -1,6 +1,6 @@
 """Every neuron's top tokens over the sample text, found in one reading."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.model import capturing
+from engine.model.cache import ByteLRU
 from engine.model.capturing import forward
 from engine.model.loaded import Loaded
 from engine.tokens import passages
@@ -35,6 +36,27 @@ class Survey:
     places: NDArray[np.int32]
     around: NDArray[np.float16]
     counted: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.places.nbytes + self.around.nbytes
+
+
+_surveys: ByteLRU[Survey] = ByteLRU(limit=256 * 1024 * 1024)
+
+
+def surveyed(loaded: Loaded, progress: Callable[[float, str], None] = lambda share, what: None) -> Survey:
+    """`survey` of the sample text, remembered for the whole process by (checkpoint, revision, precision, device)."""
+    return _surveys.get(_key(loaded), lambda: survey(loaded, progress))
+
+
+def was_surveyed(loaded: Loaded) -> bool:
+    """Whether `surveyed` has nothing to do."""
+    return _key(loaded) in _surveys
+
+
+def _key(loaded: Loaded) -> Hashable:
+    return loaded.name, loaded.revision, loaded.precision, loaded.device
 
 
 def windows(loaded: Loaded, text: str) -> tuple[tuple[int, ...], ...]:

@@ -1,9 +1,14 @@
 """A neuron with two inputs and made-up numbers: the weighted sum and five non-linearities."""
 
+from typing import Any
+
 import numpy as np
+import torch
 
 from engine import ReaderError
-from engine.evidence.card import Badge, Card
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.bending import bent, linear
+from engine.evidence.rounding import EXACT
 from engine.figures.axes import short
 from engine.figures.neurons import bend
 from engine.ops import neurons as ops
@@ -22,6 +27,7 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
     places = np.linspace(-reach, reach, 241)
     products = [w * v for w, v in zip(weights, x, strict=True)]
     out = values[activation]
+    curves = {name: ops.FUNCTIONS[name](places) for name in ops.ACTIVATIONS}
     return Card(
         key="toy-neuron",
         title=f"The sum is {short(z)}, and {activation} passes on {short(out)}",
@@ -29,7 +35,7 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
         badge=Badge.TOY,
         figure=bend(
             places,
-            {name: ops.FUNCTIONS[name](places) for name in ops.ACTIVATIONS},
+            curves,
             activation,
             (z, out),
             x_name="weighted sum z = w₁x₁ + w₂x₂ + b",
@@ -39,9 +45,35 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
             "quantity": ["w₁ · x₁", "w₂ · x₂", "b", "z", *(f"{name}(z)" for name in values)],
             "value": [*products, bias, z, *values.values()],
         },
+        shown={
+            "products": products,
+            "z": z,
+            "places": places,
+            **{f"{name}(z)": value for name, value in values.items()},
+            **curves,
+        },
+        oracle=Oracle(
+            "The sum by torch.nn.Linear, and every point of the curves by torch's own non-linearities.",
+            lambda: _again(x, weights, bias),
+            EXACT * max(1.0, reach),
+        ),
         note=f"z = {_term(weights[0], x[0])} + {_term(weights[1], x[1])} + {_signed(bias)} = {short(z)}. "
         f"{activation}(z) = {ops.FORMULAS[activation]} = {short(out)}.",
     )
+
+
+def _again(x: tuple[float, float], weights: tuple[float, float], bias: float) -> dict[str, Any]:
+    parts = torch.tensor(x, dtype=torch.float64) * torch.tensor(weights, dtype=torch.float64)
+    z = linear([[w] for w in weights], [bias])(torch.tensor(x, dtype=torch.float64))[0]
+    reach = max(REACH, 1.1 * abs(float(z)))
+    places = torch.linspace(-reach, reach, 241, dtype=torch.float64)
+    return {
+        "products": parts,
+        "z": z,
+        "places": places,
+        **{f"{name}(z)": value for name, value in bent(z).items()},
+        **bent(places),
+    }
 
 
 def _term(weight: float, value: float) -> str:

@@ -1,9 +1,14 @@
 """A network of 2 → 3 → 2 units with made-up weights."""
 
+from typing import Any
+
 import numpy as np
+import torch
 
 from engine import ReaderError
-from engine.evidence.card import Badge, Card
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles import bending
+from engine.evidence.rounding import EXACT, largest
 from engine.figures.axes import short
 from engine.figures.network import network
 from engine.ops import neurons as ops
@@ -64,6 +69,48 @@ def toy_network(x: tuple[float, float], edge: str, weight: float, activation: st
                 *(float(matrices[p][a, b]) for p, a, b in EDGES.values()),
             ],
         },
+        shown={
+            "x": x,
+            "sums": sums,
+            "h": hidden,
+            "y": out,
+            "W₁": matrices[0],
+            "b₁": BIASES[0],
+            "W₂": matrices[1],
+            "b₂": BIASES[1],
+            "what the connection adds": source * weight,
+        },
+        oracle=Oracle(
+            "The same network by torch.nn.Linear and torch's own non-linearity; what the connection adds as the "
+            "change of the sum that it leads to when it is cut.",
+            lambda: _again(x, edge, weight, activation),
+            EXACT * max(1.0, abs(weight), largest(out)),
+        ),
         note=f"h = {activation}(x·W₁ + b₁), y = h·W₂ + b₂. Row: where a connection comes from; column: where it goes. "
         "Orange weights are positive, blue ones negative; numbers in the cells are rounded.",
     )
+
+
+def _again(x: tuple[float, float], edge: str, weight: float, activation: str) -> dict[str, Any]:
+    """The network as modules; `edge` names two units, such as “x2 → h3”."""
+    start, end = edge.split(" → ")
+    part, i, j = NAMES.index(start[0]), int(start[1:]) - 1, int(end[1:]) - 1
+
+    def made(value: float) -> tuple[list[torch.nn.Linear], list[torch.Tensor]]:
+        modules = [bending.linear(w, b) for w, b in zip((FIRST, SECOND), BIASES, strict=True)]
+        modules[part].weight[j, i] = value
+        return modules, bending.layers(x, modules[0], activation, modules[1])
+
+    (first, second), (sums, hidden, out) = made(weight)
+    _, cut = made(0.0)
+    return {
+        "x": x,
+        "sums": sums,
+        "h": hidden,
+        "y": out,
+        "W₁": first.weight.T,
+        "b₁": first.bias,
+        "W₂": second.weight.T,
+        "b₂": second.bias,
+        "what the connection adds": (sums - cut[0], out - cut[2])[part][j],
+    }

@@ -26,7 +26,7 @@ def name(request: Request) -> str:
 
 
 def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Choice, ...], ...] = ()) -> Card:
-    """Texts of several requests after one prompt; `pieces` are beginnings of them, where the reader stopped."""
+    """Texts of several requests after one prompt; `pieces` are what is written of them already."""
     whole = pieces or tuple(written(loaded, request) for request in requests)
     if not all(whole):
         raise ReaderError("Nothing has been written yet.")

@@ -45,13 +45,13 @@ def tree(
     request: Request,
     rest: Request | None = None,
     kept: tuple[Choice, ...] = (),
-    stopped: tuple[Choice, ...] = (),
+    known: tuple[Choice, ...] = (),
 ) -> Card:
     """The candidates of every step and the one taken. With a turn, `kept` goes before the text of `rest`.
 
-    stopped  the beginning of the text of `request`, or of `rest`, where the reader did not wait for the whole
+    known  the text of `request`, or of `rest`, as far as it is written, where that is so already
     """
-    after = stopped or (written(loaded, request) if rest is None else _after(loaded, kept, rest))
+    after = known or (written(loaded, request) if rest is None else _after(loaded, kept, rest))
     path = (*kept, *after)
     if not path:
         raise ReaderError("The model's context is full, so no token can follow.")

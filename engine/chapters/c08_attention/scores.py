@@ -3,13 +3,14 @@
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from engine import ReaderError
 from engine.evidence import head_script as code
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.head import head_again
-from engine.evidence.rounding import tolerance
+from engine.evidence.rounding import EXACT, tolerance
 from engine.figures import attention_map, heatmap
 from engine.figures.attention import dot_product, score_row
 from engine.figures.axes import short
@@ -60,9 +61,13 @@ def product(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key
         oracle=Oracle(
             "Query and key projected again from the stream that transformers returns"
             + (", rotated by RoPE" if one.rotary else "")
-            + ", multiplied, summed and scaled.",
+            + "; their products, the sums and the score from the query and the key that are drawn.",
             lambda: _product_again(one, query, key),
-            tolerance(loaded, np.abs(parts).sum()),
+            {
+                "query": tolerance(loaded, one.q[query]),
+                "key": tolerance(loaded, one.k[key]),
+                **dict.fromkeys(("products", "running sum", "score"), EXACT * max(1.0, np.abs(parts).sum())),
+            },
         ),
         code=code.script(
             one,
@@ -189,10 +194,10 @@ def head_map(
 
 def _product_again(one: Head, query: int, key: int) -> dict[str, Any]:
     again = head_again(one)
-    q, k = again.query[query], again.key[key]
+    q, k = (torch.tensor(drawn, dtype=torch.float64) for drawn in (one.q[query], one.k[key]))
     return {
-        "query": q,
-        "key": k,
+        "query": again.query[query],
+        "key": again.key[key],
         "products": q * k,
         "running sum": (q * k).cumsum(0),
         "score": q @ k * one.scale,

@@ -7,7 +7,7 @@ from engine.chapters.c09_heads.naming import name, names
 from engine.chapters.c09_heads.repeats import pattern, repeated, second_time, strongest_heads
 from engine.chapters.c09_heads.rollout import rollout, shares
 from engine.chapters.c09_heads.sweep import Sweep, advance, ranked, sweep_map, sweep_of, sweep_ranking
-from engine.model.repeated import half_length
+from engine.model.repeated import half_length, repeated_ids
 
 __all__ = [
     "THRESHOLD",
@@ -24,6 +24,7 @@ __all__ = [
     "pattern",
     "ranked",
     "repeated",
+    "repeated_ids",
     "rollout",
     "score_map",
     "second_time",

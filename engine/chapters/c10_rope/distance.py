@@ -1,13 +1,16 @@
 """One query and one key, and what only their distance makes of the score."""
 
+from typing import Any
+
 import numpy as np
 
 from engine.chapters.c10_rope.pair import at_positions, within
-from engine.chapters.c10_rope.rotation import before, rotation, rounding
+from engine.chapters.c10_rope.rotation import STEPS, before, narrower, rotation, rounding
 from engine.evidence import head_script as code
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
-from engine.evidence.rounding import float_tolerance
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.head import head_again
+from engine.evidence.oracles.rope import rope_again
+from engine.evidence.rounding import tolerance
 from engine.figures.axes import short
 from engine.figures.rope import waves
 from engine.model.head import Head
@@ -30,22 +33,8 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
     products = rope.split(turned, own.pairs) * rope.split(fixed, own.pairs)  # distance, pair, 2
     score = (turned.astype(np.float64) @ fixed.astype(np.float64)) * ops.scale(loaded.spec.d_head)
     part = products[:, index].sum(-1) * ops.scale(loaded.spec.d_head)
-    near = rounding(own, q, k, len(away))
+    near = max(rounding(own, q, k, len(away)), tolerance(loaded, score, steps=STEPS))
     here, names = query - key, (f"pair {index} alone", "all pairs: the score")
-
-    def prove() -> Proof:
-        closed, rest = rope.by_distance(q, k, own.inv_freq, away, own.factor)
-        captured = abs(one.scores[query, key] - score[here]) if here >= 0 else 0.0
-        return Proof(
-            "A sum of cosines, one for each pair: |q||k|·cos(angle between them + distance·frequency)/√d_head, against "
-            "the vectors that the model’s own module rotated."
-            + (" At the distance they have, it is the captured score." if here >= 0 else ""),
-            max(
-                max_difference(closed.sum(-1) + rest, score), max_difference(closed[:, index], part), captured
-            ),
-            max(near, float_tolerance(loaded, score)),
-        )
-
     best = int(np.nan_to_num(score).argmax())
     return Card(
         key="distance",
@@ -62,12 +51,17 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
             y_name="q·k / √d_head",
         ),
         table={"distance": away.tolist(), names[1]: score.tolist(), names[0]: part.tolist()},
-        prove=prove,
+        shown={"score": score, "pair": part},
+        oracle=Oracle(
+            "Query and key projected again from the stream that transformers returns; a wave of each pair over the "
+            "distance, the real part of q·k̄·e^(i·distance·frequency)/√d_head with frequencies by the formula of their "
+            "paper, and the sum of all, against the vectors that the model’s own module rotated.",
+            lambda: _again(one, query, key, index, len(away)),
+            {"score": near, "pair": narrower(near, part)},
+        ),
         code=code.script(
             one, _SCRIPT.format(query=query, key=key, index=index, pairs=own.pairs, count=len(away))
         ),
-        numbers={"score": score, "pair": part},
-        atol=max(near, float_tolerance(loaded, score)),
         note=f"{one.name[0].upper()}{one.name[1:]} of {loaded.name}. The contents of query and key are the captured "
         f"ones and never change; only the rotation does. Pair {index} repeats every "
         f"{short(float(rope.wavelengths(own.inv_freq)[index]))} tokens."
@@ -77,6 +71,14 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
             else " In the prompt this key comes after the query, so the mask hides it."
         ),
     )
+
+
+def _again(one: Head, query: int, key: int, index: int, count: int) -> dict[str, Any]:
+    head, scale = head_again(one), one.loaded.spec.d_head**-0.5
+    waves, rest = rope_again(one.loaded).by_distance(
+        head.before["query"][query], head.before["key"][key], range(count)
+    )
+    return {"score": (waves.sum(-1) + rest) * scale, "pair": waves[:, index] * scale}
 
 
 _SCRIPT = """

@@ -1,20 +1,28 @@
 """The frequencies of all pairs."""
 
-from engine.chapters.c10_rope.rotation import Rotation, rotation
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from typing import Any
+
+import numpy as np
+import torch
+
+from engine.chapters.c10_rope.rotation import ROUNDED, Rotation, rotation
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.rope import RopeAgain, counted_turns, rope_again
+from engine.evidence.rounding import largest
 from engine.evidence.script import preamble
 from engine.figures import heatmap
 from engine.figures.axes import numbers
 from engine.figures.rope import ladder as drawn
 from engine.model.loaded import Loaded
+from engine.model.trace import Array
 from engine.ops import rope
 
 LONGEST_SHOWN = 512
 """The cosines of more positions than this do not fit the width of a figure."""
 
-LONGEST_FOLLOWED = 8192
-"""Positions that the proof goes through one by one."""
+
+LOG = "tokens to a full turn (log10)"
+"""As a logarithmic axis has them: beside the slowest pair, the fast ones would be nothing."""
 
 
 def ladder(loaded: Loaded, view: str = "wavelengths") -> Card:
@@ -22,9 +30,11 @@ def ladder(loaded: Loaded, view: str = "wavelengths") -> Card:
     own, context = rotation(loaded), loaded.spec.context
     lengths, made = rope.wavelengths(own.inv_freq), rope.turns(own.inv_freq, context)
     complete = int((made >= 1).sum())
+    count = min(context, LONGEST_SHOWN)
+    cosines = {"cosines": own.cos_sin(range(count))[0].T} if view == "cosines" else {}
     figure = (
-        _cosines(own, context)
-        if view == "cosines"
+        _cosines(own, cosines["cosines"])
+        if cosines
         else drawn({"wavelength": lengths}, context, colors={"wavelength": "key"})
     )
     return Card(
@@ -41,24 +51,40 @@ def ladder(loaded: Loaded, view: str = "wavelengths") -> Card:
             "tokens to a full turn": lengths.tolist(),
             f"turns in {context:,} tokens": made.tolist(),
         },
-        prove=lambda: measured(own, context),
-        code=preamble(loaded) + _SCRIPT.format(rotary=loaded.path("rotary"), context=context),
-        numbers={"frequency": own.inv_freq, "wavelength": lengths, "turns": made},
-        atol=1e-6,
+        shown={"frequency": own.inv_freq, LOG: np.log10(lengths), "turns": made, **cosines},
+        oracle=Oracle(
+            "Frequencies and wavelengths by the formula of their paper"
+            + (", and the cosines of position × frequency" if cosines else "")
+            + ", against the model’s rotary module; the turns counted from position to position along the cosines and "
+            "sines that it returns.",
+            lambda: _again(loaded, count if cosines else 0),
+            {
+                "frequency": ROUNDED * largest(own.inv_freq),
+                LOG: ROUNDED,
+                "turns": ROUNDED * largest(made) + 1e-6,
+                "cosines": own.factor * (ROUNDED * count * largest(own.inv_freq) + 2.0**-20),
+            },
+        ),
+        code=preamble(loaded)
+        + _SCRIPT.format(rotary=loaded.path("rotary"), context=context)
+        + (_COSINES.format(count=count) if cosines else ""),
         note=_note(own, loaded),
     )
 
 
-def measured(own: Rotation, context: int, whose: str = "the model’s rotary module") -> Proof:
-    """Follow a rotary module's cosines and sines through the context and count the turns."""
-    last = min(context, LONGEST_FOLLOWED) - 1
-    counted = rope.measured_turns(*own.cos_sin(range(last + 1)))
-    return Proof(
-        f"The turns counted along the cosines and sines that {whose} returns for every position up to {last:,}, "
-        "against position × frequency / 2π.",
-        max_difference(counted, rope.turns(own.inv_freq, last)),
-        max(1e-5, last * float(own.inv_freq.max()) * 2.0**-22),  # the module multiplies in float32
-    )
+def log_wavelengths(turner: RopeAgain) -> torch.Tensor:
+    """log10 of the tokens to a full turn of each pair, as the axis has them."""
+    return torch.log10(2 * torch.pi / turner.frequency)
+
+
+def _again(loaded: Loaded, count: int) -> dict[str, Any]:
+    turner = rope_again(loaded)
+    found = {
+        "frequency": turner.frequency,
+        LOG: log_wavelengths(turner),
+        "turns": counted_turns(loaded, loaded.spec.context),
+    }
+    return found | ({"cosines": turner.factor * turner.angles(range(count)).cos().T} if count else {})
 
 
 def tokens(length: float) -> str:
@@ -66,11 +92,9 @@ def tokens(length: float) -> str:
     return f"{length:.1f} tokens" if length < 100 else f"{length:,.0f} tokens"
 
 
-def _cosines(own: Rotation, context: int) -> object:
-    shown = min(context, LONGEST_SHOWN)
-    cos, _ = own.cos_sin(range(shown))
+def _cosines(own: Rotation, cosines: Array) -> object:
     return heatmap(
-        cos.T,
+        cosines,
         rows=numbers(own.pairs),
         kind="diverging",
         limit=own.factor,
@@ -93,10 +117,16 @@ def _note(own: Rotation, loaded: Loaded) -> str:
 
 
 _SCRIPT = """
-frequency = model.get_submodule({rotary!r}).inv_freq.double()
+rotary = model.get_submodule({rotary!r})
+frequency = rotary.inv_freq.double()
 result = {{
-    "frequency": frequency.tolist(),
-    "wavelength": (2 * torch.pi / frequency).tolist(),
-    "turns": ({context} * frequency / (2 * torch.pi)).tolist(),
+    "frequency": frequency,
+    "tokens to a full turn (log10)": (2 * torch.pi / frequency).log10(),
+    "turns": {context} * frequency / (2 * torch.pi),
 }}
+"""
+
+_COSINES = """
+cos, _ = rotary(torch.zeros(1), torch.arange({count})[None])
+result["cosines"] = cos[0, :, : len(frequency)].T
 """

@@ -1,17 +1,28 @@
 """One pair of dimensions, turning with the position."""
 
 import math
+from typing import Any
 
 import numpy as np
+import torch
 
 from engine import ReaderError
-from engine.chapters.c10_rope.rotation import Rotation, before, rotation, rounding
+from engine.chapters.c10_rope.rotation import (
+    ROUNDED,
+    STEPS,
+    Rotation,
+    before,
+    narrower,
+    rotation,
+    turning,
+)
 from engine.evidence import head_script as code
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
-from engine.evidence.rounding import float_tolerance
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.head import head_again
+from engine.evidence.oracles.rope import rope_again
+from engine.evidence.rounding import EXACT, tolerance
 from engine.figures.axes import short
-from engine.figures.rope import turning
+from engine.figures.rope import turning as drawn
 from engine.model.head import Head
 from engine.model.loaded import Loaded
 from engine.model.trace import Array, Trace
@@ -34,30 +45,22 @@ def pair(
     everywhere = at_positions(own, vector, range(position + 1))
     points = rope.split(everywhere, own.pairs)[:, index]
     start, end = rope.split(vector, own.pairs)[index], points[-1]
-    angle = float(own.angles([position])[0, index])
-
-    def prove() -> Proof:
-        complex_product = rope.complex_rotation(vector, own.angles([position])[0], own.factor)
-        difference = max_difference(complex_product, everywhere[-1])
-        if position == token:
-            captured = one.q[token] if part == "query" else one.k[token]
-            difference = max(difference, max_difference(complex_product, captured))
-        same = " It is also what the model’s pass left at this token." if position == token else ""
-        return Proof(
-            f"The model’s rotation of all pairs, against complex numbers times e^(i·position·frequency).{same}",
-            difference,
-            max(float_tolerance(loaded, vector), rounding(own, vector, vector, position)),
-        )
-
+    angles = own.angles(range(position + 1))[:, index]
+    angle, lengths, frequency = (
+        float(angles[-1]),
+        np.hypot(points[:, 0], points[:, 1]),
+        float(own.inv_freq[index]),
+    )
+    near = narrower(max(tolerance(loaded, vector, steps=STEPS), turning(own, vector, position)), points)
     letter, turns = LETTERS[part], angle / rope.TURN
     return Card(
         key="pair",
-        title=f"{position} × {short(own.inv_freq[index])} rad = {short(angle)} rad: pair {index} of "
+        title=f"{position} × {short(frequency)} rad = {short(angle)} rad: pair {index} of "
         f"{letter} turns by {_turned(turns)}",
         alt=f"A circle with two arrows of {'the same length' if own.factor == 1 else 'two lengths'}: the pair before "
         f"RoPE at ({start[0]:.3g}, {start[1]:.3g}), and at position {position} at ({end[0]:.3g}, {end[1]:.3g}).",
         badge=Badge.LIVE,
-        figure=turning(
+        figure=drawn(
             start,
             end,
             points[1:-1],
@@ -67,19 +70,48 @@ def pair(
         ),
         table={
             "position": list(range(position + 1)),
-            "angle (rad)": own.angles(range(position + 1))[:, index].tolist(),
+            "angle (rad)": angles.tolist(),
             f"{letter}[{index}]": points[:, 0].tolist(),
             f"{letter}[{index + own.pairs}]": points[:, 1].tolist(),
-            "length": np.hypot(points[:, 0], points[:, 1]).tolist(),
+            "length": lengths.tolist(),
         },
-        prove=prove,
+        shown={
+            "frequency": frequency,
+            "angle (rad)": angles,
+            "before": start,
+            "points": points,
+            "length": lengths,
+        },
+        oracle=Oracle(
+            f"The {part} projected again from the stream that transformers returns, its pair as a complex number times "
+            "e^(i·position·frequency), with the frequency by the formula of its paper.",
+            lambda: _again(one, token, part, index, position),
+            {
+                "frequency": ROUNDED * frequency,
+                "angle (rad)": max(EXACT, ROUNDED * angle),
+                **dict.fromkeys(("before", "points", "length"), near),
+            },
+        ),
         code=code.script(one, _script(part, token, index, own.pairs, position)),
-        numbers={"angle": angle, "before": start, "after": end},
-        atol=max(float_tolerance(loaded, vector), rounding(own, vector, vector, position)),
         note=f"{one.quoted(token)} in {one.name} of {loaded.name}. Pair {index} is dimensions {index} and "
         f"{index + own.pairs} of {loaded.spec.d_head}. Its length is {short(math.hypot(*start))} before and "
         f"{short(math.hypot(*end))} after.{_scaled(own)}",
     )
+
+
+def _again(one: Head, token: int, part: str, index: int, position: int) -> dict[str, Any]:
+    turner, vector = (
+        rope_again(one.loaded),
+        head_again(one).before["query" if part == "query" else "key"][token],
+    )
+    turned = turner.turned(vector, range(position + 1))[:, index]
+    return {
+        "frequency": turner.frequency[index],
+        "angle (rad)": turner.angles(range(position + 1))[:, index],
+        "before": torch.view_as_real(turner.points(vector)[index]),
+        "points": torch.view_as_real(turned),
+        "length": turned.abs(),
+    }
 
 
 def chosen(one: Head, part: str) -> Array:
@@ -116,11 +148,17 @@ def _scaled(own: Rotation) -> str:
 def _script(part: str, token: int, index: int, pairs: int, position: int) -> str:
     return f"""
 vector, index, pairs = before[{part!r}][{token}], {index}, {pairs}
-cos, sin = rotary(torch.zeros(1), torch.tensor([[{position}]]))
-after, _ = (x[0, 0, 0] for x in apply_rotary_pos_emb(vector[None, None, None], vector[None, None, None], cos, sin))
+places = torch.arange({position + 1})
+cos, sin = rotary(torch.zeros(1), places[None])
+everywhere = vector.expand(1, 1, len(places), -1)
+turned, _ = apply_rotary_pos_emb(everywhere, everywhere, cos, sin)
+points = turned[0, 0][:, [index, index + pairs]]
+frequency = rotary.inv_freq[index].double()
 result = {{
-    "angle": {position} * rotary.inv_freq[index].double(),
+    "frequency": frequency,
+    "angle (rad)": places * frequency,
     "before": vector[[index, index + pairs]],
-    "after": after[[index, index + pairs]],
+    "points": points,
+    "length": points.norm(dim=-1),
 }}
 """

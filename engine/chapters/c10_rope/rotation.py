@@ -11,11 +11,13 @@ import torch
 from numpy.typing import ArrayLike
 
 from engine import ReaderError
+from engine.evidence.rounding import FLOOR, largest
 from engine.model import hooks
 from engine.model.head import Head
 from engine.model.loaded import Loaded
 from engine.model.trace import Array
 from engine.ops import attention as scores
+from engine.ops import rope
 from engine.ops.attention import Floats
 
 
@@ -104,12 +106,43 @@ def before(one: Head) -> tuple[Array, Array]:
     return one.unrotated("query"), one.unrotated("key")
 
 
-def rounding(rotation: Rotation, q: ArrayLike, k: ArrayLike, furthest: float) -> float:
-    """How far a score may be off because the module computes angles and their cosines in float32.
+ROUNDED = 6 * 2.0**-23
+"""How far, as a part of it, an angle may be off: transformers makes frequencies and angles in float32."""
 
-    The angle of the fastest pair has a relative error of one rounding step, so its absolute error grows with the
-    position; a score is at most |q||k|/√d_head, by Cauchy and Schwarz.
+
+STEPS = 8
+"""Roundings between a head's vectors in the model's pass and the same ones projected again; int8 needs the most."""
+
+
+def rounding(rotation: Rotation, q: ArrayLike, k: ArrayLike, furthest: float) -> float:
+    """How far a score may be off because the module computes frequencies, angles and their cosines in float32.
+
+    The error of an angle grows with the position; pair i adds at most |q_i||k_i|/√d_head to a score.
     """
-    largest = [float(np.nan_to_num(scores.length(x)).max(initial=0)) for x in (q, k)]
-    size = rotation.factor**2 * largest[0] * largest[1] * scores.scale(rotation.loaded.spec.d_head)
-    return max(1e-4, size * 2.0**-23 * (furthest * float(rotation.inv_freq.max()) + 8))
+    sizes = rotation.factor**2 * _sizes(rotation, q) * _sizes(rotation, k)
+    scale = scores.scale(rotation.loaded.spec.d_head)
+    return max(FLOOR, scale * float((sizes * _missed(rotation, furthest)).sum()))
+
+
+def turning(rotation: Rotation, vectors: ArrayLike, furthest: float) -> float:
+    """The same for a number of a rotated vector."""
+    return max(
+        FLOOR, rotation.factor * float((_sizes(rotation, vectors) * _missed(rotation, furthest)).max())
+    )
+
+
+def narrower(allowed: float, shown: ArrayLike) -> float:
+    """A tolerance, but at most half of what it is for: a pair can be small beside the vector it is a part of."""
+    return min(allowed, largest(shown) / 2 or allowed)
+
+
+def _sizes(rotation: Rotation, vectors: ArrayLike) -> Floats:
+    """The largest length of each pair, (pair)."""
+    points = np.nan_to_num(rope.split(vectors, rotation.pairs))
+    result: Floats = scores.length(points).reshape(-1, rotation.pairs).max(axis=0)
+    return result
+
+
+def _missed(rotation: Rotation, furthest: float) -> Floats:
+    """Radians by which an angle may be off at this position, (pair), and the rounding of its cosine."""
+    return ROUNDED * furthest * rotation.inv_freq + 2.0**-20

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from engine import ReaderError
-from engine.chapters.c10_rope.rotation import before, rotation, rounding
+from engine.chapters.c10_rope.rotation import STEPS, before, narrower, rotation, rounding
 from engine.evidence import head_script as code
-from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.comparing import max_difference
-from engine.evidence.rounding import float_tolerance, probability_tolerance, tolerance
+from engine.evidence.oracles.head import head_again
+from engine.evidence.oracles.order import at_ranks
+from engine.evidence.oracles.rope import rope_again
+from engine.evidence.oracles.shifted import attended, first_layer, read_off
+from engine.evidence.rounding import pass_tolerance, tolerance
 from engine.figures.axes import short
 from engine.figures.rope import shifts as drawn
 from engine.model.head import Head
@@ -21,7 +26,6 @@ from engine.model.matrices import apply
 from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops.attention import Floats
-from engine.ops.sampling import softmax
 
 LINES = 3
 """Keys that get a line of their own."""
@@ -75,9 +79,15 @@ def rotated(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, shi
         moved,
         key="shift",
         title=f"Moved by {shift} positions, the scores of {one.quoted(query)} {_stay(moved.change)}",
-        prove=lambda: _proof(one, query, shift, moved),
+        oracle=Oracle(
+            "transformers ran the whole model with every position as it is, and once more with every position "
+            f"{shift} higher: the logarithms of the attention that it returned are the scores, up to the number that a "
+            "softmax leaves open. That number, the lines, and scores whose attention vanished are the real part of "
+            "q·k̄·e^(i·distance·frequency), summed over the pairs, with q and k projected again.",
+            lambda: _rotated_again(one, query, shift, moved.keys, len(moved.shifts)),
+            _allowed(loaded, moved, near),
+        ),
         script=_ROTATED.format(query=query, shift=shift),
-        near=max(near, float_tolerance(loaded, moved.home)),
         note="Queries and keys before RoPE are the captured ones; the rotation is the model’s own, in float32. What "
         "is left of a difference is rounding: the module computes position × frequency in float32.",
     )
@@ -111,9 +121,15 @@ def learned(loaded: Loaded, trace: Trace, head: int, query: int, shift: int) -> 
         moved,
         key="learned",
         title=f"Moved by {shift} positions, the scores of {one.quoted(query)} {change}",
-        prove=lambda: _proof(one, query, shift, moved),
+        oracle=Oracle(
+            "transformers ran the whole model with every position as it is, and once more with every position "
+            f"{shift} higher: the logarithms of the attention that it returned are the scores, up to the number that a "
+            "softmax leaves open. That number, the lines, and scores whose attention vanished come from the queries "
+            "and keys that leave the projections of a private copy which is given these positions.",
+            lambda: _learned_again(one, query, shift, moved.keys, moved.shifts),
+            _allowed(loaded, moved, 0.0),
+        ),
         script=_LEARNED.format(query=query, shift=shift, heads=loaded.adapter.heads_lines),
-        near=tolerance(loaded, moved.home, moved.there),
         note="This is exact in layer 0, where a token’s vector is its embedding plus its position vector and no other "
         "token has been mixed in. Deeper layers read what the layers below wrote, and that changes too.",
     )
@@ -174,21 +190,56 @@ def _repeat(vector: NDArray[np.float32], steps: Sequence[int]) -> NDArray[np.flo
     return np.repeat(vector[None], len(steps), axis=0)
 
 
-@torch.no_grad()
-def _proof(one: Head, query: int, shift: int, moved: Moved) -> Proof:
-    """Run the whole model on the prompt with shifted position_ids and compare this query's softmax weights."""
-    device = one.loaded.model.device
-    ids = torch.tensor([one.trace.ids[: query + 1]], device=device)
-    places = torch.arange(query + 1, device=device)[None] + shift
-    returned = one.loaded.model(ids, position_ids=places, output_attentions=True, use_cache=False).attentions
-    there = returned[one.layer][0, one.index, query].to("cpu", torch.float32).numpy()
-    here = one.weights[query, : query + 1]
-    return Proof(
-        f"transformers ran the whole model once with every position {shift} higher: softmax of the moved scores is the "
-        "attention it returned, and softmax of the scores as they are is the captured attention.",
-        max(max_difference(softmax(moved.there), there), max_difference(softmax(moved.home), here)),
-        probability_tolerance(one.loaded),
-    )
+def _allowed(loaded: Loaded, moved: Moved, near: float) -> dict[str, float]:
+    """`near` is what the rotation may be off by in float32; that of the model's pass is as coarse as its weights."""
+    rows = max(near, pass_tolerance(loaded, moved.home, moved.there, steps=20))
+    return {
+        "as_it_is": narrower(rows, moved.home),
+        "moved": narrower(rows, moved.there),
+        "lines": narrower(max(near, tolerance(loaded, moved.home, moved.curves, steps=STEPS)), moved.curves),
+        "keys of the lines": 0.0,
+    }
+
+
+def _rotated_again(one: Head, query: int, shift: int, keys: list[int], count: int) -> dict[str, Any]:
+    head, turner, seen = head_again(one), rope_again(one.loaded), query + 1
+    parts = [
+        turner.by_distance(head.before["query"][query], head.before["key"][i], [query - i])
+        for i in range(seen)
+    ]
+    scores = torch.stack([waves.sum() + still for waves, still in parts]) * one.scale
+    ids = one.trace.ids[:seen]
+    home, there = (attended(one.loaded, ids, by, one.layer, one.index) for by in (0, shift))
+    found = _favourite_keys(one, home, keys)
+    return {
+        "as_it_is": read_off(home, scores, one.loaded),
+        "moved": read_off(there, scores, one.loaded),
+        "lines": scores[found][:, None].expand(-1, count),
+        "keys of the lines": found,
+    }
+
+
+def _learned_again(
+    one: Head, query: int, shift: int, keys: list[int], shifts: Sequence[int]
+) -> dict[str, Any]:
+    ids = one.trace.ids[: query + 1]
+    weights = [attended(one.loaded, ids, by, 0, one.index) for by in (0, shift)]
+    found = _favourite_keys(one, weights[0], keys)
+    rows = []
+    for by, returned in zip((0, shift), weights, strict=True):
+        q, k = first_layer(one, range(query + 1), [by])
+        rows.append(read_off(returned, k[0] @ q[0, -1] * one.scale, one.loaded))
+    q, k = first_layer(one, [query, *found], shifts)
+    lines = torch.einsum("sd,skd->ks", q[:, 0], k[:, 1:]) * one.scale
+    return {"as_it_is": rows[0], "moved": rows[1], "lines": lines, "keys of the lines": found}
+
+
+def _favourite_keys(one: Head, weights: torch.Tensor, keys: list[int]) -> list[int]:
+    """The keys with the largest attention; where rounding decides, those that have lines."""
+    found: list[int] = at_ranks(
+        keys, weights, tolerance(one.loaded, 1.0, steps=2), range(min(LINES, len(weights)))
+    ).tolist()
+    return found
 
 
 def _card(
@@ -199,9 +250,8 @@ def _card(
     *,
     key: str,
     title: str,
-    prove: Callable[[], Proof],
+    oracle: Oracle,
     script: str,
-    near: float,
     note: str,
 ) -> Card:
     names = [f"key {i} {one.tokens[i]}" for i in moved.keys]
@@ -225,10 +275,14 @@ def _card(
             f"score at +{shift}": moved.there.tolist(),
             "change": (moved.there - moved.home).tolist(),
         },
-        prove=prove,
-        code=code.script(one, script),
-        numbers={"as_it_is": moved.home, "moved": moved.there},
-        atol=near,
+        shown={
+            "as_it_is": moved.home,
+            "moved": moved.there,
+            "lines": moved.curves,
+            "keys of the lines": moved.keys,
+        },
+        oracle=oracle,
+        code=code.script(one, script + _LINES.format(shifts=moved.shifts, lines=LINES)),
         note=f"{one.name[0].upper()}{one.name[1:]} of {one.loaded.name}. {note}",
     )
 
@@ -243,7 +297,7 @@ def row(shift):
     turned_q, turned_k = apply_rotary_pos_emb(*parts, cos, sin)
     return turned_k[0, 0] @ turned_q[0, 0, query] * scale
 
-result = {{"as_it_is": row(0), "moved": row({shift})}}
+home, there = row(0), row({shift})
 """
 
 _LEARNED = """
@@ -256,5 +310,15 @@ def row(shift):
     {heads}
     return k[kv_head].float() @ q[head, query].float() * scale
 
-result = {{"as_it_is": row(0), "moved": row({shift})}}
+home, there = row(0), row({shift})
+"""
+
+_LINES = """
+favourites = weights[query, : query + 1].sort(descending=True, stable=True).indices[:{lines}]
+result = {{
+    "as_it_is": home,
+    "moved": there,
+    "lines": torch.stack([row(shift)[favourites] for shift in {shifts}], dim=1),
+    "keys of the lines": favourites,
+}}
 """

@@ -1,13 +1,27 @@
 """What another θ does to the same query: its frequencies, and how far apart it still recognises itself."""
 
-import numpy as np
+from typing import Any
 
-from engine.chapters.c10_rope.ladder import measured, tokens
+import numpy as np
+import torch
+
+from engine.chapters.c10_rope.ladder import log_wavelengths, tokens
 from engine.chapters.c10_rope.pair import at_positions
-from engine.chapters.c10_rope.rotation import Rotation, before, rotation, rounding, with_theta
+from engine.chapters.c10_rope.rotation import (
+    ROUNDED,
+    STEPS,
+    Rotation,
+    before,
+    narrower,
+    rotation,
+    rounding,
+    with_theta,
+)
 from engine.evidence import head_script as code
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.head import head_again
+from engine.evidence.oracles.rope import RopeAgain, rope_again
+from engine.evidence.rounding import tolerance
 from engine.evidence.script import preamble
 from engine.figures.rope import ladder as drawn
 from engine.figures.rope import waves
@@ -50,10 +64,16 @@ def theta_ladder(loaded: Loaded, theta: float) -> Card:
             dict(zip(names, (old, new), strict=True)), context, colors={names[0]: "key", names[1]: "query"}
         ),
         table={"pair": list(range(own.pairs)), names[0]: old.tolist(), names[1]: new.tolist()},
-        prove=lambda: measured(other, context, "the new rotary module"),
+        shown={f"own{_LOG}": np.log10(old), f"chosen{_LOG}": np.log10(new)},
+        oracle=Oracle(
+            "Wavelengths by the formula of their paper with either θ, against the rotary modules of both.",
+            lambda: {
+                f"own{_LOG}": log_wavelengths(rope_again(loaded)),
+                f"chosen{_LOG}": log_wavelengths(rope_again(loaded, theta=theta)),
+            },
+            ROUNDED,
+        ),
         code=preamble(loaded) + _other(loaded, theta) + _LADDER,
-        numbers={"own": old, "chosen": new},
-        atol=1e-6 * float(max(old.max(), new.max())),
         note=f"{whole[0]} of {own.pairs} pairs complete a turn within the context of {loaded.name} with its own θ, "
         f"{whole[1]} with the chosen one.{_kind(own)}",
     )
@@ -75,21 +95,7 @@ def theta_decay(
     left = [float(curve.mean() / curve[0]) for curve in curves]
     names = ("its own: " + _theta(rotations[0]), "chosen: " + _theta(rotations[1]))
     near = max(rounding(turner, vector, vector, furthest) for turner in rotations)
-
-    def prove() -> Proof:
-        closed = [
-            rope.by_distance(vector, vector, turner.inv_freq, away, turner.factor) for turner in rotations
-        ]
-        return Proof(
-            "A sum of cosines, |q_i|²·cos(distance·frequency)/√d_head over the pairs, against vectors that the rotary "
-            "modules of both θ turned.",
-            max(
-                max_difference(parts.sum(-1) + rest, curve)
-                for (parts, rest), curve in zip(closed, curves, strict=True)
-            ),
-            near,
-        )
-
+    near = max(near, tolerance(loaded, *curves, steps=STEPS))
     return Card(
         key="theta-decay",
         title=f"Averaged over distances up to {away[-1]:,}, {left[1]:.0%} of the score at distance 0 is left with "
@@ -104,10 +110,15 @@ def theta_decay(
             y_name="q·q′ / √d_head",
         ),
         table={"distance": list(away), names[0]: curves[0].tolist(), names[1]: curves[1].tolist()},
-        prove=prove,
+        shown={"own": curves[0], "chosen": curves[1], "left": left},
+        oracle=Oracle(
+            "The query projected again from the stream that transformers returns, and a sum of cosines, "
+            "|q_i|²·cos(distance·frequency)/√d_head over the pairs, with frequencies by the formula of their paper for "
+            "either θ, against vectors that the rotary modules of both turned.",
+            lambda: _again(one, query, theta, away),
+            {"own": near, "chosen": near, "left": narrower(2 * near / abs(curves[0][0]), left)},
+        ),
         code=code.script(one, _other(loaded, theta), _DECAY.format(query=query, away=away)),
-        numbers={"own": curves[0], "chosen": curves[1]},
-        atol=near,
         note=f"The query of {one.quoted(query)} in {one.name} of {loaded.name}, and a key with the same numbers."
         + (" Dotted: the end of the context." if reach > 1 else "")
         + ("" if away.step == 1 else f" One distance in {away.step} is computed."),
@@ -119,6 +130,19 @@ def self_score(turner: Rotation, vector: np.ndarray, away: range) -> Floats:
     turned = at_positions(turner, vector, away).astype(np.float64)
     result: Floats = (turned @ turned[0]) * ops.scale(len(vector))
     return result
+
+
+def _again(one: Head, query: int, theta: float, away: range) -> dict[str, Any]:
+    vector = head_again(one).before["query"][query]
+
+    def curve(turner: RopeAgain) -> torch.Tensor:
+        waves, rest = turner.by_distance(vector, vector, away)
+        return torch.mul(waves.sum(-1) + rest, one.scale)
+
+    last = away[-1] + 1
+    own = curve(rope_again(one.loaded, tokens=last))
+    chosen = curve(rope_again(one.loaded, theta=theta, tokens=last))
+    return {"own": own, "chosen": chosen, "left": [x.mean() / x[0] for x in (own, chosen)]}
 
 
 def _theta(own: Rotation) -> str:
@@ -140,9 +164,11 @@ other = type(rotary)(config)
 """
 
 
+_LOG = " (log10)"
+
 _LADDER = """
-own, chosen = ((2 * torch.pi / module.inv_freq.double()).tolist() for module in (rotary, other))
-result = {"own": own, "chosen": chosen}
+own, chosen = ((2 * torch.pi / module.inv_freq.double()).log10() for module in (rotary, other))
+result = {"own (log10)": own, "chosen (log10)": chosen}
 """
 
 _DECAY = """
@@ -154,5 +180,6 @@ def with_itself(module):
     turned, _ = apply_rotary_pos_emb(vector, vector, cos, sin)
     return turned[0, 0] @ turned[0, 0, 0] * scale
 
-result = {{"own": with_itself(rotary), "chosen": with_itself(other)}}
+own, chosen = with_itself(rotary), with_itself(other)
+result = {{"own": own, "chosen": chosen, "left": torch.stack([x.mean() / x[0] for x in (own, chosen)])}}
 """

@@ -1,14 +1,19 @@
 """A captured query or key before and after RoPE, pair by pair."""
 
+from typing import Any
+
 import numpy as np
+import torch
 
 from engine.chapters.c10_rope.ladder import tokens
 from engine.chapters.c10_rope.pair import LETTERS, chosen
-from engine.chapters.c10_rope.rotation import rotation, rounding
+from engine.chapters.c10_rope.rotation import ROUNDED, STEPS, rotation, turning
 from engine.evidence import head_script as code
-from engine.evidence.card import Badge, Card, Proof
+from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.comparing import max_difference
-from engine.evidence.rounding import float_tolerance
+from engine.evidence.oracles.head import head_again
+from engine.evidence.oracles.rope import rope_again
+from engine.evidence.rounding import EXACT, largest, tolerance
 from engine.figures.axes import short
 from engine.figures.rope import clocks
 from engine.model.head import Head
@@ -26,17 +31,7 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
     lengths = [np.hypot(points[:, 0], points[:, 1]) for points in (old, new)]
     angles = own.angles([token])[0]
     wave = rope.wavelengths(own.inv_freq)
-    near = max(float_tolerance(loaded, first), rounding(own, first, first, token))
-
-    def prove() -> Proof:
-        again = rope.complex_rotation(first, angles, own.factor)
-        return Proof(
-            "Each pair before RoPE as a complex number times e^(i·position·frequency) is the captured pair after "
-            f"RoPE, and its length after is {own.factor:.6g} × its length before.",
-            max(max_difference(again, last), max_difference(lengths[0] * own.factor, lengths[1])),
-            near,
-        )
-
+    near = max(tolerance(loaded, first, steps=STEPS), turning(own, first, token))
     change = max_difference(lengths[1], own.factor * lengths[0])
     letter = LETTERS[part]
     return Card(
@@ -65,14 +60,46 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
             "length before": lengths[0].tolist(),
             "length after": lengths[1].tolist(),
         },
-        prove=prove,
+        shown={
+            "angle (rad)": angles,
+            "frequency": own.inv_freq,
+            "before": old,
+            "after": new,
+            "length before": lengths[0],
+            "length after": lengths[1],
+        },
+        oracle=Oracle(
+            f"The {part} projected again from the stream that transformers returns; each of its pairs as a complex "
+            "number times e^(i·position·frequency), with frequencies by the formula of their paper, is the captured "
+            f"pair after RoPE, and its length after is {own.factor:.6g} × its length before.",
+            lambda: _again(one, token, part),
+            {
+                "angle (rad)": max(EXACT, ROUNDED * largest(angles)),
+                "frequency": ROUNDED * largest(own.inv_freq),
+                **dict.fromkeys(("before", "after", "length before", "length after"), near),
+            },
+        ),
         code=code.script(one, _script(part, token, own.pairs)),
-        numbers={"before": old, "after": new},
-        atol=near,
         note=f"{one.quoted(token)} in {one.name} of {loaded.name}. Each clock has its own scale; its circle is the "
         f"pair’s length before RoPE. Largest change of a length{'' if own.factor == 1 else ', the factor apart'}: "
         f"{change:.1e}.{_left(own.pairs, loaded.spec.d_head)}",
     )
+
+
+def _again(one: Head, token: int, part: str) -> dict[str, Any]:
+    turner, vector = (
+        rope_again(one.loaded),
+        head_again(one).before["query" if part == "query" else "key"][token],
+    )
+    before, after = turner.points(vector), turner.turned(vector, [token])[0]
+    return {
+        "angle (rad)": turner.angles([token])[0],
+        "frequency": turner.frequency,
+        "before": torch.view_as_real(before),
+        "after": torch.view_as_real(after),
+        "length before": before.abs(),
+        "length after": before.abs() * turner.factor,
+    }
 
 
 def _title(letter: str, token: int, factor: float, change: float) -> str:
@@ -95,5 +122,14 @@ def _script(part: str, token: int, pairs: int) -> str:
 def in_pairs(vector, pairs={pairs}):
     return torch.stack([vector[:pairs], vector[pairs : 2 * pairs]], dim=-1)
 
-result = {{"before": in_pairs(before[{part!r}][{token}]), "after": in_pairs({used}[{token}])}}
+first, last = in_pairs(before[{part!r}][{token}]), in_pairs({used}[{token}])
+frequency = rotary.inv_freq.double()
+result = {{
+    "angle (rad)": {token} * frequency,
+    "frequency": frequency,
+    "before": first,
+    "after": last,
+    "length before": first.norm(dim=-1),
+    "length after": last.norm(dim=-1),
+}}
 """

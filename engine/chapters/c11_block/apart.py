@@ -2,21 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.nn.functional import kl_div
 
 from engine import figures
 from engine.chapters.c11_block.by_hand import apply_by_hand, script_lines
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.generating import call
+from engine.evidence.oracles.greedy import greedy_again
+from engine.evidence.oracles.order import at_ranks
 from engine.evidence.passes import logits_of
-from engine.evidence.rounding import pass_tolerance, probability_tolerance
+from engine.evidence.rounding import logit_tolerance, probability_tolerance, same_pass
 from engine.evidence.script import preamble
 from engine.figures.sampling import texts as drawn_texts
 from engine.model.cache import ByteLRU
 from engine.model.capturing import token
 from engine.model.generation import generate
-from engine.model.interventions import Intervention
+from engine.model.interventions import Intervention, NoCausalMask
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops.sampling import kl_divergence, softmax, top
@@ -30,12 +34,12 @@ def apart(
 ) -> Card:
     """The next-token distribution of the intact and of the changed model, and the KL divergence between them."""
     before, after = softmax(intact.logits[-1]), softmax(changed.logits[-1])
-    ids = list(dict.fromkeys([*top(intact.logits[-1], SHOWN), *top(changed.logits[-1], SHOWN)]))
-    names = [shorten(token(loaded, int(i)).display, 14) for i in ids]
+    tops = [[int(i) for i in top(trace.logits[-1], SHOWN)] for trace in (intact, changed)]
+    ids = list(dict.fromkeys([*tops[0], *tops[1]]))
+    names = [shorten(token(loaded, i).display, 14) for i in ids]
     kl = float(kl_divergence(intact.logits[-1], changed.logits[-1]))
-    numbers = {"before": before[ids], "after": after[ids]}
-    allowed = pass_tolerance(loaded, changed.logits, steps=4)
     best = token(loaded, int(after.argmax())).display
+    near, prompt = same_pass(intact.logits[-1], changed.logits[-1]), intact.ids
     return Card(
         key="apart",
         title=f"Without {removed} the favourite is “{best}”, at {after.max():.1%}; KL {kl:.3g} nats"
@@ -51,26 +55,58 @@ def apart(
             value_name="probability",
         ),
         table={
-            "token": [token(loaded, int(i)).display for i in ids],
-            "id": [int(i) for i in ids],
+            "token": [token(loaded, i).display for i in ids],
+            "id": ids,
             "intact": before[ids].tolist(),
             "changed": after[ids].tolist(),
         },
-        prove=lambda: _proof(loaded, changed, interventions, allowed),
-        code=preamble(loaded, intact.ids) + script_lines(loaded, interventions, [int(i) for i in ids]),
-        numbers=numbers,
-        atol=probability_tolerance(loaded),
+        shown={"id": ids, "intact": before[ids], "changed": after[ids], "KL": kl},
+        oracle=Oracle(
+            "A second pass of the model, and one of a private copy whose modules were replaced by hand instead of "
+            "hooked; softmax, favourites and the divergence by torch from the logits that transformers returns.",
+            lambda: _apart_again(loaded, prompt, interventions, tops, near),
+            {"id": 0.0, "intact": same_pass(before), "changed": same_pass(after), "KL": near},
+        ),
+        code=preamble(loaded, prompt) + _APART.format(lines=script_lines(loaded, interventions), shown=SHOWN),
     )
 
 
-def _proof(loaded: Loaded, changed: Trace, interventions: Sequence[Intervention], allowed: float) -> Proof:
-    """The same change made by hand on a private copy of the model."""
-    model = apply_by_hand(loaded, interventions)
-    return Proof(
-        "Logits of a private copy of the model with its modules replaced by hand.",
-        max_difference(logits_of(model, changed.ids), changed.logits),
-        allowed,
-    )
+def _apart_again(
+    loaded: Loaded,
+    ids: Sequence[int],
+    interventions: Sequence[Intervention],
+    tops: Sequence[Sequence[int]],
+    near: float,
+) -> dict[str, Any]:
+    models = (loaded.model, apply_by_hand(loaded, interventions))
+    rows = [torch.tensor(logits_of(model, ids)[-1]).double() for model in models]
+    firsts = [at_ranks(given, row, near).tolist() for given, row in zip(tops, rows, strict=True)]
+    shown = list(dict.fromkeys(firsts[0] + firsts[1]))
+    intact, changed = (row.log_softmax(-1) for row in rows)
+    kl = kl_div(changed, intact, log_target=True, reduction="sum")
+    return {"id": shown, "intact": intact[shown].exp(), "changed": changed[shown].exp(), "KL": kl}
+
+
+_APART = """
+def distribution():
+    return model(ids, use_cache=False).logits[0, -1].double().log_softmax(-1)
+
+
+def favourites(log_p):
+    return log_p.sort(descending=True, stable=True).indices[:{shown}].tolist()
+
+
+with torch.no_grad():
+    intact = distribution()
+{lines}    changed = distribution()
+shown = list(dict.fromkeys(favourites(intact) + favourites(changed)))
+result = {{
+    "id": shown,
+    "intact": intact[shown].exp(),
+    "changed": changed[shown].exp(),
+    "KL": (intact.exp() * (intact - changed)).sum(),
+}}
+"""
 
 
 @dataclass(frozen=True)
@@ -114,6 +150,7 @@ def told(
     shorter = min(len(plain), len(changed))
     same = next((i for i in range(shorter) if plain[i].id != changed[i].id), shorter)
     rows = {"intact": plain, f"without {removed}" if interventions else "intact again": changed}
+    prompt, given = trace.ids, [[step.id for step in steps] for steps in (plain, changed)]
     words = {name: [token(loaded, step.id).display for step in steps] for name, steps in rows.items()}
     return Card(
         key="told",
@@ -132,34 +169,76 @@ def told(
             "id": [step.id for steps in rows.values() for step in steps],
             "probability": [step.probability for steps in rows.values() for step in steps],
         },
-        prove=lambda: _told_proof(loaded, trace, interventions, [step.id for step in changed]),
-        code=preamble(loaded, trace.ids)
-        + f"""
+        shown={
+            name: values
+            for row, steps in (("intact", plain), ("changed", changed))
+            for name, values in (
+                (row, [step.id for step in steps]),
+                (f"{row}: probability", [step.probability for step in steps]),
+            )
+        },
+        oracle=Oracle(
+            "Every token chosen anew as the most probable one, from the logits that transformers returns without a "
+            "cache: by the model, and by a private copy whose modules were replaced by hand instead of hooked.",
+            lambda: _told_again(loaded, prompt, interventions, given, length),
+            {
+                "intact": 0.0,
+                "changed": 0.0,
+                "intact: probability": _allowed(loaded, plain),
+                "changed: probability": _allowed(loaded, changed),
+            },
+        ),
+        code=preamble(loaded, prompt)
+        + _TOLD.format(
+            call=call("greedy", loaded, (), str(len(plain))),
+            lines=script_lines(loaded, interventions),
+            count=len(changed),
+        ),
+        note="Greedy: the most probable token at every step, on a colour as strong as its probability.",
+    )
+
+
+def _allowed(loaded: Loaded, steps: Text) -> float:
+    largest = max(step.probability for step in steps)
+    return min(probability_tolerance(loaded), 2 * logit_tolerance(loaded) * largest)
+
+
+def _told_again(
+    loaded: Loaded,
+    prompt: Sequence[int],
+    interventions: Sequence[Intervention],
+    given: Sequence[Sequence[int]],
+    length: int,
+) -> dict[str, Any]:
+    models = {"intact": loaded.model, "changed": apply_by_hand(loaded, interventions)}
+    causal = not any(isinstance(item, NoCausalMask) for item in interventions)
+    found: dict[str, Any] = {}
+    for (name, model), ids in zip(models.items(), given, strict=True):
+        whole = causal or name == "intact"
+        new, chances = greedy_again(loaded, model, prompt, ids, length, whole=whole)
+        found |= {name: new, f"{name}: probability": chances}
+    return found
+
+
+_TOLD = """
+def chances(rows, new):
+    return rows.double().softmax(-1).gather(1, new[:, None])[:, 0]
+
+
+prompt = ids.shape[1]
 with torch.no_grad():
-    out = model.generate(ids, max_new_tokens={length}, do_sample=False, attention_mask=torch.ones_like(ids),
-                         pad_token_id=tokenizer.eos_token_id)
-result = {{"intact": out[0, ids.shape[1]:]}}
-""",
-        numbers={"intact": [step.id for step in plain]},
-        atol=0,
-        note="Greedy: the most probable token at every step, on a colour as strong as its probability. The script "
-        "writes the intact model's text.",
-    )
-
-
-def _told_proof(
-    loaded: Loaded, trace: Trace, interventions: Sequence[Intervention], changed: list[int]
-) -> Proof:
-    """Each written token against the most probable one of the copy that was changed by hand."""
-    model = apply_by_hand(loaded, interventions)
-    wrong, ids = 0.0, list(trace.ids)
-    with torch.no_grad():
-        for chosen in changed[:8]:
-            row = model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].float()
-            wrong = max(wrong, float(row.max() - row[chosen]))
-            ids.append(chosen)
-    return Proof(
-        "The first eight tokens, against a private copy changed by hand: how far each is from its best logit.",
-        wrong,
-        pass_tolerance(loaded, trace.logits, steps=4),
-    )
+    text = {call}
+    intact = text[0, prompt:]
+    p = chances(model(text[:, :-1], use_cache=False).logits[0, prompt - 1 :], intact)
+{lines}    text, rows = ids, []
+    for _ in range({count}):
+        rows.append(model(text, use_cache=False).logits[0, -1])
+        text = torch.cat([text, rows[-1].argmax()[None, None]], dim=1)
+    changed = text[0, prompt:]
+result = {{
+    "intact": intact,
+    "intact: probability": p,
+    "changed": changed,
+    "changed: probability": chances(torch.stack(rows), changed),
+}}
+"""

@@ -104,18 +104,9 @@ def _ends(loaded: Loaded, around: iv.Sublayer) -> tuple[str, str]:
     return loaded.adapter.reads(around), loaded.adapter.writes(around)
 
 
-def script_lines(loaded: Loaded, interventions: Sequence[iv.Intervention], ids: Sequence[int]) -> str:
-    """Lines of a *Code* script that change `model` by hand and leave the probabilities of `ids`."""
-    lines = [
-        f"shown = {list(ids)}",
-        "probabilities = lambda: model(ids, use_cache=False).logits[0, -1].double().softmax(-1)[shown]",
-        "with torch.no_grad():",
-        "    before = probabilities()",
-        *(f"    {line}" for item in interventions for line in _lines(loaded, item)),
-        "    after = probabilities()",
-        'result = {"before": before, "after": after}',
-    ]
-    return "\n" + "\n".join(lines) + "\n"
+def script_lines(loaded: Loaded, interventions: Sequence[iv.Intervention]) -> str:
+    """Lines of a *Code* script that change `model` by hand, where no gradients are wanted."""
+    return "".join(f"    {line}\n" for item in interventions for line in _lines(loaded, item))
 
 
 def _lines(loaded: Loaded, item: iv.Intervention) -> list[str]:

@@ -1,15 +1,18 @@
 """One logit taken apart, and the sizes of what was written into the stream."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 
 from engine import figures
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles import stream as again
 from engine.evidence.rounding import float_tolerance, same_pass
 from engine.evidence.script import preamble
 from engine.model.capturing import token
-from engine.model.ledger import Ledger, ledger
+from engine.model.ledger import ledger
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 
@@ -19,7 +22,7 @@ def residual_ledger(loaded: Loaded, trace: Trace, position: int, token_id: int) 
     book = ledger(loaded, trace, position, token_id)
     name = token(loaded, token_id).display
     order = np.argsort(-np.abs(book.amounts))
-    first, allowed = int(order[0]), float_tolerance(loaded, trace.logits[position], steps=3)
+    first, ids = int(order[0]), trace.ids
     return Card(
         key="ledger",
         title=f"The logit of “{name}” is {book.logit:+.2f}; the largest entry is {book.names[first]}, "
@@ -34,18 +37,20 @@ def residual_ledger(loaded: Loaded, trace: Trace, position: int, token_id: int) 
             value_name="logit",
         ),
         table={"part": [*book.names, "remainder"], "logit": [*book.amounts.tolist(), book.remainder]},
-        prove=lambda: _proof(book, allowed),
+        shown={"amounts": book.amounts, "logit": book.logit},
+        oracle=Oracle(
+            "Each entry as what the final norm, its scale held, and the unembedding lose when that part is taken out "
+            "of the last stream: the embedding's rows, and what leaves attention and MLPs in a new run of a private "
+            "copy. The logit is the one that transformers returns.",
+            lambda: again.shares_of_logit(loaded, ids, position, token_id),
+            {
+                "amounts": float_tolerance(loaded, book.amounts, steps=0.5),
+                "logit": same_pass(trace.logits[position]),
+            },
+        ),
         code=preamble(loaded, trace.ids) + _script(loaded, position, token_id),
-        numbers={"amounts": book.amounts},
-        atol=allowed,
         note=f"The parts sum to the model's own logit but for {abs(book.remainder):.1g}, rounding. The final "
         "norm's scale is held at the value it took here; change a part, and the scale would change too.",
-    )
-
-
-def _proof(book: Ledger, allowed: float) -> Proof:
-    return Proof(
-        "The sum of all parts, against the logit that the model returned.", abs(book.remainder), allowed
     )
 
 
@@ -57,16 +62,16 @@ def _script(loaded: Loaded, position: int, token_id: int) -> str:
     spread = "x.var(unbiased=False)" if loaded.spec.centred else "(x**2).mean()"
     return f"""
 at, token = {position}, {token_id}
-writes, ends = [], []
+starts, writes, ends = [], [], []
+model.{loaded.path("blocks")}[0].register_forward_pre_hook(lambda m, args: starts.append(args[0][0, at].double()))
 for block in model.{loaded.path("blocks")}:
     block.{attention}.register_forward_hook(lambda m, args, out: writes.append(out[0, at].double()))
     block.{mlp}.register_forward_hook(lambda m, args, out: writes.append(out[0, at].double()))
 norm, unembedding = model.{loaded.path("final_norm")}, model.{loaded.path("unembedding")}
 norm.register_forward_pre_hook(lambda m, args: ends.append(args[0][0, at].double()))
 with torch.no_grad():
-    model(ids, use_cache=False)
-    x, row = ends[0], unembedding.weight[token].double()
-    start = x - sum(writes)
+    logit = model(ids, use_cache=False).logits[0, at, token]
+    start, x, row = starts[0], ends[0], unembedding.weight[token].double()
     place = {positions}
     vectors = [start - place, place] if place is not None else [start]
     direction = row * norm.weight.double()
@@ -74,7 +79,7 @@ with torch.no_grad():
     direction /= ({spread} + {loaded.spec.norm_eps}).sqrt()
     constant = float(row @ norm.bias.double()) if getattr(norm, "bias", None) is not None else 0.0
     constant += float(unembedding.bias[token]) if unembedding.bias is not None else 0.0
-result = {{"amounts": [float(v @ direction) for v in vectors + writes] + [constant]}}
+result = {{"amounts": [float(v @ direction) for v in vectors + writes] + [constant], "logit": logit}}
 """
 
 
@@ -83,7 +88,7 @@ def stream_norms(loaded: Loaded, trace: Trace, position: int) -> Card:
     stream = np.linalg.norm(trace.hidden[:, position].astype(np.float64), axis=-1)
     attention = np.linalg.norm(trace.attn_out[:, position].astype(np.float64), axis=-1)
     mlp = np.linalg.norm(trace.mlp_out[:, position].astype(np.float64), axis=-1)
-    layers = list(range(loaded.spec.n_layer + 1))
+    layers, ids = list(range(loaded.spec.n_layer + 1)), trace.ids
     pad = [float("nan")]
     return Card(
         key="norms",
@@ -111,26 +116,49 @@ def stream_norms(loaded: Loaded, trace: Trace, position: int) -> Card:
             "attention writes": [*attention.tolist(), *pad],
             "MLP writes": [*mlp.tolist(), *pad],
         },
-        prove=lambda: _norm_proof(loaded, trace, position, stream),
-        code=preamble(loaded, trace.ids)
-        + f"""
-with torch.no_grad():
-    states = model(ids, output_hidden_states=True, use_cache=False).hidden_states
-result = {{"stream": [float(h[0, {position}].double().norm()) for h in states[:-1]]}}
-""",
-        numbers={"stream": stream[:-1]},
-        atol=same_pass(stream),
+        shown={"residual stream": stream, "attention writes": attention, "MLP writes": mlp},
+        oracle=Oracle(
+            "Lengths by torch of the hidden states that transformers returns, the last one from a private copy without "
+            "its final norm; of the attention that transformers returns times the values in its cache, through the "
+            "output projection; and of what leaves the MLPs in a new run of that copy.",
+            lambda: _lengths_again(loaded, ids, position),
+            {
+                "residual stream": same_pass(stream),
+                "attention writes": float_tolerance(loaded, attention, steps=1),
+                "MLP writes": same_pass(mlp),
+            },
+        ),
+        code=preamble(loaded, trace.ids) + _lengths_script(loaded, position),
         note="transformers returns the last hidden state after the final norm; the last point here is before it.",
     )
 
 
-def _norm_proof(loaded: Loaded, trace: Trace, position: int, stream: np.ndarray) -> Proof:
-    batch = torch.tensor([list(trace.ids)], device=loaded.model.device)
-    with torch.no_grad():
-        states = loaded.model(batch, output_hidden_states=True, use_cache=False).hidden_states
-    theirs = np.array([float(h[0, position].double().norm()) for h in states[:-1]])
-    return Proof(
-        "Lengths of the hidden states that transformers returns for the same prompt.",
-        max_difference(theirs, stream[:-1]),
-        same_pass(stream),
-    )
+def _lengths_again(loaded: Loaded, ids: Sequence[int], position: int) -> dict[str, Any]:
+    return {
+        "residual stream": [torch.linalg.vector_norm(x[position]) for x in again.streams(loaded, ids)],
+        "attention writes": [
+            torch.linalg.vector_norm(x[position]) for x in again.attention_writes(loaded, ids)
+        ],
+        "MLP writes": [torch.linalg.vector_norm(x[position]) for x in again.mlp_writes(loaded, ids)],
+    }
+
+
+def _lengths_script(loaded: Loaded, position: int) -> str:
+    attention, mlp = (loaded.adapter.inside(loaded.adapter.writes(part)) for part in ("attention", "mlp"))
+    return f"""
+lengths = {{"residual stream": [], "attention writes": [], "MLP writes": []}}
+
+
+def keep(name, vector):
+    lengths[name].append(float(vector[0, {position}].double().norm()))
+
+
+for block in model.{loaded.path("blocks")}:
+    block.register_forward_pre_hook(lambda m, args: keep("residual stream", args[0]))
+    block.{attention}.register_forward_hook(lambda m, args, out: keep("attention writes", out))
+    block.{mlp}.register_forward_hook(lambda m, args, out: keep("MLP writes", out))
+model.{loaded.path("final_norm")}.register_forward_pre_hook(lambda m, args: keep("residual stream", args[0]))
+with torch.no_grad():
+    model(ids, use_cache=False)
+result = lengths
+"""

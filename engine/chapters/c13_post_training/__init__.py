@@ -2,7 +2,7 @@
 
 from engine.chapters.c13_post_training.drift import favourites, kl, names_of
 from engine.chapters.c13_post_training.exam import QUESTIONS, answered, ask, asked, examine, marks
-from engine.chapters.c13_post_training.family import Family, Version, by_label, family_of
+from engine.chapters.c13_post_training.family import Family, Version, by_label, family_of, parameters
 from engine.chapters.c13_post_training.masked import loss
 from engine.chapters.c13_post_training.pairwise import pair, preference
 from engine.chapters.c13_post_training.recorded import (
@@ -62,6 +62,7 @@ __all__ = [
     "names_of",
     "pair",
     "pairs",
+    "parameters",
     "preference",
     "prompt_ids",
     "ready",

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TYPE_CHECKING
 
+from engine.checkpoints import memory, safety
 from engine.checkpoints.catalogue import CATALOGUE
 from engine.checkpoints.hub import is_cached
 
@@ -85,6 +87,12 @@ def family_of(checkpoint: str, here: Callable[[str], bool] = is_cached) -> Famil
     return _pocket(
         f"{shown} has no tuned version here, so this chapter shows pocket-llama and its two tuned versions."
     )
+
+
+def parameters(family: Family) -> int:
+    """How many numbers the base learned: those that its files state, without loading them."""
+    headers = [safety.header(file) or {} for file in memory.files(family.names[family.labels[0]])]
+    return sum(prod(tensor["shape"]) for header in headers for tensor in header.values())
 
 
 def _pocket(note: str) -> Family:

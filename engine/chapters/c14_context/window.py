@@ -9,7 +9,7 @@ import torch
 from engine import ReaderError, figures
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.reading import nats, nats_of, probability_in_two_steps
-from engine.evidence.rounding import logit_tolerance, probability_tolerance
+from engine.evidence.rounding import chance_tolerance, logit_tolerance
 from engine.evidence.script import preamble
 from engine.model import kv_cache
 from engine.model.capturing import start_tokens
@@ -59,7 +59,7 @@ def forgotten(loaded: Loaded, tokens: Sequence[Token], target: Token) -> Card:
                     for window in windows
                 ]
             },
-            probability_tolerance(loaded),
+            chance_tolerance(loaded, found),
         ),
         code=preamble(loaded, ids)
         + f"""

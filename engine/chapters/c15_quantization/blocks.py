@@ -1,21 +1,29 @@
 """How long a block is, and what one large weight does to the others in it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from engine.chapters.c15_quantization.pair import code
-from engine.chapters.c15_quantization.weights import NAMES, SIZES, by_hand, half_name, path, quantize, weight
+from engine.chapters.c15_quantization.weights import NAMES, SIZES, half_name, path, quantize, weight
 from engine.evidence import script
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles import blockwise
+from engine.evidence.oracles.order import at_ranks
+from engine.evidence.rounding import EXACT
 from engine.figures import lines
 from engine.figures.quantization import staircase
 from engine.model.cache import ByteLRU
 from engine.model.loaded import Loaded
+from engine.model.precisions import precision
 from engine.model.trace import Array
 from engine.ops import quantization as ops
+
+SINGLE = 1e-6
+"""How exactly bitsandbytes' single-precision numbers are known, the largest of them being 1."""
 
 
 @dataclass(frozen=True)
@@ -86,22 +94,33 @@ def block_sizes(chosen: Matrix, size: int) -> Card:
             height=280,
         ).update_xaxes(tickmode="array", tickvals=SIZES, ticktext=[str(s) for s in SIZES]),
         table={"block size": list(SIZES), "relative error": errors, "bits per weight": bits},
-        prove=lambda: _prove_blocks(chosen, size, errors[here]),
+        shown={"errors": errors, "bits": bits},
+        oracle=Oracle(
+            f"The error at every block size, with the nearest of the published levels of {chosen.kind} times the "
+            "largest magnitude of each block, by torch and without bitsandbytes; the bits from how many blocks there "
+            "are.",
+            lambda: _blocks_again(chosen),
+            {"errors": 1e-5, "bits": 32 / values.size},  # of a last block that is not full
+        ),
         code=code(_start(chosen), _BLOCKS, sizes=SIZES),
-        numbers={"errors": errors},
-        atol=1e-3,
         note=f"{chosen.name}: {values.size:,} weights. Each block stores one 32-bit scale: 4 + 32 / {size} bits.",
     )
 
 
-def _prove_blocks(chosen: Matrix, size: int, shown: float) -> Proof:
-    values = chosen.values
-    code_book = quantize(values[:1], chosen.kind, size).code
-    return Proof(
-        f"The error at blocks of {size} as bitsandbytes makes it against absmax and nearest level worked out without.",
-        abs(ops.relative_error(values, by_hand(values, code_book, size)) - shown),
-        1e-4,
-    )
+def _blocks_again(chosen: Matrix) -> dict[str, list[float]]:
+    weights, levels = _again(chosen)
+    errors, bits = [], []
+    for size in SIZES:
+        away = blockwise.rounded(weights, levels, size) - weights
+        errors.append(float(torch.linalg.vector_norm(away) / torch.linalg.vector_norm(weights)))
+        bits.append(4 + 32 * len(blockwise.in_blocks(weights, size).absmax) / weights.numel())
+    return {"errors": errors, "bits": bits}
+
+
+def _again(chosen: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
+    """The matrix and the published levels, in double precision."""
+    weights = blockwise.stored(chosen.loaded, chosen.part, chosen.layer)
+    return weights, blockwise.code_book(precision(chosen.kind).code_book)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,24 +191,47 @@ def outlier(chosen: Matrix, size: int) -> Card:
             f"after, {names[0]}": [float(x) for x in found.with_it[others]],
             f"after, {names[1]}": [float(x) for x in found.without[others]],
         },
-        prove=lambda: _prove_outlier(chosen, size, found),
+        shown={
+            "block": found.number,
+            "outlier": found.block[found.place],
+            "places": np.flatnonzero(others),
+            "weights": rest,
+            "with": found.with_it[others],
+            "without": found.without[others],
+        },
+        oracle=Oracle(
+            "The block whose largest norm is most times its quadratic mean, by torch; both versions of it as absmax · "
+            f"the nearest of the published levels of {chosen.kind}, without bitsandbytes.",
+            lambda: _outlier_again(chosen, size, found),
+            {
+                **dict.fromkeys(("block", "outlier", "places", "weights"), 0.0),
+                "with": SINGLE * float(np.abs(found.block).max()),
+                "without": SINGLE * float(np.abs(rest).max(initial=0)),
+            },
+        ),
         code=code(_start(chosen), _OUTLIER, size=size),
-        numbers={"with": bad, "without": good, "block": found.number},
-        atol=0.02 * bad + 1e-9,
+        atol=min(1e-4, 0.01 * float(np.abs(rest).max(initial=0)) + EXACT),
         note=f"Block {found.number} of {chosen.name}. The outlier, {found.block[found.place]:.4g}, is not drawn; "
         f"root mean square error of the others: {bad:.3g} with it, {good:.3g} without.",
     )
 
 
-def _prove_outlier(chosen: Matrix, size: int, found: Outlier) -> Proof:
-    code_book = quantize(found.block[None], chosen.kind, size).code
-    emptied = np.where(found.others, found.block, 0)
-    again = [by_hand(x.astype(np.float32), code_book, size) for x in (found.block, emptied)]
-    return Proof(
-        "Both versions of the block as bitsandbytes dequantizes them against absmax · nearest level by hand.",
-        max_difference(again, (found.with_it, found.without)),
-        1e-3 * float(np.abs(found.block).max()),
-    )
+def _outlier_again(chosen: Matrix, size: int, given: Outlier) -> dict[str, Any]:
+    weights, levels = _again(chosen)
+    number = int(at_ranks([given.number], blockwise.peaks(weights, size), EXACT)[0])
+    block = weights.flatten()[number * size : (number + 1) * size]
+    place = int(block.abs().argmax())
+    others = torch.arange(len(block)) != place
+    both = ((block, given.with_it), (block * others, given.without))
+    after = [blockwise.rounded(x, levels, size, torch.tensor(shown))[others] for x, shown in both]
+    return {
+        "block": number,
+        "outlier": block[place],
+        "places": others.nonzero()[:, 0],
+        "weights": block[others],
+        "with": after[0],
+        "without": after[1],
+    }
 
 
 def _start(chosen: Matrix) -> str:
@@ -214,12 +256,12 @@ _HEAD = """
         '''Each value as absmax of its block times the level nearest to it.'''
         padded = torch.nn.functional.pad(values, (0, -len(values) % size)).view(-1, size)
         absmax = padded.abs().amax(1, keepdim=True).clamp(min=1e-30)
-        return (absmax * levels[torch.bucketize(padded / absmax, middles)]).flatten()[: len(values)]
+        return (absmax * levels[torch.bucketize(padded * (1 / absmax), middles)]).flatten()[: len(values)]
 """
 
 _BLOCKS = """
     errors = [float((rounded(flat, size) - flat).norm() / flat.norm()) for size in {sizes}]
-    result = {{"errors": errors}}
+    result = {{"errors": errors, "bits": [4 + 32 / size for size in {sizes}]}}
     print(result)
 """
 
@@ -228,8 +270,9 @@ _OUTLIER = """
     blocks = flat[: len(flat) // size * size].view(-1, size)
     number = int((blocks.abs().amax(1) / blocks.square().mean(1).sqrt()).argmax())
     block = blocks[number]
-    others = torch.arange(size) != block.abs().argmax()
-    errors = [(rounded(given, size) - block)[others].square().mean().sqrt() for given in (block, block * others)]
-    result = {{"with": float(errors[0]), "without": float(errors[1]), "block": number}}
-    print(result)
+    place = block.abs().argmax()
+    others = torch.arange(size) != place
+    result = {{"block": number, "outlier": block[place], "places": others.nonzero()[:, 0], "weights": block[others],
+              "with": rounded(block, size)[others], "without": rounded(block * others, size)[others]}}
+    print([(result[which] - block[others]).square().mean().sqrt() for which in ("with", "without")])
 """

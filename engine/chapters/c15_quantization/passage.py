@@ -3,14 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from engine import ReaderError
-from engine.chapters.c15_quantization.pair import Pair, code, head
-from engine.evidence.card import Badge, Card, Proof
+from engine.chapters.c15_quantization.pair import Pair, code, fraction, head
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracle import Shown
+from engine.evidence.oracles.reading import nats
 from engine.evidence.passes import returned_logits
 from engine.figures import histogram
 from engine.model import capturing
@@ -20,6 +23,9 @@ from engine.ops.sampling import surprisal
 
 WINDOW = 128
 """Tokens in one window; shorter where the context is."""
+
+SINGLE = 1e-5
+"""How exactly transformers' own loss, a sum in single precision, tells a perplexity of 1."""
 
 Window = tuple[int, ...]
 
@@ -85,6 +91,16 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
     names = pair.names
     worse = float((change > 0).mean())
     lost = float(change.mean())
+    windows = [_by_window(reading, side) for side in (reading.reference, reading.other)]
+    shown: Shown = {
+        "change": change,
+        "tokens": [len(window) for window in reading.windows],
+        "windows, reference": windows[0],
+        "windows, other": windows[1],
+        "reference": before,
+        "other": after,
+    }
+    allowed = SINGLE * max(*windows[0], *windows[1])
     return Card(
         key="perplexity",
         title=f"Perplexity {before:.2f} at {names[0]}, {after:.2f} at {names[1]}",
@@ -100,11 +116,26 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
             y_name="tokens",
             marks={f"mean {lost:+.3g}": lost},
         ),
-        table=_table(pair, reading),
-        prove=lambda: _prove(pair, reading),
+        table={
+            "window": list(range(1, len(reading.windows) + 1)),
+            "tokens": [len(window) for window in reading.windows],
+            f"perplexity at {names[0]}": windows[0],
+            f"perplexity at {names[1]}": windows[1],
+        },
+        shown=shown,
+        oracle=Oracle(
+            "Both perplexities, of every window and of all, against exp of the loss that transformers itself returns "
+            "when the text is its own label; every token's change by torch's cross-entropy.",
+            lambda: _again(pair, reading.windows),
+            {
+                "change": fraction(change),
+                "tokens": 0.0,
+                **dict.fromkeys(("windows, reference", "windows, other", "reference", "other"), allowed),
+            },
+        ),
         code=code(head(pair, reading.windows[0]), _CODE, windows=_listed(reading.windows)),
-        numbers={"reference": before, "other": after},
-        atol=1e-3 + 0.05 * abs(after - before),
+        numbers=shown,
+        atol=min(allowed, fraction(change)),
         note=f"{change.size:,} predicted tokens in {_windows(len(reading.windows))}. {worse:.0%} of "
         f"them became more surprising; exp of the mean change, {exp(lost):.4f}, is the ratio of the perplexities.",
     )
@@ -119,58 +150,52 @@ def _span(change: NDArray[np.float64]) -> tuple[float, float]:
     return -reach, reach
 
 
-def _table(pair: Pair, reading: Reading) -> dict[str, list[float]]:
+def _by_window(reading: Reading, nats: NDArray[np.float64]) -> list[float]:
+    """The perplexity of each window."""
     ends = np.cumsum([len(window) - 1 for window in reading.windows])[:-1]
-    means = [
-        [float(part.mean()) for part in np.split(side, ends)] for side in (reading.reference, reading.other)
-    ]
-    return {
-        "window": list(range(1, len(reading.windows) + 1)),
-        "tokens": [len(window) for window in reading.windows],
-        f"perplexity at {pair.names[0]}": [exp(m) for m in means[0]],
-        f"perplexity at {pair.names[1]}": [exp(m) for m in means[1]],
-    }
+    return [exp(float(part.mean())) for part in np.split(nats, ends)]
 
 
 def _listed(given: Sequence[Window]) -> str:
     return "[\n" + "".join(f"    {list(window)},\n" for window in given) + "]"
 
 
+def _again(pair: Pair, windows: Sequence[Window]) -> dict[str, Any]:
+    count = torch.tensor([len(window) - 1 for window in windows], dtype=torch.float64)
+    found: dict[str, Any] = {"tokens": [len(window) for window in windows]}
+    surprisals = []
+    for name, side in zip(("reference", "other"), pair.sides, strict=True):
+        losses = torch.tensor([_loss(side, window) for window in windows], dtype=torch.float64)
+        found[f"windows, {name}"] = losses.exp()
+        found[name] = (losses @ count / count.sum()).exp()
+        surprisals.append(torch.cat([nats(side, window) for window in windows]))
+    return found | {"change": surprisals[1] - surprisals[0]}
+
+
 @torch.no_grad()
-def _loss(loaded: Loaded, given: Sequence[Window]) -> float:
-    """transformers' own loss, summed over windows: the mean surprisal of all predicted tokens."""
-    total = 0.0
-    for window in given:
-        ids = torch.tensor([window], device=loaded.model.device)
-        loss = loaded.model(input_ids=ids, labels=ids, use_cache=False).loss
-        total += float(loss) * (len(window) - 1)
-    return total / sum(len(window) - 1 for window in given)
-
-
-def _prove(pair: Pair, reading: Reading) -> Proof:
-    again = [exp(_loss(side, reading.windows)) for side in (pair.reference, pair.other)]
-    before, after = reading.perplexities
-    return Proof(
-        "Both perplexities against exp of the loss that transformers itself returns when the text is its own label.",
-        max(abs(a - b) for a, b in zip(again, (before, after), strict=True)),
-        1e-3 + 0.05 * abs(after - before),
-    )
+def _loss(loaded: Loaded, window: Window) -> float:
+    """transformers' own loss: the mean surprisal of the predicted tokens."""
+    ids = torch.tensor([window], device=loaded.model.device)
+    return float(loaded.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
 
 _CODE = """
     windows = {windows}
 
 
-    def perplexity(model):
-        total = count = 0
+    def surprisals(model):
+        found = []
         for window in windows:
             given = torch.tensor([window]).to(model.device)
             with torch.no_grad():
-                loss = model(given, labels=given).loss
-            total, count = total + float(loss) * (len(window) - 1), count + len(window) - 1
-        return float(torch.tensor(total / count).exp())
+                logits = model(given).logits[0, :-1].float().double()
+            found.append(torch.nn.functional.cross_entropy(logits, given[0, 1:], reduction="none").cpu())
+        return found
 
 
-    result = {{"reference": perplexity(reference), "other": perplexity(other)}}
-    print(result)
+    read = {{"reference": surprisals(reference), "other": surprisals(other)}}
+    result = {{"change": torch.cat(read["other"]) - torch.cat(read["reference"]), "tokens": [len(w) for w in windows]}}
+    for name, found in read.items():
+        result |= {{name: torch.cat(found).mean().exp(), f"windows, {{name}}": [float(s.mean().exp()) for s in found]}}
+    print(result["reference"], result["other"])
 """

@@ -3,19 +3,23 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from engine.chapters.c15_quantization.cost import linear_weights
 from engine.chapters.c15_quantization.pair import Pair, code, fraction
 from engine.chapters.c15_quantization.weights import linears, matrix
 from engine.evidence import script
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracle import Shown
+from engine.evidence.oracles.blockwise import fake_quantized
+from engine.evidence.oracles.divergence import divergence
+from engine.evidence.passes import logits_of
 from engine.figures import lines
 from engine.figures.axes import across
 from engine.model.cache import ByteLRU, traced
@@ -25,6 +29,12 @@ from engine.ops import quantization as ops
 from engine.ops.sampling import kl_divergence
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
+
+NEAR = 0.05
+"""Leads (in logits) that may change hands because of weights half-way between two levels."""
+
+HALF_WAY = 2
+"""Simulations get so many times the tolerance: torch's own quantizer puts weights half-way elsewhere."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +105,7 @@ def simulated(loaded: Loaded, other: Loaded, ids: tuple[int, ...], bits: int, si
     names = (f"simulated: {bits} bits, blocks of {size}", f"executed: {other.precision}")
     labels = executed.labels
     mean = float(found.kl.mean())
+    shown: Shown = {"simulated": found.kl, "executed": measured, "error": found.error}
     figure = lines(
         np.arange(len(ids)),
         {names[0]: found.kl, names[1]: measured},
@@ -118,45 +129,30 @@ def simulated(loaded: Loaded, other: Loaded, ids: tuple[int, ...], bits: int, si
             names[0]: [float(x) for x in found.kl],
             names[1]: [float(x) for x in measured],
         },
-        prove=lambda: _prove(loaded, ids, found),
-        code=code(
-            script.preamble(loaded, ids), _CODE, blocks=_blocks(loaded), size=size, bits=[bits], result=_ONE
+        shown=shown,
+        oracle=Oracle(
+            "The simulated line with weights rounded by torch.fake_quantize_per_channel_affine in a private copy, the "
+            "other from the logits that transformers returns at both precisions, and both by torch's own kl_div.",
+            lambda: _simulated_again(executed, bits, size),
+            {"simulated": HALF_WAY * fraction(found.kl), "executed": fraction(measured), "error": 1e-5},
         ),
-        numbers={"error": found.error, "kl": found.kl},
-        atol=fraction(found.kl),
+        code=_script(executed, [bits], size, _ONE),
+        numbers=shown,
+        atol=min(fraction(found.kl), fraction(measured)),
         note=f"A simulation: the checkpoint's real weights rounded to the nearest of {2**bits - 1} even levels, run "
         f"by torch in fp32. The other line, {other.precision}, is really executed. Both against fp32.",
     )
 
 
-def _prove(loaded: Loaded, ids: tuple[int, ...], found: Simulation) -> Proof:
-    again = _again(loaded, ids, found.bits, found.size)
-    return Proof(
-        "Every value against weights rounded by torch.fake_quantize_per_channel_affine and torch's own kl_div.",
-        max_difference(again, found.kl),
-        2
-        * fraction(
-            found.kl
-        ),  # it multiplies by 1/scale, so weights halfway between two levels may go the other way
-    )
-
-
-def _again(loaded: Loaded, ids: tuple[int, ...], bits: int, size: int) -> NDArray[np.float64]:
-    most = 2 ** (bits - 1) - 1
-
-    def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
-        flat = torch.tensor(values).flatten()
-        rows = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
-        scale = (rows.abs().amax(1) / most).clamp(min=1e-30)
-        zero = torch.zeros(len(rows), dtype=torch.int32)
-        after = torch.fake_quantize_per_channel_affine(rows, scale, zero, 0, -most, most)
-        result: NDArray[np.float32] = after.flatten()[: len(flat)].view(values.shape).numpy()
-        return result
-
-    log_p = _logits(loaded.model, ids).double().log_softmax(-1)
-    log_q = _logits(_changed(loaded, rounded), ids).double().log_softmax(-1)
-    again: NDArray[np.float64] = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1).numpy()
-    return again
+def _simulated_again(executed: Pair, bits: int, size: int) -> dict[str, Any]:
+    plain, other = (torch.tensor(logits_of(side.model, executed.ids)) for side in executed.sides)
+    faked = fake_quantized(executed.reference, bits, size)
+    rounded = torch.tensor(logits_of(faked.model, executed.ids))
+    return {
+        "simulated": divergence(plain, rounded),
+        "executed": divergence(plain, other),
+        "error": faked.error,
+    }
 
 
 def sweep(
@@ -172,8 +168,9 @@ def sweep(
 
 def curve(loaded: Loaded, other: Loaded, ids: tuple[int, ...], runs: tuple[Simulation, ...]) -> Card:
     """Mean KL at 2 to 8 bits, with the executed precision where its bits are."""
+    both = Pair(loaded, other, ids)
     means = [float(run.kl.mean()) for run in runs]
-    executed = float(kl_divergence(traced(loaded, ids).logits, traced(other, ids).logits).mean())
+    executed = float(kl_divergence(*(trace.logits for trace in both.traces)).mean())
     at = precision(other.precision).bits
     series = {"simulated": means}
     if other.quantized:
@@ -181,6 +178,16 @@ def curve(loaded: Loaded, other: Loaded, ids: tuple[int, ...], runs: tuple[Simul
             executed if run.bits == at else float("nan") for run in runs
         ]
     size = runs[0].size
+    bits = [ops.bits_per_weight(run.bits, run.size) for run in runs]
+    flips = [int(run.flipped.sum()) for run in runs]
+    by_bits = {f"mean KL at {run.bits} bits": mean for run, mean in zip(runs, means, strict=True)}
+    shown: Shown = {
+        **by_bits,
+        "errors": [run.error for run in runs],
+        "bits": bits,
+        "flips": flips,
+        "executed": executed,
+    }
     return Card(
         key="curve",
         title=f"Simulation: mean KL goes from {means[0]:.2g} nats at 2 bits to {means[-1]:.2g} at 8",
@@ -198,45 +205,70 @@ def curve(loaded: Loaded, other: Loaded, ids: tuple[int, ...], runs: tuple[Simul
         ),
         table={
             "bits": [run.bits for run in runs],
-            "bits with 32-bit scales": [ops.bits_per_weight(run.bits, run.size) for run in runs],
+            "bits with 32-bit scales": bits,
             "relative error of the weights": [run.error for run in runs],
             "mean KL, nats": means,
-            "top-1 flips": [int(run.flipped.sum()) for run in runs],
+            "top-1 flips": flips,
         },
-        prove=lambda: _prove_curve(loaded, ids, runs),
-        code=code(
-            script.preamble(loaded, ids),
-            _CODE,
-            blocks=_blocks(loaded),
-            size=size,
-            bits=list(BITS),
-            result=_MANY,
+        shown=shown,
+        oracle=Oracle(
+            "Every number with weights rounded by torch.fake_quantize_per_channel_affine in a private copy, the "
+            "executed one from the logits that transformers returns, and KLs by torch's own kl_div.",
+            lambda: _curve_again(both, runs),
+            {
+                **{name: HALF_WAY * fraction(mean) for name, mean in by_bits.items()},
+                "errors": 1e-5,
+                "bits": 32 * sum(1 for _ in linears(loaded, loaded.model)) / linear_weights(loaded),
+                "flips": 0.0,
+                "executed": fraction(executed),
+            },
         ),
-        numbers={"mean_kl": means},
-        atol=0.05 * means[-1] + 1e-6,
+        code=_script(both, list(BITS), size, _MANY),
+        numbers=shown,
+        atol=fraction(means[-1]),
         note=f"A simulation on the checkpoint's real weights, in blocks of {size}, run by torch in fp32.",
     )
 
 
-def _prove_curve(loaded: Loaded, ids: tuple[int, ...], runs: tuple[Simulation, ...]) -> Proof:
-    again = [float(_again(loaded, ids, run.bits, run.size).mean()) for run in runs]
-    gaps = [
-        abs(a - float(run.kl.mean())) / max(float(run.kl.mean()), 1e-9)
-        for a, run in zip(again, runs, strict=True)
-    ]
-    return Proof(
-        "Every mean against weights rounded by torch.fake_quantize_per_channel_affine, as a relative difference.",
-        max(gaps),
-        0.1,  # as above
-    )
+def _curve_again(both: Pair, runs: tuple[Simulation, ...]) -> dict[str, Any]:
+    plain, other = (torch.tensor(logits_of(side.model, both.ids)) for side in both.sides)
+    found: dict[str, Any] = {
+        "errors": [],
+        "bits": [],
+        "flips": [],
+        "executed": divergence(plain, other).mean(),
+    }
+    for run in runs:
+        faked = fake_quantized(both.reference, run.bits, run.size)
+        rounded = torch.tensor(logits_of(faked.model, both.ids))
+        found[f"mean KL at {run.bits} bits"] = divergence(plain, rounded).mean()
+        found["errors"].append(faked.error)
+        found["bits"].append(faked.bits)
+        found["flips"].append(_flips(plain, rounded, torch.tensor(run.flipped)))
+    return found
+
+
+def _flips(before: torch.Tensor, after: torch.Tensor, given: torch.Tensor) -> int:
+    """How many favourites changed; what is given decides where two lead by less than weights half-way could move."""
+    leads = [(best[:, 0] - best[:, 1]) for best in (logits.topk(2).values for logits in (before, after))]
+    near = torch.minimum(*leads) < NEAR
+    flipped = before.argmax(-1) != after.argmax(-1)
+    return int(torch.where(near, given, flipped).sum())
+
+
+def _script(both: Pair, bits: list[int], size: int, result: str) -> str:
+    start = script.preamble(both.reference, both.ids)
+    start += "\n".join(script.model_lines(both.other, both.other.precision, "other")) + "\n"
+    return code(start, _CODE, blocks=_blocks(both.reference), size=size, bits=bits, result=result)
 
 
 def _blocks(loaded: Loaded) -> str:
     return loaded.path("blocks")
 
 
-_ONE = '{"error": errors[0], "kl": kls[0]}'
-_MANY = '{"mean_kl": [kl.mean() for kl in kls]}'
+_ONE = '{"simulated": kls[0], "executed": executed, "error": errors[0]}'
+_MANY = """{f"mean KL at {bits} bits": kl.mean() for bits, kl in zip(tried, kls)} | {
+        "errors": errors, "bits": [bits + 32 / size for bits in tried], "flips": flips, "executed": executed.mean()}"""
 
 _CODE = """
     def rounded(weight, bits, size):
@@ -247,24 +279,33 @@ _CODE = """
         return ((rows / scale).round() * scale).flatten()[: len(flat)].view(weight.shape)
 
 
-    def predictions():
-        return model(ids.to(model.device)).logits[0].double().cpu().log_softmax(-1)
+    def predictions(model):
+        with torch.no_grad():
+            return model(ids.to(model.device)).logits[0].double().cpu().log_softmax(-1)
+
+
+    def kl(after):
+        return (before.exp() * (before - after)).sum(-1)
 
 
     linear = [m for m in model.get_submodule("{blocks}").modules() if getattr(m, "weight", None) is not None]
     linear = [m for m in linear if m.weight.ndim == 2]
-    kls, errors = [], []
-    with torch.no_grad():
-        before, weights = predictions(), [m.weight.clone() for m in linear]
-        for bits in {bits}:
-            squares = 0.0
-            for m, weight in zip(linear, weights):
-                turned = type(m).__name__ == "Conv1D"  # GPT-2 stores (input, output)
-                after = rounded(weight.T, bits, {size}).T if turned else rounded(weight, bits, {size})
+    before, weights = predictions(model), [m.weight.detach().clone() for m in linear]
+    executed = kl(predictions(other))
+    tried, size = {bits}, {size}
+    kls, errors, flips = [], [], []
+    for bits in tried:
+        squares = 0.0
+        for m, weight in zip(linear, weights):
+            turned = type(m).__name__ == "Conv1D"  # GPT-2 stores (input, output)
+            after = rounded(weight.T, bits, size).T if turned else rounded(weight, bits, size)
+            with torch.no_grad():
                 m.weight.copy_(after)
-                squares += float((after - weight).double().square().sum())
-            errors.append((squares / sum(float(w.double().square().sum()) for w in weights)) ** 0.5)
-            kls.append((before.exp() * (before - predictions())).sum(-1))
+            squares += float((after - weight).double().square().sum())
+        errors.append((squares / sum(float(w.double().square().sum()) for w in weights)) ** 0.5)
+        after = predictions(model)
+        kls.append(kl(after))
+        flips.append(int((before.argmax(-1) != after.argmax(-1)).sum()))
     result = {result}
     print(result)
 """

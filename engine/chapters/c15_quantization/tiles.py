@@ -1,22 +1,32 @@
 """A piece of a real weight matrix before and after 4-bit quantization, and the code book behind it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from engine.chapters.c15_quantization.pair import code
-from engine.chapters.c15_quantization.weights import NAMES, Packed, by_hand, path, quantize, weight
+from engine.chapters.c15_quantization.weights import NAMES, Packed, half_name, path, quantize, weight
 from engine.evidence import script
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles import blockwise
+from engine.evidence.rounding import counted
 from engine.figures import histogram
 from engine.figures.quantization import tiles
 from engine.figures.theme import NEUTRAL
 from engine.model.loaded import Loaded
+from engine.model.precisions import precision
 from engine.model.trace import Array
 from engine.ops import quantization as ops
 
 ROWS, COLUMNS, SIZE = 16, 64, 64
+
+BINS = 101
+"""Of the histogram, from -1 to 1."""
+
+SINGLE = 1e-6
+"""How exactly bitsandbytes' single-precision numbers are known, the largest of them being 1."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,8 @@ def tile(where: Where) -> Card:
     old, new = before[where.view], packed.values[where.view]
     error = new - old
     lost = ops.relative_error(old, new)
+    shown = {"before": old, "after": new, "difference": error} | _behind(where, packed)
+    most = SINGLE * float(shown["absmax"].max(initial=0))
     return Card(
         key="tile",
         title=f"{where.name}: {where.kind} moves these weights by {lost:.1%} of their size",
@@ -73,54 +85,78 @@ def tile(where: Where) -> Card:
             x_name="input",
             y_name="output",
         ),
-        table=_table(where, packed, old, new),
-        prove=lambda: _prove_tile(where, packed, new),
+        table=_table(where, shown),
+        shown=shown,
+        oracle=Oracle(
+            f"The checkpoint's own numbers, and for each of them the nearest of the published levels of {where.kind} "
+            "times the largest magnitude of its block, by torch and without bitsandbytes.",
+            lambda: _tile_again(where, torch.tensor(shown["index"])),
+            {"before": 0, "after": most, "difference": most, "index": 0, "level": SINGLE, "absmax": 0},
+        ),
         code=_script(where, _TILE, column=where.column, width=COLUMNS),
-        numbers={"after": new},
-        atol=1e-6,
         note=f"The difference has a colour scale of its own. Each row of {COLUMNS} is one block with one scale."
         if before.shape[1] % SIZE == 0
         else "The difference has a colour scale of its own.",
     )
 
 
-def _table(where: Where, packed: Packed, old: Array, new: Array) -> dict[str, list[float]]:
-    index = packed.index.reshape(packed.values.shape)[where.view].ravel()
-    row, column = np.indices(old.shape)
-    width = packed.values.shape[1]
-    place = ((row + 0) * width + column + where.column).ravel() // SIZE
+def _behind(where: Where, packed: Packed) -> dict[str, np.ndarray]:
+    """Index, level and absmax of every weight of the tile, shaped like it."""
+    shape = packed.values.shape
+    absmax = np.repeat(packed.absmax, SIZE)[: packed.index.size].reshape(shape)[where.view]
+    index = packed.index.reshape(shape)[where.view]
+    return {"index": index, "level": packed.code[index], "absmax": absmax}
+
+
+def _table(where: Where, shown: dict[str, np.ndarray]) -> dict[str, list[Any]]:
+    row, column = np.indices(shown["before"].shape)
+    columns = {
+        "weight": shown["before"],
+        "index": shown["index"],
+        "level": shown["level"],
+        "absmax of its block": shown["absmax"],
+        "after": shown["after"],
+    }
     return {
         "output": [int(x) + where.row for x in row.ravel()],
         "input": [int(x) + where.column for x in column.ravel()],
-        "weight": [float(x) for x in old.ravel()],
-        "index": [int(x) for x in index],
-        "level": [float(x) for x in packed.code[index]],
-        "absmax of its block": [float(x) for x in packed.absmax[place]],
-        "after": [float(x) for x in new.ravel()],
+    } | {name: values.ravel().tolist() for name, values in columns.items()}
+
+
+def _tile_again(where: Where, asked: torch.Tensor) -> dict[str, Any]:
+    rows = blockwise.stored(where.loaded, where.part, where.layer)[where.row : where.row + ROWS]
+    blocks = blockwise.in_blocks(rows, SIZE)
+    levels = blockwise.code_book(precision(where.kind).code_book)
+
+    def cut(values: torch.Tensor) -> torch.Tensor:
+        return values.flatten()[: rows.numel()].view(rows.shape)[where.view]
+
+    before, absmax = rows[where.view], cut(blocks.absmax.expand_as(blocks.weights))
+    index = blockwise.nearest(cut(blocks.scaled), levels, asked).view(before.shape)
+    after = absmax * levels[index]
+    return {
+        "before": before,
+        "after": after,
+        "difference": after - before,
+        "index": index,
+        "level": levels[index],
+        "absmax": absmax,
     }
-
-
-def _prove_tile(where: Where, packed: Packed, shown: Array) -> Proof:
-    again = ops.dequantize(packed.index, packed.code, packed.absmax, SIZE).reshape(packed.values.shape)
-    return Proof(
-        "What bitsandbytes dequantizes against absmax · code[index], multiplied out from the packed bytes.",
-        max_difference(again[where.view], shown),
-        1e-6,
-    )
 
 
 def code_book(where: Where) -> Card:
     """The 16 levels over the weights they stand for, each weight divided by its block's absmax."""
     before = where.rows
     packed = quantize(before, where.kind, SIZE)
-    cut = ops.blocks(before, SIZE)
-    scaled = (cut / np.maximum(np.abs(cut).max(axis=1, keepdims=True), 1e-30)).ravel()[: before.size]
+    cut = ops.blocks(before.astype(np.float64), SIZE)
+    largest = np.abs(cut).max(axis=1, keepdims=True)
+    scaled = (cut / np.where(largest > 0, largest, 1)).ravel()[: before.size]
     share = np.bincount(packed.index, minlength=16) / packed.index.size
     used = share[share > 0]
     information = float(-(used * np.log2(used)).sum())
     figure = histogram(
         {"weights / absmax": scaled},
-        bins=101,
+        bins=BINS,
         span=(-1.0, 1.0),
         colors={"weights / absmax": "query"},
         x_name="weight / absmax of its block",
@@ -140,49 +176,74 @@ def code_book(where: Where) -> Card:
             "level": [float(x) for x in packed.code],
             "share of weights": [float(x) for x in share],
         },
-        prove=lambda: _prove_code(before, packed),
-        code=_script(where, _CODE_BOOK),
-        numbers={"levels": packed.code, "share": share},
-        atol=1e-4,
+        shown={
+            "bins": np.histogram(scaled, np.linspace(-1, 1, BINS + 1))[0],
+            "levels": packed.code,
+            "share": share,
+        },
+        oracle=Oracle(
+            f"The published levels of {where.kind}, how many weights lie in each bin, and how many are nearest to "
+            "each level: counted by torch in double precision. (Of weights half-way between two levels, bitsandbytes "
+            "is asked where it puts them.)",
+            lambda: _code_again(where),
+            {"bins": 0, "levels": SINGLE, "share": counted(before.size)},
+        ),
+        code=_script(where, _CODE_BOOK, bins=BINS),
         note=f"All inputs of output rows {where.row} to {where.row + len(before) - 1}. Bits used: the entropy of the "
         "indices; 4 would mean that every level is taken equally often.",
     )
 
 
-def _prove_code(before: Array, packed: Packed) -> Proof:
-    away = np.abs(by_hand(before, packed.code, SIZE) - before)  # a weight half-way may go to either side
-    return Proof(
-        "How far bitsandbytes moves every weight, against the way to the level nearest to it, found without it.",
-        max_difference(away, np.abs(packed.values - before)),
-        1e-3 * float(np.abs(before).max()),
-    )
+def _code_again(where: Where) -> dict[str, Any]:
+    rows = blockwise.stored(where.loaded, where.part, where.layer)[where.row : where.row + ROWS]
+    levels = blockwise.code_book(precision(where.kind).code_book)
+    scaled = blockwise.in_blocks(rows, SIZE).scaled.flatten()[: rows.numel()]
+    asked = torch.tensor(quantize(rows.float().numpy(), where.kind, SIZE).index)
+    index = blockwise.nearest(scaled, levels, asked)
+    edges = torch.arange(1, BINS, dtype=torch.float64) * (2 / BINS) - 1  # between the bins
+    return {
+        "bins": torch.bucketize(scaled, edges, right=True).bincount(minlength=BINS),
+        "levels": levels,
+        "share": index.bincount(minlength=16).double() / len(index),
+    }
 
 
 def _script(where: Where, body: str, **values: object) -> str:
-    start = script.preamble(where.loaded, precision=where.kind)
-    module = path(where.loaded, where.part, where.layer)
+    loaded = where.loaded
+    start = script.preamble(loaded, precision=half_name(loaded))
+    start += "\n".join(script.model_lines(loaded, where.kind, "quantized")) + "\n"
+    module = path(loaded, where.part, where.layer)
     return code(start, _UNPACK, module=module, row=where.row, rows=ROWS) + code("", body, **values)
 
 
 _UNPACK = """
+    module = model.get_submodule("{module}")
+    weight = module.weight.detach().double()
+    if type(module).__name__ == "Conv1D":  # GPT-2 stores (input, output)
+        weight = weight.T
     # Before its first pass a 4-bit layer holds two indices in each byte and one absmax for each 64 weights.
-    weight = model.get_submodule("{module}").weight
-    state = weight.quant_state
-    packed = weight.data.cpu().flatten()
-    index = torch.stack([packed >> 4, packed & 15], dim=1).flatten().long()
-    levels, absmax = state.code.cpu(), state.absmax.cpu()
-    first, last = {row} * state.shape[1], ({row} + {rows}) * state.shape[1]
+    packed = quantized.get_submodule("{module}").weight
+    halves = packed.data.cpu().flatten()
+    index = torch.stack([halves >> 4, halves & 15], dim=1).flatten().long()[: weight.numel()].view(weight.shape)
+    levels, absmax = packed.quant_state.code.cpu(), packed.quant_state.absmax.cpu()
+    absmax = absmax.repeat_interleave(64)[: weight.numel()].view(weight.shape)
+    rows = slice({row}, {row} + {rows})
 """
 
 _TILE = """
-    after = levels[index] * absmax.repeat_interleave(64)[: len(index)]
-    result = {{"after": after.view(state.shape)[first // state.shape[1] : last // state.shape[1],
-                                               {column} : {column} + {width}]}}
+    columns = slice({column}, {column} + {width})
+    before, index, absmax = (x[rows, columns] for x in (weight, index, absmax))
+    after = levels[index] * absmax
+    result = {{"before": before, "after": after, "difference": after - before,
+              "index": index, "level": levels[index], "absmax": absmax}}
     print(result["after"])
 """
 
 _CODE_BOOK = """
-    counts = index[first:last].bincount(minlength=16)
-    result = {"levels": levels, "share": counts / counts.sum()}
+    scaled = (weight / absmax)[rows].flatten()
+    edges = torch.arange(1, {bins}).double() * (2 / {bins}) - 1
+    share = index[rows].flatten().bincount(minlength=16) / scaled.numel()
+    result = {{"bins": torch.bucketize(scaled, edges, right=True).bincount(minlength={bins}),
+              "levels": levels, "share": share}}
     print(result)
 """

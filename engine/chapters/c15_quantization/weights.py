@@ -104,12 +104,3 @@ def quantize(values: NDArray[np.float32], kind: str, size: int) -> Packed:
         state.absmax.float().numpy(),
         back.reshape(values.shape).numpy(),
     )
-
-
-def by_hand(values: NDArray[np.float32], code: NDArray[np.float32], size: int) -> ops.Floats:
-    """The same without bitsandbytes: absmax of each block, the nearest level, absmax · level; as `values` is shaped."""
-    cut = ops.blocks(np.asarray(values, np.float64), size)
-    absmax = np.abs(cut).max(axis=1, keepdims=True)
-    scaled = np.divide(cut, absmax, out=np.zeros_like(cut), where=absmax > 0)
-    back = ops.dequantize(ops.nearest(scaled, code), code, absmax, size)
-    return back[: values.size].reshape(values.shape)

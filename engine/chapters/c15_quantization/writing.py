@@ -1,21 +1,25 @@
 """The same prompt continued at two precisions, token by token, and the step at which the texts part."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from engine.chapters.c15_quantization.pair import COLORS, Pair, code, head
-from engine.evidence.card import Badge, Card, Proof
-from engine.evidence.comparing import max_difference
-from engine.evidence.passes import returned_logits
-from engine.evidence.rounding import probability_tolerance
+from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.filtering import chosen, logits_again
+from engine.evidence.oracles.order import at_ranks
+from engine.evidence.rounding import chance_tolerance, logit_tolerance, probability_tolerance
 from engine.figures import grouped_bars
 from engine.model.cache import ByteLRU
-from engine.model.generation import Step, generate
+from engine.model.generation import Step, end_of_text, generate
+from engine.model.loaded import Loaded
 from engine.ops import quantization as ops
-from engine.ops.sampling import softmax, top
+from engine.ops.sampling import Filters, softmax, top
 from engine.tokens.encoder import decode
 
 SHOWN = 6
@@ -159,10 +163,26 @@ def text(pair: Pair, writing: Writing, choices: Choices) -> Card:
             label_name="candidate",
         ),
         table=_table(pair, writing),
-        prove=lambda: _prove(pair, writing, choices, best, (p[best], q[best])),
-        code=code(head(pair), _CODE, **_filled(choices, writing)),
-        numbers={"reference": list(writing.first), "other": list(writing.second)},
-        atol=0,
+        shown={
+            "text, reference": writing.first,
+            "text, other": writing.second,
+            "step": writing.step,
+            "candidates": best,
+            "reference": p[best],
+            "other": q[best],
+        },
+        oracle=Oracle(
+            f"Both texts by {'generate of transformers' if choices.greedy else _DRAWN}, and the step that decides; its "
+            "candidates and their probabilities, which were written with a KV cache, from one pass of transformers "
+            "over the whole text without.",
+            partial(_again, pair, (writing.first, writing.second), writing.step, choices, best),
+            {
+                **dict.fromkeys(("text, reference", "text, other", "step", "candidates"), 0.0),
+                "reference": chance_tolerance(pair.reference, p[best]),
+                "other": chance_tolerance(pair.other, q[best]),
+            },
+        ),
+        code=code(head(pair), _CODE, **_filled(choices, writing, best)),
         note="Drawn from one seed: both precisions get the same random numbers, token by token."
         if not choices.greedy
         else "Greedy: each precision takes its own most probable token, so every difference is the rounding's.",
@@ -200,24 +220,105 @@ def _table(pair: Pair, writing: Writing) -> dict[str, list[object]]:
     }
 
 
-def _prove(
-    pair: Pair, writing: Writing, choices: Choices, best: list[int], shown: tuple[np.ndarray, np.ndarray]
-) -> Proof:
-    ids = (*pair.ids, *writing.first[: writing.step])
-    sides = (pair.reference, pair.other)
-    again = [softmax(returned_logits(side, ids)[-1] / choices.divisor)[best] for side in sides]
-    return Proof(
-        "Both probabilities, written with a KV cache, against one pass of transformers over the whole text without.",
-        max_difference(again, shown),
-        max(probability_tolerance(side) for side in sides),
+_DRAWN = "torch.multinomial, token by token after what stands before"
+
+
+def _again(
+    pair: Pair, given: tuple[tuple[int, ...], ...], decides: int, choices: Choices, best: list[int]
+) -> dict[str, Any]:
+    rows = [_rows(side, pair.ids, text) for side, text in zip(pair.sides, given, strict=True)]
+    texts = [
+        _greedy(side, pair.ids, choices.n) if choices.greedy else _drawn(side, pair.ids, text, row, choices)
+        for side, text, row in zip(pair.sides, given, rows, strict=True)
+    ]
+    chances = [(row / choices.divisor).softmax(-1) for row in rows]
+    step = _deciding(texts, chances[0], decides, 2 * probability_tolerance(pair.reference))
+    p, q = (side[step] for side in chances)
+    there = [text[step] for text in texts if step < len(text)]
+    allowed = max(chance_tolerance(side, row) for side, row in zip(pair.sides, (p, q), strict=True))
+    ids = torch.tensor(_candidates(p, q, there, best, 2 * allowed))
+    return {
+        "text, reference": texts[0],
+        "text, other": texts[1],
+        "step": step,
+        "candidates": ids,
+        "reference": p[ids],
+        "other": q[ids],
+    }
+
+
+def _rows(loaded: Loaded, prompt: Sequence[int], text: Sequence[int]) -> torch.Tensor:
+    """Logits before every token of a text and behind its last one, where there is room; (step, vocab)."""
+    return logits_again(loaded, [*prompt, *text][: loaded.spec.context])[len(prompt) - 1 :]
+
+
+@torch.no_grad()
+def _greedy(loaded: Loaded, prompt: Sequence[int], n: int) -> list[int]:
+    batch = torch.tensor([list(prompt)], device=loaded.model.device)
+    written = loaded.model.generate(
+        batch,
+        attention_mask=torch.ones_like(batch),
+        max_new_tokens=min(n, loaded.spec.context - len(prompt) + 1),
+        do_sample=False,
+        repetition_penalty=1.0,
+        pad_token_id=0,
     )
+    text: list[int] = written[0, len(prompt) :].tolist()
+    return text
 
 
-def _filled(choices: Choices, writing: Writing) -> dict[str, object]:
+def _drawn(
+    loaded: Loaded, prompt: Sequence[int], text: Sequence[int], rows: torch.Tensor, choices: Choices
+) -> list[int]:
+    """The tokens that are drawn; a text that ends too early is a token longer here."""
+    room = min(choices.n, loaded.spec.context - len(prompt) + 1)
+    ends = end_of_text(loaded)
+    asked = list(text) if text and text[-1] in ends else [*text, -1][:room]
+    filters = Filters(temperature=choices.temperature)
+    found = chosen(rows, prompt, asked, filters, choices.seed, logit_tolerance(loaded))
+    stop = next((i + 1 for i, id in enumerate(found) if id in ends), len(found))
+    return found[:stop]
+
+
+def _deciding(texts: list[list[int]], p: torch.Tensor, given: int, allowed: float) -> int:
+    """Where two texts part; else where the first choice led least, or where it did by as little."""
+    first, second = texts
+    if first != second:
+        differ = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        return next(differ, min(len(first), len(second)))
+    best = p[: len(first)].topk(2).values
+    return int(at_ranks([given], best[:, 1] - best[:, 0], allowed)[0])
+
+
+def _candidates(
+    p: torch.Tensor, q: torch.Tensor, there: list[int], given: list[int], allowed: float
+) -> list[int]:
+    """What was written, and the likeliest of both; `given` ones where they are as likely."""
+    kept = set(there)
+    for row in (p, q):
+        preferred = row.clone()
+        preferred[given] += allowed
+        kept |= set(preferred.topk(SHOWN).indices.tolist())
+    own = sorted(kept, key=lambda i: -float(p[i]))
+    if kept != set(given):
+        return own
+    among = torch.full_like(p, -1.0)
+    among[own] = p[own]
+    return [int(i) for i in at_ranks(given, among, allowed)]
+
+
+def _filled(choices: Choices, writing: Writing, best: list[int]) -> dict[str, object]:
     how = (
         "do_sample=False" if choices.greedy else f"do_sample=True, top_k=0, temperature={choices.temperature}"
     )
-    return {"seed": choices.seed, "how": how, "n": max(len(writing.first), len(writing.second))}
+    return {
+        "seed": choices.seed,
+        "how": how,
+        "n": max(len(writing.first), len(writing.second)),
+        "step": writing.step,
+        "divisor": choices.divisor,
+        "best": best,
+    }
 
 
 _CODE = """
@@ -231,7 +332,17 @@ _CODE = """
         return written[0, ids.shape[1] :].tolist()
 
 
-    result = {{"reference": write(reference), "other": write(other)}}
-    for which, written in result.items():
-        print(which, repr(tokenizer.decode(written)))
+    def chances(model, text):
+        # probabilities before token {step} of a text
+        given = torch.tensor([ids[0].tolist() + text[:{step}]], device=model.device)
+        with torch.no_grad():
+            return (model(given, use_cache=False).logits[0, -1].float().cpu() / {divisor}).softmax(-1)
+
+
+    texts, best = [write(reference), write(other)], {best}
+    p, q = chances(reference, texts[0]), chances(other, texts[1])
+    result = {{"text, reference": texts[0], "text, other": texts[1], "step": {step}, "candidates": best,
+              "reference": p[best], "other": q[best]}}
+    for written in texts:
+        print(repr(tokenizer.decode(written)))
 """

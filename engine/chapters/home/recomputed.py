@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from engine.evidence.script import preamble
 from engine.model.loaded import Loaded
 from engine.tokens.encoder import decode, literal_runs
 
@@ -46,3 +47,51 @@ result = {{
     "MLP adds": [float(v.float().norm()) for v in mlp],
 }}
 """
+
+
+def machine_code(loaded: Loaded, ids: Sequence[int], candidates: int) -> str:
+    """A script for the drawing of the whole model."""
+    attention, mlp = (loaded.adapter.inside(loaded.adapter.writes(part)) for part in ("attention", "mlp"))
+    spec = loaded.spec
+    centre = " - v.mean(-1, keepdim=True)" if spec.centred else ""
+    return (
+        preamble(loaded, ids)
+        + f"""
+blocks = model.get_submodule({loaded.path("blocks")!r})
+norm = model.get_submodule({loaded.path("final_norm")!r})
+head = model.get_submodule({loaded.path("unembedding")!r})
+stream, attention, mlp = [], [], []
+
+def enters(module, args, kwargs):
+    stream.append((args[0] if args else kwargs["hidden_states"])[0, -1])
+
+hooks = [block.register_forward_pre_hook(enters, with_kwargs=True) for block in blocks]
+hooks.append(norm.register_forward_pre_hook(enters, with_kwargs=True))
+for block in blocks:
+    block.get_submodule({attention!r}).register_forward_hook(lambda m, a, out: attention.append(out[0, -1]))
+    block.get_submodule({mlp!r}).register_forward_hook(lambda m, a, out: mlp.append(out[0, -1]))
+
+with torch.no_grad():
+    out = model(ids, output_attentions=True)
+    for hook in hooks:
+        hook.remove()
+    stream = torch.stack(stream)  # layer+1, d_model
+    lens = head(norm(stream)).double().softmax(-1)  # the logit lens
+    chances = out.logits[0, -1].double().softmax(-1)
+    best = chances.sort(descending=True, stable=True).indices[:{candidates}]
+    end = stream[-1].double()
+    still = lambda v: v.double(){centre.replace("v.mean", "v.double().mean")}
+    scale = (still(end).square().mean() + {spec.norm_eps}).sqrt()  # of the final norm, held
+    direction = norm.weight.double() * head.weight[best[0]].double() / scale
+    adds = [still(torch.stack(part)) @ direction for part in (attention, mlp)]
+result = {{
+    "reads": torch.stack([weights[0, :, -1].float().mean(0) for weights in out.attentions]),
+    "attention adds": adds[0],
+    "MLP adds": adds[1],
+    "guess": lens.argmax(-1),
+    "guessed": lens.max(-1).values,
+    "next": best,
+    "chances": chances[best],
+}}
+"""
+    )

@@ -14,7 +14,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.copies import private_copy
 from engine.evidence.oracles.mlp import mlp_again
 from engine.evidence.passes import logits_of
-from engine.evidence.rounding import largest, logit_tolerance, probability_tolerance, same_pass, tolerance
+from engine.evidence.rounding import LOGIT, chance_tolerance, largest, logit_tolerance, same_pass, tolerance
 from engine.evidence.script import preamble
 from engine.figures import grouped_bars
 from engine.figures.axes import short
@@ -98,12 +98,12 @@ def compared(
         },
         shown={"id": shown, "bars": np.column_stack([p, q])[shown], "KL": kl, **(own or {})},
         oracle=Oracle(
-            f"Both distributions, against the model run again and a private copy in which {_how(change)}; KL by "
-            "torch.nn.functional.kl_div.",
+            "Both distributions, against the model run again and a private copy in which "
+            f"{_how(loaded, change)}; KL by torch.nn.functional.kl_div.",
             lambda: _again(loaded, ids, change, position, shown.tolist()) | dict(own_again()),
             {
                 "id": 0.0,
-                "bars": probability_tolerance(loaded),
+                "bars": chance_tolerance(loaded, p[shown], q[shown]),
                 "KL": _kl_tolerance(loaded, kl),
                 **{name: same_pass(value) for name, value in (own or {}).items()},
             },
@@ -124,12 +124,18 @@ def _favourite(loaded: Loaded, p: Float, q: Float) -> str:
     return f"{name} gives way to “{shorten(token(loaded, then).display)}”"
 
 
-def _how(change: Change) -> str:
+def _how(loaded: Loaded, change: Change) -> str:
+    """What a `by_hand` model does; where a projection rounds what it reads, a sum behind it is another number."""
+    exact = loaded.dtype == torch.float32
     if isinstance(change, ClampNeuron):
-        return "the activations' difference, times the neuron's row of W_down, is added to the MLP's output"
+        return (
+            "the activations' difference, times the neuron's row of W_down, is added to the MLP's output"
+            if exact
+            else "the activation is set in what the MLP's down projection reads and rounds"
+        )
     return (
-        "each MLP's down projection is replaced by one that sums the kept neurons alone (and none of those left out "
-        "was stronger than one that was kept)"
+        f"each MLP's down projection {'is replaced by one that sums' if exact else 'reads'} the kept neurons alone "
+        "(and none of those left out was stronger than one that was kept)"
     )
 
 
@@ -137,8 +143,9 @@ def _kl_tolerance(loaded: Loaded, kl: float) -> float:
     """Logits that are off by δ move KL by no more than about δ·|p − q| + δ², and |p − q| ≤ √(2·KL) (Pinsker).
 
     All tokens together are off by less than the one that is off most: a third of that is three times the largest seen.
+    With fewer bits than 32 the copy rounds where the model does.
     """
-    off = logit_tolerance(loaded) / 3
+    off = logit_tolerance(loaded) / 3 if loaded.dtype == torch.float32 else same_pass(LOGIT)
     return off * math.sqrt(2 * max(kl, 0.0)) + off**2 if math.isfinite(kl) else off
 
 
@@ -200,7 +207,7 @@ def by_hand(loaded: Loaded, change: Change, acts: Sequence[Any]) -> Any:
     for layer in layers:
         where = loaded.path("down_proj", layer)
         kept = torch.tensor(np.asarray(acts[layer]) != 0) if isinstance(change, KeepTopNeurons) else None
-        model.set_submodule(where, _Changed(model.get_submodule(where), change, loaded.half, kept))
+        model.set_submodule(where, _Changed(model.get_submodule(where), change, kept))
     return model
 
 
@@ -217,32 +224,33 @@ def _layers(loaded: Loaded, change: KeepTopNeurons) -> Sequence[int]:
 
 
 class _Changed(nn.Module):
-    """A down projection that changes its own output, not what enters it."""
+    """A down projection that changes its own output in float32, and what enters it where it rounds what it reads."""
 
-    def __init__(self, plain: Any, change: Change, half: torch.dtype, kept: torch.Tensor | None) -> None:
+    def __init__(self, plain: Any, change: Change, kept: torch.Tensor | None) -> None:
         super().__init__()
         self.plain, self.change, self.kept, self.wrong = plain, change, kept, 0.0
+        self.exact = plain.weight.dtype == torch.float32
         self.rows, self.bias = torch.zeros(0), torch.zeros(0)
-        if kept is None or plain.weight.is_floating_point():
-            weight, bias = matrix(plain, half)  # d_ff, d_model
+        if self.exact:
+            weight, bias = matrix(plain, torch.float32)  # d_ff, d_model
             self.rows, self.bias = torch.tensor(weight), torch.tensor(bias)
 
     def forward(self, acts: torch.Tensor) -> torch.Tensor:
-        rows = self.rows.to(acts.device)
-        if isinstance(self.change, ClampNeuron) or self.kept is None:
-            assert isinstance(self.change, ClampNeuron)
-            n = self.change.neuron
-            more = (self.change.value - acts[..., n : n + 1].float()) * rows[n]
-            out: torch.Tensor = self.plain(acts)
-            return (out.float() + more).to(out.dtype)
-        wide = acts.float()
+        out: torch.Tensor
+        if isinstance(self.change, ClampNeuron):
+            n, value = self.change.neuron, self.change.value
+            if self.exact:
+                out = self.plain(acts)
+                return out + (value - acts[..., n : n + 1]) * self.rows.to(acts.device)[n]
+            out = self.plain(acts.index_fill(-1, torch.tensor([n], device=acts.device), value))
+            return out
+        assert self.kept is not None
         kept = self.kept.to(acts.device)
-        self.wrong = _wrong(wide.abs(), kept, self.change.k)
-        alone = wide * kept
-        if not self.plain.weight.is_floating_point():  # a quantized layer rounds what enters it, too
-            answer: torch.Tensor = self.plain(alone.to(acts.dtype))
-            return answer
-        return (alone @ rows + self.bias.to(acts.device)).to(acts.dtype)
+        self.wrong = _wrong(acts.float().abs(), kept, self.change.k)
+        if self.exact:
+            return (acts * kept) @ self.rows.to(acts.device) + self.bias.to(acts.device)
+        out = self.plain(acts * kept)
+        return out
 
 
 def _wrong(strength: torch.Tensor, kept: torch.Tensor, k: int) -> float:

@@ -63,8 +63,8 @@ def rolled_out(weights: Tensor, last: int) -> Tensor:
 
 
 @torch.no_grad()
-def write_shares(loaded: Loaded, ids: Sequence[int]) -> list[float]:
-    """How long attention's write is beside the stream that enters the block, mean over positions, for each layer.
+def streams_and_writes(loaded: Loaded, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """The stream that enters each block, and what its attention adds to it, (seq, d_model) each, in float32.
 
     The write is made from what transformers returns: weights × the values in its cache, through the output projection.
     """
@@ -78,6 +78,11 @@ def write_shares(loaded: Loaded, ids: Sequence[int]) -> list[float]:
         write: Tensor = loaded.part("o_proj", layer)(joined.to(stream.dtype))
         if loaded.spec.norms == "behind":
             write = loaded.part("attn_norm", layer)(write)
-        lengths = [x.float().norm(dim=-1) for x in (write, stream[0])]
-        found.append(float((lengths[0] / (lengths[0] + lengths[1])).mean()))
+        found.append((stream[0].float().cpu(), write.float().cpu()))
     return found
+
+
+def write_shares(loaded: Loaded, ids: Sequence[int]) -> list[float]:
+    """How long attention's write is beside the stream that enters the block, mean over positions, for each layer."""
+    lengths = [[x.norm(dim=-1) for x in pair] for pair in streams_and_writes(loaded, ids)]
+    return [float((write / (write + stream)).mean()) for stream, write in lengths]

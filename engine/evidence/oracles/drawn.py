@@ -51,7 +51,7 @@ def drawn_again(
     else:
         generator = torch.Generator().manual_seed(seed)
         ids = [int(torch.multinomial(row.float(), 1, generator=generator)) for row in p]
-    ends = _ends(loaded)
+    ends = ends_of(loaded)
     stop = next((i + 1 for i, id in enumerate(ids) if id in ends), len(ids))
     ids = ids[:stop]
     chosen = torch.tensor(ids)[:, None]
@@ -59,7 +59,7 @@ def drawn_again(
     return DrawnAgain(ids, own, drawn_with, ids[-1] in ends)
 
 
-def _ends(loaded: Loaded) -> set[int]:
+def ends_of(loaded: Loaded) -> set[int]:
     """The ids at which transformers' own generate stops."""
     named = loaded.model.generation_config.eos_token_id
     if named is None:

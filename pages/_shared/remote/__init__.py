@@ -1,0 +1,53 @@
+"""The presenter's keys, and where they lead."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+_KEY = "remote"
+
+
+def mount(
+    page: str,
+    titles: Sequence[str],
+    at: int,
+    before: bool,
+    after: bool,
+    go: Callable[[int], None],
+    leave: Callable[[], None],
+) -> None:
+    """Listen while a page is presented: `go` is told the number of a beat, or one beyond either end."""
+
+    def told() -> None:
+        _told(dict(st.session_state.get(_KEY) or {}).get("turn"), len(titles), go, leave)
+
+    _component()(
+        key=_KEY,
+        data={"on": True, "page": page, "titles": list(titles), "at": at, "before": before, "after": after},
+        on_turn_change=told,
+    )
+
+
+def off() -> None:
+    """The page is no longer presented: the keys do what they do elsewhere."""
+    _component()(key=_KEY, data={"on": False, "page": "", "titles": [], "at": 0}, on_turn_change=lambda: None)
+
+
+def _told(turn: Any, count: int, go: Callable[[int], None], leave: Callable[[], None]) -> None:
+    """In a callback. What a browser sends is checked."""
+    if not isinstance(turn, dict):
+        return
+    if turn.get("leave") is True:
+        leave()
+    to = turn.get("to")
+    if isinstance(to, int) and -1 <= to <= count:
+        go(to)
+
+
+@cache
+def _component() -> Any:
+    source = (Path(__file__).parent / "remote.js").read_text("utf-8")
+    return st.components.v2.component("anatomy_remote", js=source, isolate_styles=False)

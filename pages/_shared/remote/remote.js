@@ -1,0 +1,148 @@
+// The presenter's keys: they turn beats whatever has the focus, each press counted; B blanks the screen, O shows all
+// beats. It is given the titles, writes them with textContent only, and reports where to go.
+
+const FORWARD = ["ArrowRight", "PageDown"];
+const BACK = ["ArrowLeft", "PageUp"];
+const RETRY = 900; // milliseconds
+const WAIT = 90; // milliseconds in which several presses become one step
+
+export default function ({ data, setTriggerValue }) {
+  const remote = (window.anatomyRemote ??= start());
+  remote.data = data;
+  remote.tell = (value) => setTriggerValue("turn", value);
+  if (data.on && remote.target !== null && remote.target !== data.at && remote.page === data.page && remote.sent) {
+    return; // presses that the server has not heard of yet
+  }
+  remote.page = data.page;
+  remote.target = data.at;
+  remote.sent = false;
+  remote.close();
+}
+
+function start() {
+  const remote = { data: { on: false }, target: null, sent: false, timer: null, layer: null, number: 0 };
+  remote.close = () => {
+    remote.layer?.remove();
+    remote.layer = null;
+  };
+  document.addEventListener("keydown", (event) => onKey(remote, event), { capture: true });
+  return remote;
+}
+
+function onKey(remote, event) {
+  if (!remote.data.on || event.ctrlKey || event.metaKey || event.altKey) {
+    return;
+  }
+  const step = FORWARD.includes(event.key) ? 1 : BACK.includes(event.key) ? -1 : 0;
+  const writing = event.target.matches?.("textarea, input[type=text], input[type=number], input:not([type])");
+  if (step && !(writing && event.key.startsWith("Arrow"))) {
+    take(event);
+    if (!remote.layer) {
+      turn(remote, step);
+    } else if (remote.layer.dataset.kind === "beats") {
+      move(remote, step);
+    } else {
+      remote.close();
+    }
+    return;
+  }
+  if (writing && event.key !== "Escape") {
+    return;
+  }
+  if (event.key === "Escape") {
+    escape(remote, event);
+  } else if (event.key.toLowerCase() === "b" || event.key === ".") {
+    take(event);
+    remote.layer ? remote.close() : blank(remote);
+  } else if (event.key.toLowerCase() === "o") {
+    take(event);
+    remote.layer ? remote.close() : overview(remote);
+  } else if (remote.layer && remote.layer.dataset.kind === "blank") {
+    take(event);
+    remote.close();
+  }
+}
+
+// The first Escape closes what is open, the next one leaves.
+function escape(remote, event) {
+  if (remote.layer) {
+    take(event);
+    remote.close();
+    return;
+  }
+  const open = document.querySelector('[data-testid="stSelectboxVirtualDropdown"], [data-testid="stPopoverBody"], [role="listbox"], [role="dialog"]');
+  const field = document.activeElement?.matches?.("textarea, input") ? document.activeElement : null;
+  if (open || (field && field.type !== "range")) {
+    field?.blur();
+    return; // Streamlit closes it
+  }
+  take(event);
+  remote.tell({ leave: true, number: ++remote.number });
+}
+
+function turn(remote, step) {
+  const last = remote.data.titles.length - 1;
+  const lowest = remote.data.before ? -1 : 0;
+  const highest = remote.data.after ? last + 1 : last;
+  remote.target = Math.max(lowest, Math.min(highest, (remote.target ?? remote.data.at) + step));
+  remote.sent = true;
+  const to = remote.target;
+  clearTimeout(remote.timer);
+  remote.timer = setTimeout(() => send(remote, to), WAIT);
+}
+
+// A message that comes while a page is being replaced may be lost: it is sent again until the page has turned.
+function send(remote, to, left = 3) {
+  remote.sent = true;
+  remote.tell({ to, number: ++remote.number });
+  clearTimeout(remote.retry);
+  remote.retry = setTimeout(() => {
+    if (left && remote.data.on && remote.sent && remote.target === to && remote.data.at !== to) {
+      send(remote, to, left - 1);
+    }
+  }, RETRY);
+}
+
+function blank(remote) {
+  remote.layer = layer("blank");
+  remote.layer.addEventListener("click", remote.close);
+}
+
+function overview(remote) {
+  remote.layer = layer("beats");
+  const list = document.createElement("ol");
+  remote.data.titles.forEach((title, number) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = title;
+    button.addEventListener("click", () => {
+      remote.target = number;
+      remote.close();
+      send(remote, number);
+    });
+    const item = document.createElement("li");
+    item.append(button);
+    list.append(item);
+  });
+  remote.layer.append(list);
+  list.querySelectorAll("button")[remote.data.at]?.focus();
+}
+
+function move(remote, step) {
+  const buttons = [...remote.layer.querySelectorAll("button")];
+  const now = buttons.indexOf(document.activeElement);
+  buttons[Math.max(0, Math.min(buttons.length - 1, now + step))]?.focus();
+}
+
+function layer(kind) {
+  const element = document.createElement("div");
+  element.className = "anatomy-layer";
+  element.dataset.kind = kind;
+  document.querySelector('[data-testid="stApp"]').append(element);
+  return element;
+}
+
+function take(event) {
+  event.preventDefault();
+  event.stopImmediatePropagation();
+}

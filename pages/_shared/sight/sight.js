@@ -1,0 +1,108 @@
+// Tells which beats are in the window and which are near it, and asks again while something is still to come.
+// It only measures: what it knows of the page are the class names that Streamlit gives to keyed containers.
+
+const PREFIX = "st-key-beat-";
+const STAGE = "st-key-stage-";
+const NEAR = 0.8; // windows above and below
+const LOOK = 250; // milliseconds between two looks when nothing scrolls
+const ASK = 150; // milliseconds between two questions while something is to come
+
+export default function ({ parentElement, data, setTriggerValue }) {
+  let watch = parentElement.anatomySight;
+  if (!watch || watch.stopped) {
+    watch = parentElement.anatomySight = start(parentElement);
+  }
+  watch.data = data;
+  watch.tell = setTriggerValue;
+  watch.asked = performance.now();
+  bring(watch);
+  watch.look();
+}
+
+// Scrolls to a beat once, when the server says so.
+function bring(watch) {
+  const { goto: name, gotoNumber: number } = watch.data;
+  if (!name || number === watch.brought) {
+    return;
+  }
+  const beat = [...document.querySelectorAll(`[class*="${PREFIX}"]`)].find((one) => one.classList.contains(PREFIX + name));
+  if (beat) {
+    watch.brought = number;
+    beat.scrollIntoView({ block: "start" });
+  }
+}
+
+function start(element) {
+  const watch = { data: {}, tell: null, said: "", asked: 0, number: 0, stopped: false };
+  const onScroll = throttled(() => watch.look(), 80);
+  watch.look = () => look(watch);
+  document.addEventListener("scroll", onScroll, { capture: true, passive: true });
+  window.addEventListener("resize", onScroll);
+  const timer = setInterval(() => {
+    if (!element.isConnected) {
+      watch.stopped = true;
+      clearInterval(timer);
+      document.removeEventListener("scroll", onScroll, { capture: true });
+      window.removeEventListener("resize", onScroll);
+      return;
+    }
+    watch.look();
+  }, Math.min(LOOK, ASK));
+  return watch;
+}
+
+function look(watch) {
+  const { inside, near } = measured();
+  const size = [window.innerWidth, window.innerHeight];
+  const said = JSON.stringify([watch.data.page, inside, near, size]);
+  const now = performance.now();
+  const changed = said !== watch.said;
+  const busy = watch.data.busy || document.querySelector(".anatomy-waiting") !== null;
+  if (!watch.tell || (!changed && !(busy && now - watch.asked > ASK))) {
+    return;
+  }
+  watch.said = said;
+  watch.asked = now;
+  watch.number += 1;
+  watch.tell("sight", { number: watch.number, inside, near, size, heights: heights() });
+}
+
+function measured() {
+  const tall = window.innerHeight;
+  const inside = [];
+  const near = [];
+  for (const [name, box] of keyed(PREFIX)) {
+    if (box.bottom > 0 && box.top < tall) {
+      inside.push([Math.abs((Math.max(box.top, 0) + Math.min(box.bottom, tall)) / 2 - tall / 2), name]);
+    } else if (box.bottom > -NEAR * tall && box.top < (1 + NEAR) * tall) {
+      near.push(name);
+    }
+  }
+  inside.sort((a, b) => a[0] - b[0]); // the one in the middle first
+  return { inside: inside.map(([, name]) => name), near };
+}
+
+function heights() {
+  return Object.fromEntries(keyed(STAGE).map(([name, box]) => [name, Math.round(box.height)]));
+}
+
+function keyed(prefix) {
+  const found = [];
+  for (const element of document.querySelectorAll(`[class*="${prefix}"]`)) {
+    const name = [...element.classList].find((one) => one.startsWith(prefix));
+    if (name) {
+      found.push([name.slice(prefix.length), element.getBoundingClientRect()]);
+    }
+  }
+  return found;
+}
+
+function throttled(action, wait) {
+  let timer = null;
+  return () => {
+    timer ??= setTimeout(() => {
+      timer = null;
+      action();
+    }, wait);
+  };
+}
