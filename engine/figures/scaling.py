@@ -1,5 +1,6 @@
 """A figure drawn larger: everything in it that is measured in pixels grows by one factor."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,12 @@ TYPE = 12.0
 """Plotly's own size of type, where a figure sets none."""
 
 _LENGTHS = {"xshift", "yshift", "ax", "ay", "standoff", "thickness", "ticklen", "borderpad", "arrowsize"}
+_ROWS = 0.8
+"""The part of a figure's height that its rows have."""
+
+_LINE = 1.25
+"""The height of a line of type, in sizes of it."""
+
 _SIDES = ("l", "r", "t", "b")
 
 
@@ -36,7 +43,19 @@ def scaled(figure: go.Figure, factor: float, height: float | None = None) -> go.
     for axis in (*larger.select_xaxes(), *larger.select_yaxes()):
         axis.tickfont.size = axis.tickfont.size or TYPE * factor
         axis.title.font.size = axis.title.font.size or (TYPE + 1) * factor
+    for axis in larger.select_yaxes():
+        _thinned(axis, larger.layout.height)
     return larger
+
+
+def _thinned(axis: Any, height: float) -> None:
+    """Leave out names of rows where all of them would lie on one another."""
+    if axis.tickvals is None or axis.ticktext is None:
+        return
+    share = axis.domain[1] - axis.domain[0] if axis.domain else 1.0
+    room = max(1.0, _ROWS * share * height / (_LINE * axis.tickfont.size))
+    every = max(1, math.ceil(len(axis.tickvals) / room))
+    axis.tickvals, axis.ticktext = axis.tickvals[::every], axis.ticktext[::every]
 
 
 def _grown(value: Any, factor: float, name: str = "") -> Any:

@@ -26,21 +26,26 @@ def wall(
 ) -> go.Figure:
     """Maps (layer, head, query, key) on one 0–1 scale, layer 0 on top; masked cells are grey.
 
+    The wall of a deep model lies on its side, with its layers from left to right: see `lies`.
+
     notes   [layer][head]: a short hover text, as the head's kind
     marked  (layer, head) to be framed
     Points carry `customdata` [layer, head], so that a click on a panel can choose it.
     """
     shown = floats(weights)
     layers, heads = shown.shape[:2]
-    figure = canvas(70 + min(120, max(46, 640 // heads)) * layers, "head", "layer")
+    upright = not lies(layers, heads)
+    across, down = (heads, layers) if upright else (layers, heads)
+    sides = ("head", "layer") if upright else ("layer", "head")
+    figure = canvas(70 + min(120, max(46 if upright else 28, 640 // across)) * down, *sides)
     figure.add_layout_image(
-        source=_png(_stitch(shown, causal, color(concept))),
+        source=_png(_stitch(shown if upright else shown.swapaxes(0, 1), causal, color(concept))),
         xref="x",
         yref="y",
         x=-0.5,
         y=-0.5,
-        sizex=heads,
-        sizey=layers,
+        sizex=across,
+        sizey=down,
         sizing="stretch",
         layer="below",
     )
@@ -48,8 +53,8 @@ def wall(
     largest = np.nanmax(np.where(np.isfinite(shown), shown, -1), axis=(2, 3), initial=-1)
     targets(
         figure,
-        [head for _, head in places],
-        [layer for layer, _ in places],
+        [place[upright] for place in places],
+        [place[not upright] for place in places],
         places,
         [
             f"layer {layer}, head {head}<br>largest weight <b>{exact(float(largest[layer, head]))}</b>"
@@ -58,12 +63,16 @@ def wall(
         ],
     )
     if marked is not None:
-        layer, head = marked
-        frame(figure, head, layer, width=3)
+        frame(figure, marked[upright], marked[not upright], width=3)
     _scale_key(figure, concept)
-    figure.update_xaxes(range=[-0.5, heads - 0.5], dtick=1, showgrid=False)
-    figure.update_yaxes(range=[layers - 0.5, -0.5], dtick=1, showgrid=False)
+    figure.update_xaxes(range=[-0.5, across - 0.5], dtick=1 + across // 24, showgrid=False)
+    figure.update_yaxes(range=[down - 0.5, -0.5], dtick=1 + down // 24, showgrid=False)
     return figure
+
+
+def lies(layers: int, heads: int) -> bool:
+    """Whether a wall lies on its side, so that no window is too low for it."""
+    return layers > 2 * heads
 
 
 def _scale_key(figure: go.Figure, concept: str) -> None:

@@ -26,6 +26,7 @@ from pages._shared import (
     style,
     waiting,
 )
+from pages._shared.bar import on_a_phone
 from pages._shared.sheet import Stop
 from pages._shared.view import Beat, View, beat_fragment
 from pages._shared.work import Pending
@@ -138,12 +139,11 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
         st.subheader(markdown(beat.title), anchor=False)
-        prose_column, figure_column = st.columns([3, 8] if projected else [4, 7], gap="large")
-        with prose_column:
-            prose, controls, hint = st.container(), st.container(), st.container()
+        prose, controls, stage, hint = _places(projected, name)
+        with hint:
             for number in chapter_numbers:
                 sidebar.link(chapters.chapter_number(number))
-        with figure_column, st.container(key=f"stage-{name}"):
+        with stage:
             view = View(page, beat.key, controls, st.container())
             _guarded(_short if projected else _words, prose, view, beat.prose)
             if here.wanted(name):
@@ -152,6 +152,20 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
                 st.skeleton(height=sight.height(name))
         if beat.try_this and not projected:
             _guarded(_words, hint.container(key=f"try-{page}-{beat.key}"), view, beat.try_this)
+
+
+def _places(projected: bool, name: str) -> "tuple[DeltaGenerator, ...]":
+    """Places for the prose, the controls, the figure and the hint: side by side, on a phone one below the other with
+    the figure before its controls."""
+    if on_a_phone():
+        prose, stage = st.container(), st.container(key=f"stage-{name}")
+        return prose, st.container(), stage, st.container()
+    prose_column, figure_column = st.columns([3, 8] if projected else [4, 7], gap="large")
+    with prose_column:
+        prose, controls, hint = st.container(), st.container(), st.container()
+    with figure_column:
+        stage = st.container(key=f"stage-{name}")
+    return prose, controls, stage, hint
 
 
 def _lead(page: str, eyebrow: str, question: str, lead: str) -> None:

@@ -194,6 +194,11 @@ class Sheet:
         """Whether something near the window is still to come."""
         return bool(self._waiting) or any(self._stale(beat) for beat in self.beats if self.wanted(beat))
 
+    @property
+    def news(self) -> int:
+        """Grows while what the page waits for gets further."""
+        return sum(job.version for _, job, _ in self._waiting.values())
+
     def _stale(self, beat: str) -> bool:
         return beat not in self._waiting and self._outdated(beat)
 

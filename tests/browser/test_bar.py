@@ -126,6 +126,18 @@ def test_on_a_phone_the_bar_is_one_line_that_unfolds(browser, address):
     settle(page)
     assert in_address(page, "focus") == "1"
     assert slider(page, "layer").is_visible(), "it stays unfolded while it is used"
+    beat = page.locator('[class*="st-key-beat-8-projection"]')
+    figure = beat.locator('[data-testid="stPlotlyChart"]').bounding_box()
+    assert figure["y"] < beat.locator('[data-testid="stSlider"]').first.bounding_box()["y"], (
+        "figure, then controls"
+    )
+    page.locator(
+        '[data-testid="stExpandSidebarButton"], [data-testid="stSidebarCollapsedControl"] button'
+    ).first.click()
+    page.locator('[data-testid="stSidebar"] a', has_text="Multi-head").first.click()
+    page.wait_for_selector('[class*="st-key-beat-9-"]')
+    settle(page)
+    assert page.locator('[data-testid="stSidebar"]').get_attribute("data-collapsed") == "true"
     context.close()
 
 

@@ -8,6 +8,9 @@ from tests.screenshot import ROOT, SIZES, settle
 
 CHAPTERS = tuple(sorted(file.stem for file in (ROOT / "pages").glob("[0-9]*.py")))
 PAGES = ("Home", *CHAPTERS)
+SHOWN = (
+    '[data-testid="stPlotlyChart"], [data-testid="stDataFrame"], .machine svg, .st-key-says-candidates button'
+)
 
 
 def healthy(page):
@@ -35,7 +38,7 @@ def test_every_beat_answers_its_controls(visit, name):
         if move_a_control(beat):
             settle(page)
         assert exceptions(page) == [], f"beat {number}"
-        assert beat.locator('[data-testid="stPlotlyChart"], [data-testid="stDataFrame"]').count() > 0
+        assert beat.locator(SHOWN).count() > 0, f"beat {number}"
     healthy(at_width(page, 390))
 
 

@@ -89,6 +89,8 @@ def visited(page: str, checkpoint: str, *precision: str) -> Visit:
     app = open_app(checkpoint=checkpoint, **dict(zip(["precision"], precision, strict=False)))
     with watched(visit):
         visit.app = (app if page == HOME else app.switch_page(page)).run()
+    shown = visit.app.selectbox(key="side-checkpoint").value
+    assert shown == checkpoint, f"the page fell back on {shown}"  # which would pass what follows in its stead
     return visit
 
 

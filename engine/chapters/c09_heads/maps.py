@@ -16,6 +16,7 @@ from engine.evidence.script import preamble
 from engine.figures import arcs as arcs_figure
 from engine.figures import attention_map
 from engine.figures import wall as wall_figure
+from engine.figures.wall import lies
 from engine.model.trace import Trace
 from engine.ops.heads import row_entropy
 from engine.tokens.text import shorten
@@ -43,7 +44,7 @@ def wall(loaded: Loaded, trace: Trace, layer: int, head: int) -> Card:
         key="wall",
         title=f"One forward pass, {len(places)} attention maps; "
         f"heads that give the first token more than half of their weight: {sinks}",
-        alt=f"A grid of {spec.n_layer} rows and {spec.n_head} columns of small attention maps of the prompt's {seq} "
+        alt=f"A grid of {spec.n_layer} layers and {spec.n_head} heads of small attention maps of the prompt's {seq} "
         f"tokens; {name(layer, head)} is framed.",
         badge=Badge.LIVE,
         figure=wall_figure(trace.attention, notes=_notes(loaded), marked=(layer, head)),
@@ -72,7 +73,7 @@ def wall(loaded: Loaded, trace: Trace, layer: int, head: int) -> Card:
             },
         ),
         code=preamble(loaded, ids) + ATTENTION_CODE + _wall_code(loaded),
-        note="Rows of the grid are layers, the first on top; columns are heads. Inside a map rows are queries, "
+        note=f"{_sides(spec.n_layer, spec.n_head)} Inside a map rows are queries, "
         "columns are keys, and the first token is at the top left. The first query is left out of the count: "
         "it has only itself to look at.",
         picks=PICKS,
@@ -147,6 +148,12 @@ def _wall_again(loaded: Loaded, ids: Sequence[int]) -> dict[str, Any]:
         "entropy": torch.special.entr(weights).sum(-1).mean(-1).flatten(),
         "sinks": (first > 0.5).sum(),
     }
+
+
+def _sides(layers: int, heads: int) -> str:
+    if lies(layers, heads):
+        return "Columns of the grid are layers, the first on the left; rows are heads."
+    return "Rows of the grid are layers, the first on top; columns are heads."
 
 
 def _wall_code(loaded: Loaded) -> str:

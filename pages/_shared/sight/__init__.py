@@ -34,7 +34,13 @@ def _pulse() -> None:
     here.end()
     if not sheet.browserless:
         name, number = here.goto
-        data = {"busy": here.busy, "page": here.page, "goto": name, "gotoNumber": number}
+        data = {
+            "busy": here.busy,
+            "news": here.news,
+            "page": here.page,
+            "goto": name,
+            "gotoNumber": number,
+        }
         _component()(key=_KEY, data=data, on_sight_change=_told)
 
 

@@ -5,18 +5,33 @@ const PREFIX = "st-key-beat-";
 const STAGE = "st-key-stage-";
 const NEAR = 0.8; // windows above and below
 const LOOK = 250; // milliseconds between two looks when nothing scrolls
-const ASK = 150; // milliseconds between two questions while something is to come
+const ASK = 150; // milliseconds until the first question while something is to come
+const LATER = 1.35; // each further question waits so many times as long, until the work gets further
+const LATEST = 1200; // milliseconds
 
 export default function ({ parentElement, data, setTriggerValue }) {
   let watch = parentElement.anatomySight;
   if (!watch || watch.stopped) {
     watch = parentElement.anatomySight = start(parentElement);
   }
+  if (data.news !== watch.data.news) {
+    watch.wait = ASK; // the work goes on
+  }
   watch.data = data;
   watch.tell = setTriggerValue;
   watch.asked = performance.now();
   bring(watch);
+  close(watch);
   watch.look();
+}
+
+// On a phone the sidebar lies over the page: it closes when another page was chosen in it.
+function close(watch) {
+  const before = watch.page ?? window.anatomyPage;
+  watch.page = window.anatomyPage = watch.data.page;
+  if (before !== undefined && before !== watch.page && window.innerWidth < 641) {
+    document.querySelector('[data-testid="stSidebar"][data-collapsed="false"] [data-testid="stSidebarCollapseButton"] button')?.click();
+  }
 }
 
 // Scrolls to a beat once, when the server says so.
@@ -33,7 +48,7 @@ function bring(watch) {
 }
 
 function start(element) {
-  const watch = { data: {}, tell: null, said: "", asked: 0, number: 0, stopped: false };
+  const watch = { data: {}, tell: null, said: "", asked: 0, wait: ASK, number: 0, stopped: false };
   const onScroll = throttled(() => watch.look(), 80);
   watch.look = () => look(watch);
   document.addEventListener("scroll", onScroll, { capture: true, passive: true });
@@ -58,9 +73,10 @@ function look(watch) {
   const now = performance.now();
   const changed = said !== watch.said;
   const busy = watch.data.busy || document.querySelector(".anatomy-waiting") !== null;
-  if (!watch.tell || (!changed && !(busy && now - watch.asked > ASK))) {
+  if (!watch.tell || (!changed && !(busy && now - watch.asked > watch.wait))) {
     return;
   }
+  watch.wait = changed ? ASK : Math.min(LATEST, watch.wait * LATER);
   watch.said = said;
   watch.asked = now;
   watch.number += 1;
