@@ -117,7 +117,8 @@ _BUSY = """() => {
   const loading = [...document.querySelectorAll(
     '[data-testid^="stSkeleton"], [data-testid="stSpinner"], [class*="st-key-"][class*="-stop"]'
   )].some(inSight);
-  return running || empty || undrawn || loading;
+  const waiting = document.querySelector('.anatomy-waiting') !== null;
+  return running || empty || undrawn || loading || waiting;
 }"""
 
 _INNER_HEIGHT = """() => {

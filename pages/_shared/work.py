@@ -140,37 +140,52 @@ class Job:
 
 
 class Lane:
-    """A queue, and threads that take from it; they end when there is nothing left to do."""
+    """A queue, and threads that take from it; they end when there is nothing left to do.
 
-    def __init__(self, name: str, threads: Callable[[], int]) -> None:
-        self.name, self._threads = name, threads
+    A job that has taken longer than `patience` no longer counts: it would hold up all the short ones behind it. At most
+    `most` threads work at once.
+    """
+
+    def __init__(
+        self, name: str, threads: Callable[[], int], patience: float = float("inf"), most: int = 8
+    ) -> None:
+        self.name, self._threads, self._patience, self._most = name, threads, patience, most
         self._waiting: deque[Job] = deque()
-        self._running = 0
+        self._begun: dict[object, float] = {}
         self._lock = threading.Lock()
 
     def put(self, job: Job) -> None:
         with self._lock:
             self._waiting.append(job)
-            if self._running >= self._threads():
+        self.relieve()
+
+    def relieve(self) -> None:
+        """Start a thread if something waits and there is room for one more."""
+        with self._lock:
+            now = time.monotonic()
+            counted = sum(now - begun < self._patience for begun in self._begun.values())
+            if not self._waiting or counted >= self._threads() or len(self._begun) >= self._most:
                 return
-            self._running += 1
-        threading.Thread(target=self._work, name=f"work: {self.name}", daemon=True).start()
+            place = object()
+            self._begun[place] = now
+        threading.Thread(target=self._work, args=(place,), name=f"work: {self.name}", daemon=True).start()
 
     def ahead(self, job: Job) -> int:
         with self._lock:
             return self._waiting.index(job) if job in self._waiting else 0
 
-    def _work(self) -> None:
+    def _work(self, place: object) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._running -= 1
+                    del self._begun[place]
                     return
                 job = self._waiting.popleft()
+                self._begun[place] = time.monotonic()
             job.run()
 
 
-QUICK = Lane("figures", lambda: 2)
+QUICK = Lane("figures", lambda: 2, patience=2.0)
 """Figures and short texts: what a page shows by itself."""
 
 LONG = Lane("long work", lambda: 1 if public() else max(1, (os.cpu_count() or 2) // 2))
@@ -198,6 +213,7 @@ def ask(
         job = _jobs.get(key)
         if job is not None and job.wanted:
             job.join(reader)
+            job.lane.relieve()
             return job
         job = _jobs[key] = Job(label, do, lane, lambda made: _keep(key, made, weigh))
         job.join(reader)

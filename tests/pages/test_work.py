@@ -164,6 +164,24 @@ def test_who_left_while_waiting_holds_nobody_up():
     assert order == ["a", "c"]
 
 
+def test_a_job_that_takes_long_makes_room_for_the_short_ones_behind_it():
+    lane, go, done = Lane("test", lambda: 1, patience=0.1, most=2), threading.Event(), []
+    jobs = [
+        work.Job("long", lambda progress: go.wait(10), lane, lambda job: None),
+        work.Job("short", lambda progress: done.append("short"), lane, lambda job: None),
+    ]
+    for job in jobs:
+        job.join(Somebody())
+        lane.put(job)
+    assert not jobs[1].done.wait(0.05)
+    time.sleep(0.1)
+    lane.relieve()  # as every page does that asks how far its work is
+    finished(jobs[1])
+    assert not jobs[0].done.is_set()
+    go.set()
+    finished(jobs[0])
+
+
 def test_short_work_does_not_stand_behind_long_work():
     go = threading.Event()
     long = work.ask("long", "", lambda progress: go.wait(10), Somebody(), lane=LONG)
