@@ -161,8 +161,11 @@ class Sheet:
         self._shows[beat] = (frozenset(used), _values(used))
 
     def draws(self, beat: str) -> None:
-        """A beat is about to be drawn anew."""
+        """A beat is about to be drawn anew: it waits for nothing, until it asks again."""
         self._shows.pop(beat, None)
+        before = self._waiting.pop(beat, None)
+        if before is not None:
+            self._left[before[0]] = before[1]
 
     def seen(self, inside: Sequence[str], near: Iterable[str], window: tuple[int, int]) -> None:
         """What the window shows has changed; the beat in its middle comes first. `window`: width and height, pixels."""

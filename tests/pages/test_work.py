@@ -323,6 +323,22 @@ def test_only_beats_in_sight_that_show_a_choice_are_drawn_anew(browser, chosen):
     assert here.due() == ["8-b"], "every beat shows the prompt"
 
 
+def test_a_beat_that_waits_and_goes_out_of_sight_is_left_alone(browser, chosen):
+    here, go = page(["8-a", "8-b"]), threading.Event()
+    here.seen(["8-a", "8-b"], [], WINDOW)
+    here.drew("8-a", [])
+    with pytest.raises(Pending) as pending:
+        ask(here, "8-b", "k", lambda progress: go.wait(10))
+    here.seen(["8-a"], [], WINDOW)  # another figure has pushed it away
+    go.set()
+    finished(pending.value.job)
+    assert here.due() == ["8-b"]
+    here.draws("8-b")  # and draws no more than a placeholder
+    here.end()
+    assert here.due() == []
+    assert not here.busy
+
+
 def test_what_a_browser_says_of_other_beats_is_ignored(browser):
     here = page(["8-a"])
     here.seen(["8-a", "nonsense", "9-a"], ["<script>"], WINDOW)
