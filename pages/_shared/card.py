@@ -79,8 +79,7 @@ def draw(
     `pick` is told in a callback which fields of the state a click on the figure has chosen. `again` finds the
     card another time, so that a session need not keep it. `share` is the part of a wall's height that is this card's.
     """
-    for listener in listeners:
-        listener(card)
+    tell(card)
     key = f"{page}-{card.key}"
     clickable = bool(card.picks) and pick is not None and not on_a_phone()
     with st.container(key=f"card-{key}", gap="small"):
@@ -95,6 +94,12 @@ def draw(
         if card.source is not None:
             st.caption(_source(card))
         evidence(card, page, again or Again.kept(card, f"evidence-{key}"))
+
+
+def tell(card: Card) -> None:
+    """Tell the listeners of a card that is drawn, here or by a component."""
+    for listener in listeners:
+        listener(card)
 
 
 def evidence(card: Card, page: str, again: Again) -> None:

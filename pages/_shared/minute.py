@@ -126,6 +126,7 @@ def _machine(view: View, steps: Callable[[View, Card], Sequence[Step]]) -> None:
 
     ((card, again),) = view.settle(lambda: home.machine(view.loaded, view.trace))
     shown: dict[str, Any] = dict(card.shown)
+    cards.tell(card)
     with st.container(key=f"card-{PAGE}-{card.key}"):
         cards.head(card, f"{PAGE}-{card.key}")
         scene.draw(

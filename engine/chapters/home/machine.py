@@ -64,7 +64,7 @@ def machine(loaded: Loaded, trace: Trace) -> Card:
             "probability": shown["guessed"].tolist(),
             "attention adds": [float("nan"), *shown["attention adds"].tolist()],
             "MLP adds": [float("nan"), *shown["MLP adds"].tolist()],
-            "reads most at": [-1, *shown["reads"].argmax(-1).tolist()],
+            "reads most at": [float("nan"), *map(float, shown["reads"].argmax(-1))],
         },
         shown=shown,
         oracle=Oracle(
