@@ -207,7 +207,7 @@ def first_sentence(text: str) -> str:
 
 def _figures(view: View, draw: Callable[[View], Any]) -> None:
     """The figures of a beat, or how far the work for them is."""
-    here, name = sheet.current(), view.fragment
+    here, name, mark = sheet.current(), view.fragment, st.empty()
     try:
         drawn = view.settle(draw(view))
         share = (_BESIDE_TEXT if view.staged else 1.0) / max(1, len(drawn))
@@ -224,7 +224,7 @@ def _figures(view: View, draw: Callable[[View], Any]) -> None:
         raise
     finally:
         if here.is_waiting(name):
-            st.html(sight.WAITING)
+            mark.html(sight.WAITING)  # in a place that the next run writes again: what is only left out may stay
         own.write(view.page)
 
 
