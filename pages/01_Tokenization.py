@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from engine.chapters import c01_tokenization as cards
+from engine.chapters.c01_tokenization.questions import ASKED
 from engine.evidence.card import Card
 from engine.tokens import passages
 from engine.tokens.encoder import encoder
@@ -191,4 +192,5 @@ chapter(
             try_this="End the text in the middle of a word, then with a full stop, and compare the two distributions.",
         ),
     ],
+    asks=ASKED,
 )

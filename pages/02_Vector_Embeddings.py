@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine import ReaderError, Token
 from engine.chapters import c02_embeddings as cards
+from engine.chapters.c02_embeddings.questions import ASKED
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, sidebar
@@ -301,4 +302,5 @@ chapter(
             position_try,
         ),
     ],
+    asks=ASKED,
 )

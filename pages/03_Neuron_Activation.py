@@ -7,6 +7,7 @@ import numpy as np
 import streamlit as st
 
 from engine.chapters import c03_neurons as cards
+from engine.chapters.c03_neurons.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.interventions import ClampNeuron
 from engine.ops.neurons import ACTIVATIONS, standout, strongest
@@ -268,4 +269,5 @@ chapter(
             "direction promotes?",
         ),
     ],
+    asks=ASKED,
 )

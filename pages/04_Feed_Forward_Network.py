@@ -5,6 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from engine.chapters import c04_mlp as cards
+from engine.chapters.c04_mlp.questions import ASKED
 from engine.checkpoints.catalogue import BUNDLED
 from engine.evidence.card import Card
 from engine.model.interventions import KeepTopNeurons
@@ -193,4 +194,5 @@ chapter(
             try_this="Move the layer in the bar. Where are the activations of the gated model largest?",
         ),
     ],
+    asks=ASKED,
 )

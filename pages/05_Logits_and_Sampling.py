@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import streamlit as st
 
 from engine.chapters import c05_sampling as cards
+from engine.chapters.c05_sampling.questions import ASKED
 from engine.evidence.card import Card
 from engine.ops.sampling import Filters
 from engine.tokens.text import markdown, shorten
@@ -274,4 +275,5 @@ chapter(
         ),
     ],
     bar=("focus", "seed"),
+    asks=ASKED,
 )

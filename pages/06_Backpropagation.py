@@ -5,6 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from engine.chapters import c06_backprop as cards
+from engine.chapters.c06_backprop.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.gradients import Example
 from engine.model.loaded import Loaded
@@ -207,4 +208,5 @@ chapter(
             ),
         ),
     ],
+    asks=ASKED,
 )

@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine.chapters import c07_optimizers as cards
 from engine.chapters.c05_sampling import surprisal
+from engine.chapters.c07_optimizers.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
@@ -247,4 +248,5 @@ chapter(
             try_this="Multiply all rates by 10 or 30: which optimizers still learn, and what does the text become?",
         ),
     ],
+    asks=ASKED,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from engine.chapters import c08_attention as cards
+from engine.chapters.c08_attention.questions import ASKED
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
@@ -271,4 +272,5 @@ chapter(
             "and see where that one looks.",
         ),
     ],
+    asks=ASKED,
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import streamlit as st
 
 from engine.chapters import c09_heads as cards
+from engine.chapters.c09_heads.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.trace import Trace
 from engine.tokens.text import markdown
@@ -318,4 +319,5 @@ chapter(
         ),
     ],
     bar=("focus", "layer", "head", "seed"),
+    asks=ASKED,
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from engine.chapters import c10_rope as cards
+from engine.chapters.c10_rope.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
 from engine.tokens.text import markdown, shorten
@@ -339,4 +340,5 @@ chapter(
             try_this="Look 8 contexts far, and move θ from the smallest to the largest.",
         ),
     ],
+    asks=ASKED,
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engine.chapters import c11_block as cards
 from engine.chapters.c05_sampling import lens
+from engine.chapters.c11_block.questions import ASKED
 from engine.checkpoints.catalogue import BUNDLED
 from engine.evidence.card import Card
 from engine.model import interventions as iv
@@ -254,4 +255,5 @@ chapter(
             draw=scale,
         ),
     ],
+    asks=ASKED,
 )

@@ -6,6 +6,7 @@ import streamlit as st
 
 from engine.chapters import c12_training as cards
 from engine.chapters.c12_training import live_run as tiny
+from engine.chapters.c12_training.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
@@ -241,4 +242,5 @@ chapter(
             try_this="Stop and continue: the curve goes on as if nothing had been. Then paste a text of your own.",
         ),
     ],
+    asks=ASKED,
 )

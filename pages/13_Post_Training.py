@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 import streamlit as st
 
 from engine.chapters import c13_post_training as cards
+from engine.chapters.c13_post_training.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.precisions import REFERENCE
 from engine.model.writing import Choice
@@ -446,4 +447,5 @@ chapter(
         ),
     ],
     bar=("focus", "seed"),
+    asks=ASKED,
 )

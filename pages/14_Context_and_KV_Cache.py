@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engine import ReaderError, tokenize
 from engine.chapters import c14_context as cards
+from engine.chapters.c14_context.questions import ASKED
 from engine.evidence.card import Card
 from engine.model import kv_cache
 from engine.model.capturing import typed
@@ -173,4 +174,5 @@ chapter(
             try_this="Make the window small, then keep one first token, then eight.",
         ),
     ],
+    asks=ASKED,
 )

@@ -6,6 +6,7 @@ from functools import partial
 import streamlit as st
 
 from engine.chapters import c15_quantization as cards
+from engine.chapters.c15_quantization.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
 from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, SIXTEEN_BIT, precision
@@ -364,4 +365,5 @@ chapter(
             try_this="Which of these fits into the memory of your own machine?",
         ),
     ],
+    asks=ASKED,
 )

@@ -3,11 +3,14 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
 from engine import ReaderError
+from engine.evidence.question import Ask
 from engine.tokens.text import markdown
 from pages._shared import bar as strip
 from pages._shared import card as cards
@@ -16,6 +19,7 @@ from pages._shared import (
     fragments,
     models,
     own,
+    predict,
     projector,
     publicity,
     remote,
@@ -49,8 +53,13 @@ def chapter(
     lead: str,
     beats: Sequence[Beat],
     bar: Sequence[str] = ("focus", "layer", "head"),
+    asks: Mapping[str, Ask] = MappingProxyType({}),
 ) -> None:
-    """Show a chapter. Call it once, at the end of the chapter's file. `bar` names the fields it looks at."""
+    """Show a chapter. Call it once, at the end of the chapter's file.
+
+    `bar` names the fields it looks at; `asks` makes questions of some beats, by their keys.
+    """
+    beats = [replace(beat, ask=asks.get(beat.key)) for beat in beats]
     page, name = str(number), f"{number} · {title}"
     keys = [beat.key for beat in beats]
     begin(page, name, keys, [beat.title for beat in beats])
@@ -147,7 +156,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
             view = View(page, beat.key, controls, st.container())
             _guarded(_short if projected else _words, prose, view, beat.prose)
             if here.wanted(name):
-                _guarded(_figures, st.container(), view, beat.draw)
+                _guarded(_figures, st.container(), view, beat)
             else:
                 st.skeleton(height=sight.height(name))
         if beat.try_this and not projected:
@@ -205,14 +214,15 @@ def first_sentence(text: str) -> str:
     return paragraph
 
 
-def _figures(view: View, draw: Callable[[View], Any]) -> None:
+def _figures(view: View, beat: Beat) -> None:
     """The figures of a beat, or how far the work for them is."""
     here, name, mark = sheet.current(), view.fragment, st.empty()
     try:
-        drawn = view.settle(draw(view))
+        drawn = view.settle(beat.draw(view))
         share = (_BESIDE_TEXT if view.staged else 1.0) / max(1, len(drawn))
-        for card, again in drawn:
-            cards.draw(card, view.page, view.pick, again, share)
+        if not predict.covered(view, beat.ask, [card for card, _ in drawn]):
+            for card, again in drawn:
+                cards.draw(card, view.page, view.pick, again, share)
         here.drew(name, view.used)
     except Pending as pending:
         waiting.show(pending.job, name, sight.height(name))
@@ -224,7 +234,9 @@ def _figures(view: View, draw: Callable[[View], Any]) -> None:
         raise
     finally:
         if here.is_waiting(name):
-            mark.html(sight.WAITING)  # in a place that the next run writes again: what is only left out may stay
+            mark.html(
+                sight.WAITING
+            )  # in a place that the next run writes again: what is only left out may stay
         own.write(view.page)
 
 

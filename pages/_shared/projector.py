@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.tokens.text import markdown
-from pages._shared import chapters, remote, sheet, sidebar, state
+from pages._shared import chapters, predict, remote, sheet, sidebar, state
 
 _LEAVE_FOR = "anatomy.leave_for"
 HOME = "home"
@@ -19,7 +19,7 @@ def enter(page: str) -> None:
         icon=":material/slideshow:",
         type="tertiary",
         help="One beat at a time, for a projector: ← → or PageUp and PageDown turn, B blanks the screen, "
-        "O shows all beats, Esc leaves.",
+        "O shows all beats, P asks before it shows, Esc leaves.",
         on_click=_enter,
         args=(page,),
     )
@@ -63,6 +63,7 @@ def listen(page: str, keys: Sequence[str], titles: Sequence[str]) -> None:
         after is not None,
         lambda to: _go(page, tuple(keys), to),
         lambda: _leave(page),
+        predict.toggle,
     )
 
 

@@ -10,7 +10,7 @@ from engine.checkpoints.naming import short
 from engine.checkpoints.prompts import prompts_for
 from engine.model.precisions import PRECISIONS, precision
 from engine.tokens.text import PROMPT_CHARACTERS, markdown
-from pages._shared import chapters, download, models, state
+from pages._shared import chapters, download, models, predict, state
 from pages._shared.chapters import Chapter
 
 _SEEN = "anatomy.seen"
@@ -20,6 +20,7 @@ def show(page: str) -> None:
     """Draw the sidebar of a page."""
     with st.sidebar:
         _choices()
+        predict.switch()
         download.offer()
         _contents(page)
 

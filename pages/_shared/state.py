@@ -123,7 +123,9 @@ def begin(page: str) -> bool:
     first = _STATE not in session
     if first:
         session[_STATE] = default_state()
-    named = any(field.name in query for field in fields(State)) or "present" in query
+    named = any(field.name in query for field in fields(State)) or not {"present", "predict"}.isdisjoint(
+        query
+    )
     moved = page == session.get(_PAGE) and not touched and query != session.get(_WRITTEN)
     taken = named and (first or moved)
     if taken:
@@ -229,9 +231,9 @@ def _forget_mirrored() -> None:
             del st.session_state[key]
 
 
-# Presentation: whether the page is on a projector, and which beat is on it.
+# Presentation: whether the page is on a projector, which beat is on it, and whether figures wait for a guess.
 
-_PRESENT, _BEAT = "anatomy.present", "anatomy.beat"
+_PRESENT, _BEAT, _PREDICT = "anatomy.present", "anatomy.beat", "anatomy.predict"
 
 
 def presenting() -> bool:
@@ -240,6 +242,15 @@ def presenting() -> bool:
 
 def present(on: bool) -> None:
     st.session_state[_PRESENT] = on
+    touch()
+
+
+def predicting() -> bool:
+    return bool(st.session_state.get(_PREDICT, False))
+
+
+def predict(on: bool) -> None:
+    st.session_state[_PREDICT] = on
     touch()
 
 
@@ -255,13 +266,15 @@ def set_beat(page: str, key: str) -> None:
 
 def _presentation_from(page: str, query: Mapping[str, str]) -> None:
     st.session_state[_PRESENT] = query.get("present") == "1"
+    st.session_state[_PREDICT] = query.get("predict") == "1"
     if "beat" in query:
         st.session_state[_BEAT] = st.session_state.get(_BEAT, {}) | {page: query["beat"]}
 
 
 def link_query() -> dict[str, str]:
     """The address of the present view, without the beat: what a link to another chapter carries."""
-    return to_query(current()) | ({"present": "1"} if presenting() else {})
+    modes = {"present": presenting(), "predict": predicting()}
+    return to_query(current()) | {mode: "1" for mode, on in modes.items() if on}
 
 
 OWN = "anatomy.own.address"

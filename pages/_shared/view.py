@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import streamlit as st
 
 from engine.evidence.card import Card
+from engine.evidence.question import Ask
 from pages._shared import fragments, own, resources, sheet, state, work
 from pages._shared.card import Again
 from pages._shared.state import State
@@ -30,7 +31,8 @@ class Beat:
     `key` is unique in its chapter and stable: it is in the address bar. `prose` and `try_this` are markdown, or a
     function of the view that returns markdown (text from the reader goes through `engine.tokens.text.markdown`).
     `draw` draws the beat's own controls and returns a function without arguments that makes the card, or several;
-    that function runs in a worker's thread, so it may not touch streamlit.
+    that function runs in a worker's thread, so it may not touch streamlit. `ask` makes a question of the cards, for
+    readers who want to guess before they see them.
     """
 
     key: str
@@ -38,6 +40,7 @@ class Beat:
     prose: "str | Callable[[View], str]"
     draw: "Callable[[View], Cards | Callable[[], Cards]]"
     try_this: "str | Callable[[View], str]" = ""
+    ask: Ask | None = None
 
 
 def beat_fragment(page: str, beat: str) -> str:

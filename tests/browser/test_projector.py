@@ -130,3 +130,21 @@ def test_home_can_be_presented(visit):
     settle(page)
     assert at(page) == 2
     assert exceptions(page) == []
+
+
+def test_p_covers_a_figure_until_there_is_a_guess(visit):
+    page = visit("08_Attention_QKV", "checkpoint=pocket-gpt2&present=1&beat=row")
+    figures = page.locator('[class*="st-key-beat-8-row"] [data-testid="stPlotlyChart"]')
+    assert figures.count() == 1
+    page.keyboard.press("p")
+    page.locator('[class*="st-key-ask-8-row"]').wait_for()
+    settle(page)
+    assert figures.count() == 0
+    page.locator('[class*="8-row-guess-0"] button').click()
+    page.locator('[class*="st-key-answer-8-row"]').wait_for()
+    settle(page)
+    assert figures.count() == 1
+    assert "of 1 right so far" in page.locator('[class*="st-key-answer-8-row"]').inner_text()
+    page.keyboard.press("p")
+    page.locator('[class*="st-key-answer-8-row"]').wait_for(state="detached")
+    assert figures.count() == 1

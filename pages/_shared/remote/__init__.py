@@ -18,11 +18,13 @@ def mount(
     after: bool,
     go: Callable[[int], None],
     leave: Callable[[], None],
+    ask: Callable[[], None],
 ) -> None:
-    """Listen while a page is presented: `go` is told the number of a beat, or one beyond either end."""
+    """Listen while a page is presented: `go` is told the number of a beat, or one beyond either end; `ask` is called
+    when figures shall wait for a guess, or no longer."""
 
     def told() -> None:
-        _told(dict(st.session_state.get(_KEY) or {}).get("turn"), len(titles), go, leave)
+        _told(dict(st.session_state.get(_KEY) or {}).get("turn"), len(titles), go, leave, ask)
 
     _component()(
         key=_KEY,
@@ -36,12 +38,16 @@ def off() -> None:
     _component()(key=_KEY, data={"on": False, "page": "", "titles": [], "at": 0}, on_turn_change=lambda: None)
 
 
-def _told(turn: Any, count: int, go: Callable[[int], None], leave: Callable[[], None]) -> None:
+def _told(
+    turn: Any, count: int, go: Callable[[int], None], leave: Callable[[], None], ask: Callable[[], None]
+) -> None:
     """In a callback. What a browser sends is checked."""
     if not isinstance(turn, dict):
         return
     if turn.get("leave") is True:
         leave()
+    if turn.get("ask") is True:
+        ask()
     to = turn.get("to")
     if isinstance(to, int) and -1 <= to <= count:
         go(to)

@@ -1,5 +1,6 @@
 // The presenter's keys: they turn beats whatever has the focus, each press counted; B blanks the screen, O shows all
-// beats. It is given the titles, writes them with textContent only, and reports where to go.
+// beats, P lets figures wait for a guess. It is given the titles, writes them with textContent only, and reports where
+// to go.
 
 const FORWARD = ["ArrowRight", "PageDown"];
 const BACK = ["ArrowLeft", "PageUp"];
@@ -57,6 +58,9 @@ function onKey(remote, event) {
   } else if (event.key.toLowerCase() === "o") {
     take(event);
     remote.layer ? remote.close() : overview(remote);
+  } else if (event.key.toLowerCase() === "p" && !remote.layer) {
+    take(event);
+    remote.tell({ ask: true, number: ++remote.number });
   } else if (remote.layer && remote.layer.dataset.kind === "blank") {
     take(event);
     remote.close();

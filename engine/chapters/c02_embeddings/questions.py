@@ -1,0 +1,18 @@
+"""What a reader may be asked before the figures of this chapter are seen, by the key of the beat."""
+
+from engine.evidence.question import Ask, how_much, largest, plain
+
+ASKED: dict[str, Ask] = {
+    "neighbours": largest(
+        "Which row lies nearest to that of the chosen token?", "cosine", "“{token}”", by_name=True
+    ),
+    "analogy": largest(
+        "Which row is nearest to the sum, the words put in included?", "cosine", "“{token}”", by_name=True
+    ),
+    "drift": how_much(
+        "The same word in two sentences: how alike are its two vectors after the last block (cosine)?",
+        lambda card: card.shown["cosines"][-1],
+        (0.25, 0.5, 0.75),
+        plain,
+    ),
+}

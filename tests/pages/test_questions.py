@@ -1,0 +1,131 @@
+"""Predict first: questions are made of what figures show, asked before them, and counted."""
+
+import importlib
+
+import pytest
+
+from engine.chapters.c08_attention.questions import ASKED
+from engine.evidence.question import Question, between, leading, percent, plain
+from tests.pages.conftest import BUNDLED, PAGES, ROOT, open_app, visited, watched
+from tests.pages.conftest import Visit as Seen
+
+CHAPTERS = PAGES[1:]
+
+
+def asked_of(page):
+    """The questions of a page, by the keys of its beats."""
+    folder = next((ROOT / "engine" / "chapters").glob(f"c{page.removeprefix('pages/')[:2]}_*")).name
+    return importlib.import_module(f"engine.chapters.{folder}.questions").ASKED
+
+
+def questions(page, checkpoint):
+    cards = visited(page, checkpoint).cards
+    return {key: ask(cards[key]) for key, ask in asked_of(page).items()}
+
+
+@pytest.mark.parametrize("checkpoint", BUNDLED)
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_at_least_two_beats_of_a_chapter_ask(page, checkpoint):
+    assert sum(question is not None for question in questions(page, checkpoint).values()) >= 2
+
+
+@pytest.mark.smollm2
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", CHAPTERS)
+def test_at_least_two_beats_of_a_chapter_ask_on_a_published_model(page):
+    assert sum(question is not None for question in questions(page, "SmolLM2-135M-Instruct").values()) >= 2
+
+
+def test_the_answer_follows_the_numbers():
+    names = ["a", "b", "c", "d", "e"]
+    assert leading("?", names, [1, 5, 2, 3, 0]) == Question("?", ("a", "b", "c", "d"), 1)
+    assert leading("?", names, [1, 5, 2, 9, 0]).answer == "d"
+    assert leading("?", names, [1, 5, 2, 9, 0], least=True).answer == "e"
+    assert leading("?", names, [1, 5, float("nan"), 9, "text"]).choices == ("a", "b", "d")
+
+
+def test_nobody_is_asked_about_a_near_tie():
+    assert leading("?", ["a", "b", "c", "d"], [1, 5, 4.99, 0]) is None
+    assert leading("?", ["a", "b", "c"], [1, 5, float("inf")]) is None
+    assert between("?", 0.249, (0.25, 0.5), percent) is None
+    assert between("?", float("nan"), (0.25, 0.5), percent) is None
+
+
+def test_a_wrong_answer_that_is_offered_is_clearly_wrong():
+    found = leading("?", ["a", "b", "c", "d", "e"], [10, 9.5, 5, 4, 0])
+    assert found == Question("?", ("a", "c", "d", "e"), 0)
+
+
+def test_rows_that_read_alike_count_by_their_best():
+    found = leading("?", ["the", "cat", "the", "dog", "sat"], [1, 5, 9, 2, 0])
+    assert found == Question("?", ("the", "cat", "dog", "sat"), 0)
+
+
+@pytest.mark.parametrize(("value", "answer"), [(0.1, "less than 2"), (5, "2 to 10"), (12, "more than 10")])
+def test_a_number_lies_between_two_borders(value, answer):
+    assert between("?", value, (2, 10), plain).answer == answer
+
+
+def test_no_question_without_three_answers_that_differ():
+    with pytest.raises(ValueError, match="answers"):
+        Question("?", ("a", "b"), 0)
+    with pytest.raises(ValueError, match="answers"):
+        Question("?", ("a", "b", "a"), 0)
+    with pytest.raises(ValueError, match="answers"):
+        Question("?", ("a", "b", "c"), 3)
+
+
+def open_row(**query):
+    """Chapter 8, and the cards that it shows beat by beat."""
+    seen = Seen()
+    app = open_app(checkpoint="pocket-gpt2", **query)
+    with watched(seen):
+        app = app.switch_page("pages/08_Attention_QKV.py").run()
+    return app, seen
+
+
+def guess(app, number):
+    return app.button(key=f"8-row-guess-{number}").click()
+
+
+def test_a_figure_is_covered_until_there_is_a_guess():
+    plain_cards = visited("pages/08_Attention_QKV.py", "pocket-gpt2").cards
+    question = question_of_row(plain_cards)
+    app, seen = open_row(predict="1")
+    assert seen.cards["row"] == []
+    assert any(question.text in words.value for words in app.markdown)
+    assert not any(plain_cards["row"][0].title in words.value for words in app.markdown)
+
+    seen.cards.clear()
+    with watched(seen):
+        guess(app, question.right).run()
+    assert [card.key for card in seen.cards["row"]] == ["row"]
+    assert any("1 of 1" in words.value for words in app.caption)
+
+
+def test_a_wrong_guess_is_counted_and_the_answer_marked():
+    question = question_of_row(visited("pages/08_Attention_QKV.py", "pocket-gpt2").cards)
+    app, seen = open_row(predict="1")
+    wrong = (question.right + 1) % len(question.choices)
+    with watched(seen):
+        guess(app, wrong).run()
+    shown = [words.value for words in app.markdown]
+    assert any(":green-badge[" in text and question.answer.split("”")[0] in text for text in shown)
+    assert any(":red-badge[" in text for text in shown)
+    assert any("0 of 1" in words.value for words in app.caption)
+
+
+def test_without_the_switch_nothing_is_asked():
+    app, seen = open_row()
+    assert [card.key for card in seen.cards["row"]] == ["row"]
+    assert not any("guess" in (button.key or "") for button in app.button)
+
+
+def test_the_switch_is_in_the_link():
+    app, _ = open_row()
+    app.toggle(key="side-predict").set_value(True).run()
+    assert app.query_params["predict"] in ("1", ["1"])
+
+
+def question_of_row(cards):
+    return ASKED["row"](cards["row"])
