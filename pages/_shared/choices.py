@@ -20,9 +20,13 @@ def pick(
 
     `name` is the choice's name within the chapter. Until the reader has chosen, the value is `default`.
     """
+    held = view.choice(name, default)
+    if held is not None:
+        return held if held in options else default
     view.used.add(_name(view, name))
     chosen = st.session_state.get(sheet.CHOICES, {}).get(_name(view, name), default)
     value = chosen if chosen in options else default
+    view.note(f"choice {name}", value)
     key = view.key(f"choice-{name}")
     state.mirror(key, value)
     return str(
@@ -46,14 +50,19 @@ def write(
 
     Until the reader has written something, the value is `default`. It may be longer than `limit`: check it again.
     """
+    held = view.choice(name, default)
+    if held is not None:
+        return held[:limit]
     view.used.add(_name(view, name))
     key = view.key(f"choice-{name}")
     state.mirror(key, st.session_state.get(sheet.CHOICES, {}).get(_name(view, name), default))
     field = st.text_area if tall else st.text_input
-    return str(
+    text = str(
         field(label, max_chars=limit, placeholder=hint, key=key, on_change=_copy, args=(view, name, key))
         or ""
     )
+    view.note(f"choice {name}", text)
+    return text
 
 
 def _copy(view: View, name: str, key: str) -> None:

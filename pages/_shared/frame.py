@@ -19,6 +19,7 @@ from pages._shared import (
     fragments,
     models,
     own,
+    pin,
     predict,
     projector,
     publicity,
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 BOOK = "Anatomy of a Language Model"
 _BESIDE_TEXT = 0.6
 """The part of a wall that figures have where text stands above them."""
+
+_BELOW = 0.85
+"""The part that pinned figures have below their words."""
 
 _SHORTEST = 24
 """Letters that a sentence on a wall has at least; what is shorter takes the next one along."""
@@ -93,6 +97,7 @@ def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str]
     publicity.look()
     if state.begin(page):
         own.from_link(page, st.query_params.to_dict())
+        pin.from_link(page, st.query_params.to_dict())
     projector.go_where_asked()
     projected = state.presenting()
     st.set_page_config(
@@ -148,7 +153,8 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
         st.subheader(markdown(beat.title), anchor=False)
-        prose, controls, stage, hint = _places(projected, name)
+        pinned = pin.of(page, beat.key)
+        prose, controls, stage, hint = _places(projected, name, pinned is not None)
         with hint:
             for number in chapter_numbers:
                 sidebar.link(chapters.chapter_number(number))
@@ -156,19 +162,23 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
             view = View(page, beat.key, controls, st.container())
             _guarded(_short if projected else _words, prose, view, beat.prose)
             if here.wanted(name):
-                _guarded(_figures, st.container(), view, beat)
+                _guarded(_figures, st.container(), view, beat, pinned)
             else:
                 st.skeleton(height=sight.height(name))
         if beat.try_this and not projected:
             _guarded(_words, hint.container(key=f"try-{page}-{beat.key}"), view, beat.try_this)
 
 
-def _places(projected: bool, name: str) -> "tuple[DeltaGenerator, ...]":
+def _places(projected: bool, name: str, wide: bool) -> "tuple[DeltaGenerator, ...]":
     """Places for the prose, the controls, the figure and the hint: side by side, on a phone one below the other with
-    the figure before its controls."""
+    the figure before its controls. `wide`: the figure needs the whole width."""
     if on_a_phone():
         prose, stage = st.container(), st.container(key=f"stage-{name}")
         return prose, st.container(), stage, st.container()
+    if wide:
+        words, more = st.columns([1, 2] if projected else 2, gap="large")
+        controls = more.container(horizontal=projected, vertical_alignment="center")
+        return words.container(), controls, st.container(key=f"stage-{name}"), words.container()
     prose_column, figure_column = st.columns([3, 8] if projected else [4, 7], gap="large")
     with prose_column:
         prose, controls, hint = st.container(), st.container(), st.container()
@@ -214,15 +224,18 @@ def first_sentence(text: str) -> str:
     return paragraph
 
 
-def _figures(view: View, beat: Beat) -> None:
+def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
     """The figures of a beat, or how far the work for them is."""
     here, name, mark = sheet.current(), view.fragment, st.empty()
     try:
         drawn = view.settle(beat.draw(view))
-        share = (_BESIDE_TEXT if view.staged else 1.0) / max(1, len(drawn))
-        if not predict.covered(view, beat.ask, [card for card, _ in drawn]):
+        share = (_BESIDE_TEXT if view.staged else 1.0) * (_BELOW if pinned else 1.0) / max(1, len(drawn))
+        if pinned is not None:
+            pin.draw(pinned, view, beat.draw, drawn, share)
+        elif not predict.covered(view, beat.ask, [card for card, _ in drawn]):
             for card, again in drawn:
                 cards.draw(card, view.page, view.pick, again, share)
+        pin.button(view)
         here.drew(name, view.used)
     except Pending as pending:
         waiting.show(pending.job, name, sight.height(name))

@@ -56,6 +56,7 @@ class Controls:
 
     def __init__(self, page: str, beat: str) -> None:
         self.page, self.beat = page, beat
+        self.pinnable = True
         self._read: dict[str, Hashable] = {}
         self._keys: list[str] = []
 
@@ -64,6 +65,18 @@ class Controls:
         key = f"{self.page}-{self.beat}-{name}"
         self._keys.append(key)
         return key
+
+    def read(self) -> dict[str, Hashable]:
+        """What the controls drawn so far say, by name and what their range depends on."""
+        return dict(self._read)
+
+    def note(self, name: str, value: Hashable) -> None:
+        """Something else that was read, which belongs to what the beat shows."""
+        self._read[name] = value
+
+    def live(self) -> None:
+        """What the beat shows goes on by itself, so it cannot be kept beside another."""
+        self.pinnable = False
 
     def slider(
         self,

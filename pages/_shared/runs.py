@@ -91,6 +91,7 @@ def run(
     `key` names everything that `make` depends on: another key starts anew. While the work goes on, the beat is drawn
     again and again. The buttons go into `where`, or to the end of the controls. An error of the work is raised here.
     """
+    view.live()
     mine = _mine(view, key, make)
     with where or view.controls:
         _buttons(view, mine)

@@ -281,9 +281,15 @@ OWN = "anatomy.own.address"
 """Where the controls of the beats of each page are, as the address names them: page -> name -> text."""
 
 
+PINS = "anatomy.pins.address"
+"""What is pinned on each page, as the address names it: page -> name -> text."""
+
+
 def write_address() -> None:
     """Make the address bar name the present view."""
-    query = link_query() | st.session_state.get(OWN, {}).get(page(), {})
+    query = link_query()
+    for kind in (OWN, PINS):
+        query |= st.session_state.get(kind, {}).get(page(), {})
     beat = beat_of(page())
     if presenting() and beat:
         query["beat"] = beat

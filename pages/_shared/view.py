@@ -70,6 +70,7 @@ class View(own.Controls):
         super().__init__(page, beat)
         self.controls, self._stage = controls, stage
         self.staged = False
+        self.suffix = ""
         self.used: set[str] = set()
         self.chosen = state.current()
         self._uses = resources.page_in_use()
@@ -157,7 +158,7 @@ class View(own.Controls):
         """
         here, whole = sheet.current(), self._key(label, key)
         there = whole in here.asked or work.found(whole) is not None
-        self._read[f"asked {label}"] = there  # what is drawn depends on it
+        self.note(f"asked {label}", there)  # what is drawn depends on it
         if not there:
             st.button(label, key=self.key(f"ask-{label}"), type="primary", on_click=_ask, args=(whole,))
             return None
@@ -172,11 +173,17 @@ class View(own.Controls):
         key, here = self.key(f"again-{label}"), self._key(label, None)
         st.button(label, key=f"{key}-button", on_click=_anew, args=(key, here, long))
         pressed, where = st.session_state.get(key, (0, here))
-        return int(pressed) if where == here else 0
+        number = int(pressed) if where == here else 0
+        self.note(f"again {label}", number)
+        return number
+
+    def choice(self, name: str, default: str) -> str | None:
+        """What a choice of the chapter is held at, where it is not to be asked for."""
+        return None
 
     def settle(self, drawn: "Cards | Callable[[], Cards]") -> list[tuple[Card, Again]]:
         """The cards that `draw` returned, each with the way to find it again."""
-        names = (f"evidence-{self.fragment}-{number}" for number in itertools.count())
+        names = (f"evidence-{self.fragment}{self.suffix}-{number}" for number in itertools.count())
         if not callable(drawn):
             return [
                 (card, Again.kept(card, name)) for card, name in zip(_several(drawn), names, strict=False)

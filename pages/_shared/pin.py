@@ -1,0 +1,342 @@
+"""Pin: a beat's figure stays, and a second one beside it follows the choices, on one scale."""
+
+import json
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from engine import ReaderError
+from engine.evidence.card import Card
+from engine.evidence.difference import difference
+from engine.tokens.text import markdown, shorten
+from pages._shared import card as cards
+from pages._shared import state, work
+from pages._shared.card import Again
+from pages._shared.own import Number, Option
+from pages._shared.state import State
+from pages._shared.view import View
+from pages._shared.work import Work
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+_PINS = "anatomy.pins"
+PREFIX = "pin-"
+"""In the address, before the beat that is pinned."""
+
+_LONGEST = 3000
+"""Letters of one pin in the address."""
+
+_SUFFIX = "-pinned"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a pinned figure was made of: the state, and the beat's own controls by their names."""
+
+    chosen: State
+    own: Mapping[str, Any]
+
+
+def of(page: str, beat: str) -> Pin | None:
+    """The pin of a beat, if it has one."""
+    pins: dict[tuple[str, str], Pin] = st.session_state.get(_PINS, {})
+    return pins.get((page, beat))
+
+
+def button(view: View) -> None:
+    """The way to pin the figure as it is, or to let it go."""
+    pinned = of(view.page, view.beat) is not None
+    if not view.pinnable and not pinned:
+        return
+    with view.controls:
+        st.button(
+            "Unpin" if pinned else "Pin",
+            key=f"{view.fragment}-pin",
+            icon=":material/keep_off:" if pinned else ":material/keep:",
+            type="tertiary",
+            help="Keep this figure, and draw the next beside it: another text, token, head, checkpoint or precision.",
+            on_click=_let_go if pinned else _pin,
+            args=(view.page, view.beat, *(() if pinned else (view.chosen, view.read()))),
+        )
+
+
+class Fixed(View):
+    """A beat as it was pinned: its controls are not drawn, and say what they said then."""
+
+    def __init__(self, now: View, pin: Pin, controls: "DeltaGenerator", stage: "DeltaGenerator") -> None:
+        super().__init__(now.page, now.beat, controls, stage)
+        self.chosen, self._own = pin.chosen, pin.own
+        self.suffix = _SUFFIX
+
+    def slider(
+        self,
+        name: str,
+        label: str,
+        low: Number,
+        high: Number,
+        default: Number,
+        step: Number | None = None,
+        *,
+        of: Hashable = None,
+        **more: Any,
+    ) -> Number:
+        if low == high:
+            return low
+        kind = type(default)
+        return kind(self._fixed(name, of, default, lambda value: low <= kind(value) <= high))
+
+    def number(
+        self, name: str, label: str, low: int, high: int, default: int, *, of: Hashable = None, **more: Any
+    ) -> int:
+        return int(self._fixed(name, of, default, lambda value: low <= int(value) <= high))
+
+    def select_slider(
+        self,
+        name: str,
+        label: str,
+        options: Sequence[Option],
+        default: Option,
+        *,
+        of: Hashable = None,
+        **more: Any,
+    ) -> Option:
+        return options[0] if len(options) == 1 else self._one(name, of, options, default)
+
+    def select(
+        self,
+        name: str,
+        label: str,
+        options: Sequence[Option],
+        default: Option | None = None,
+        format_func: Callable[[Any], str] = str,
+        *,
+        of: Hashable = None,
+        **more: Any,
+    ) -> Option:
+        return self._one(name, of, options, default)
+
+    def segments(
+        self,
+        name: str,
+        label: str,
+        options: Sequence[Option],
+        default: Option | None = None,
+        format_func: Callable[[Any], str] = str,
+        *,
+        of: Hashable = None,
+        pills: bool = False,
+        **more: Any,
+    ) -> Option:
+        return self._one(name, of, options, default)
+
+    def toggle(
+        self, name: str, label: str, default: bool = False, *, of: Hashable = None, **more: Any
+    ) -> bool:
+        return bool(self._fixed(name, of, default))
+
+    def text(
+        self,
+        name: str,
+        label: str,
+        default: str = "",
+        *,
+        limit: int = 40,
+        tall: bool = False,
+        hint: str = "",
+        of: Hashable = None,
+        **more: Any,
+    ) -> str:
+        return str(self._fixed(name, of, default))[:limit]
+
+    def several(
+        self,
+        name: str,
+        label: str,
+        options: Sequence[Option],
+        default: Sequence[Option] = (),
+        format_func: Callable[[Any], str] = str,
+        *,
+        of: Hashable = None,
+        pills: bool = False,
+    ) -> list[Option]:
+        known = {str(option): option for option in options}
+        given = self._fixed(name, of, tuple(default), lambda values: isinstance(values, list | tuple))
+        return [known[str(value)] for value in given if str(value) in known]
+
+    def choice(self, name: str, default: str) -> str | None:
+        return str(self._noted(f"choice {name}", default))
+
+    def asked(self, label: str, key: Hashable, do: Work) -> Any:
+        return self.work(label, key, do, long=True) if work.found(self._key(label, key)) else None
+
+    def again(self, label: str, *, long: bool = False) -> int:
+        return int(self._noted(f"again {label}", 0))
+
+    def live(self) -> None:
+        raise ReaderError("A run that goes on cannot be pinned.")
+
+    def _one(self, name: str, of: Hashable, options: Sequence[Option], default: Option | None) -> Option:
+        """The option that was chosen; an address names it by its text."""
+        usual = options[0] if default is None or default not in options else default
+        known = {str(option): option for option in options}
+        given = self._fixed(name, of, usual, lambda value: str(value) in known)
+        return known[str(given)]
+
+    def _noted(self, key: str, default: Any) -> Any:
+        value = self._own.get(key, default)
+        self.note(key, value)
+        return value
+
+    def _fixed(
+        self, name: str, of: Hashable, default: Any, possible: Callable[[Any], bool] = lambda value: True
+    ) -> Any:
+        key = str((name, of))
+        try:
+            value = self._own[key] if key in self._own and possible(self._own[key]) else default
+        except (TypeError, ValueError, OverflowError):
+            value = default
+        self._read[key] = tuple(value) if isinstance(value, list) else value
+        return value
+
+
+def draw(
+    pin: Pin, now: View, make: Callable[[View], Any], drawn: Sequence[tuple[Card, Again]], share: float
+) -> None:
+    """The pinned figures on the left, those of now on the right, and what separates them."""
+    left, right = st.columns(2, gap="medium")
+    with left:
+        st.caption(f"**Pinned.** {_told(pin.chosen, now.chosen, pin.own, now.read())}")
+        stage = st.container()
+    with right:
+        st.caption(f"**Now.** {_told(now.chosen, pin.chosen, now.read(), pin.own)}")
+        with left:
+            kept = _kept(pin, now, make, stage)
+        for number, (card, again) in enumerate(drawn):
+            before = kept[number] if number < len(kept) and kept[number][0].key == card.key else None
+            one, two = _paired(before[0] if before else None, card)
+            if before and one:
+                with left:
+                    cards.draw(one, f"{now.page}{_SUFFIX}", None, before[1], share)
+            with right:
+                cards.draw(two, now.page, now.pick, again, share)
+            if before:
+                st.caption(markdown(difference(before[0].shown, card.shown) if card.shown else ""))
+
+
+def _kept(
+    pin: Pin, now: View, make: Callable[[View], Any], stage: "DeltaGenerator"
+) -> list[tuple[Card, Again]]:
+    """The cards as they were pinned, made again where they are no longer kept."""
+    hidden = st.container(key=f"hidden-{now.fragment}")
+    fixed = Fixed(now, pin, hidden, stage)
+    try:
+        fixed.load()
+        return fixed.settle(make(fixed))
+    except ReaderError as error:
+        st.warning(markdown(str(error)), icon=":material/info:")
+        return []
+
+
+def _paired(left: Card | None, right: Card) -> tuple[Card | None, Card]:
+    """Two cards with figures on one scale."""
+    if left is None or left.figure is None or right.figure is None:
+        return left, right
+    from engine.figures.pairing import on_one_scale
+
+    one, two = on_one_scale(left.figure, right.figure)
+    return replace(left, figure=one), replace(right, figure=two)
+
+
+def _told(this: State, other: State, own: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """In which choices one side differs from the other."""
+    told = [
+        f"{field.name} {_short(getattr(this, field.name))}"
+        for field in fields(State)
+        if getattr(this, field.name) != getattr(other, field.name)
+    ]
+    told += [
+        f"{_control(key)} {_short(value)}"
+        for key, value in own.items()
+        if others.get(key) != value and key[0] == "("
+    ]
+    return ", ".join(told) or "As beside it, until you change something."
+
+
+def _short(value: Any) -> str:
+    return markdown(f"“{shorten(str(value), 40)}”" if isinstance(value, str) and " " in value else str(value))
+
+
+def _control(key: str) -> str:
+    """What a control is called: its name, from the text of (name, what its range depends on)."""
+    return markdown(key.split("'")[1] if "'" in key else key)
+
+
+def _pin(page: str, beat: str, chosen: State, own: Mapping[str, Any]) -> None:
+    """In a callback."""
+    _set({**st.session_state.get(_PINS, {}), (page, beat): Pin(chosen, own)})
+
+
+def _let_go(page: str, beat: str) -> None:
+    """In a callback."""
+    _set({key: pin for key, pin in st.session_state.get(_PINS, {}).items() if key != (page, beat)})
+
+
+def _set(pins: dict[tuple[str, str], Pin]) -> None:
+    st.session_state[_PINS] = pins
+    write(state.page())
+
+
+# The address
+
+
+def write(page: str) -> None:
+    """Let the address name the pins of a page."""
+    named = {}
+    for (where, beat), pin in st.session_state.get(_PINS, {}).items():
+        text = _to_text(pin)
+        if where == page and len(text) <= _LONGEST:
+            named[f"{PREFIX}{beat}"] = text
+    pages = st.session_state.setdefault(state.PINS, {})
+    if pages.get(page, {}) != named:
+        pages[page] = named
+        state.write_address()
+
+
+def from_link(page: str, query: Mapping[str, str]) -> None:
+    """Take the pins that an address names; each value is checked, here or where it is used."""
+    pins = {key: pin for key, pin in st.session_state.get(_PINS, {}).items() if key[0] != page}
+    for name, text in query.items():
+        pin = _from_text(text) if name.startswith(PREFIX) and len(text) <= _LONGEST else None
+        if pin is not None:
+            pins[page, name.removeprefix(PREFIX)] = pin
+    st.session_state[_PINS] = pins
+    write(page)
+
+
+def _to_text(pin: Pin) -> str:
+    """A pin as JSON: of the state only what differs from the usual."""
+    usual = asdict(State())
+    chosen = {name: value for name, value in asdict(pin.chosen).items() if value != usual[name]}
+    return json.dumps([chosen, pin.own], default=str, ensure_ascii=False, separators=(",", ":"))
+
+
+def _from_text(text: str) -> Pin | None:
+    try:
+        chosen, own = json.loads(text)
+        named = {name: state.checked(name, chosen[name]) for name in asdict(State()) if name in chosen}
+    except (ValueError, TypeError, RecursionError, ReaderError):
+        state.notify("The address pins a figure in a way that cannot be read; it is not pinned.")
+        return None
+    if not isinstance(own, dict):
+        return None
+    return Pin(replace(State(), **named), {str(key): _value(value) for key, value in own.items()})
+
+
+def _value(value: Any) -> Any:
+    """A control's value from an address: a number, a text, or several of them."""
+    if isinstance(value, list):
+        return tuple(one for one in value if isinstance(one, str | int | float))
+    return value if isinstance(value, str | int | float | bool) else ""
