@@ -152,7 +152,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     here.draws(name)
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
-        st.subheader(markdown(beat.title), anchor=False)
+        st.header(markdown(beat.title), anchor=False)
         pinned = pin.of(page, beat.key)
         prose, controls, stage, hint = _places(projected, name, pinned is not None)
         with hint:

@@ -50,7 +50,9 @@ def home(
     sentences = st.container()
     with st.container(key="home-text", gap="small"):
         sidebar.prompt("home-prompt", "Your text")
-        sidebar.example_pills("home-example")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            sidebar.apply("home-prompt")
+            sidebar.example_pills("home-example")
     way, contents = st.container(), st.container()
     with contents:
         _table_of_chapters()
@@ -110,7 +112,8 @@ def _table_of_chapters() -> None:
             st.columns(3, gap="large"), groups[start : start + 3], strict=False
         ):
             with column:
-                st.markdown(f"##### {name}")
+                with st.container(key=f"chapters-{name}"):
+                    st.subheader(name, anchor=False)
                 for chapter in members:
                     sidebar.link(chapter)
                     if chapter.about:

@@ -67,7 +67,7 @@ def _following(view: View) -> None:
     names, chances = card.table["token"], card.table["probability"]
     with st.container(key="says-large"):
         st.markdown(
-            f"### {_tail(view.chosen.prompt)} :blue-background[**{markdown(names[0])}**] {chances[0]:.0%}"
+            f"## {_tail(view.chosen.prompt)} :blue-background[**{markdown(names[0])}**] {chances[0]:.0%}"
         )
     with st.container(horizontal=True, gap="small", key="says-candidates"):
         for place, id in enumerate(ids):
@@ -116,7 +116,7 @@ def _greedy(view: View, count: int, progress: Progress) -> str:
             break
         written += tokens_of(loaded, [step.id])[0].bytes
         progress.keep(written.decode("utf-8", "ignore"))
-        progress.show(f"### {_tail(view.chosen.prompt)}**{markdown(display_bytes(written))}**")
+        progress.show(f"## {_tail(view.chosen.prompt)}**{markdown(display_bytes(written))}**")
     return written.decode("utf-8", "ignore")
 
 

@@ -50,7 +50,7 @@ def covered(view: View, ask: Ask | None, cards: Sequence[Card]) -> bool:
 
 def _ask(view: View, key: Hashable, question: Question) -> None:
     with st.container(key=f"ask-{view.fragment}", gap="small"):
-        st.markdown(f"#### {markdown(question.text)}")
+        st.subheader(markdown(question.text), anchor=False)
         for number, choice in enumerate(question.choices):
             st.button(
                 markdown(choice),

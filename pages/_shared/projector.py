@@ -37,10 +37,11 @@ def bar(page: str, title: str, keys: Sequence[str]) -> None:
     state.set_beat(page, keys[at])
     before, after = _around(page)
     with st.container(key="projector-bar", horizontal=True, vertical_alignment="center", gap="small"):
-        st.markdown(f"{markdown(title)} · {at + 1} of {len(keys)}", width="stretch")
+        st.title(f"{markdown(title)} · {at + 1} of {len(keys)}", anchor=False, width="stretch")
         with st.popover("Text", type="tertiary", icon=":material/edit:"):
             sidebar.prompt("projector-prompt", "Prompt")
             sidebar.example_menu("projector-example")
+            sidebar.apply("projector-prompt")
         for label, to, there in (
             ("Back", at - 1, at > 0 or before),
             ("Next", at + 1, at + 1 < len(keys) or after),

@@ -53,8 +53,13 @@ def prompt(key: str, label: str) -> None:
         height=110,
         on_change=_copy,
         args=("prompt", key),
-        help=f"Every chapter follows this text, of up to {PROMPT_CHARACTERS:,} characters. Ctrl+Enter applies it.",
+        help=f"Every chapter follows this text, of up to {PROMPT_CHARACTERS:,} characters. Ctrl+Enter applies it too.",
     )
+
+
+def apply(key: str) -> None:
+    """A button beside the prompt: leaving the field applies what is in it, and this is a place to go."""
+    st.button("Apply", key=f"{key}-apply", type="tertiary", icon=":material/check:")
 
 
 def example_menu(key: str) -> None:
@@ -107,7 +112,9 @@ def _take_example(key: str) -> None:
 def _choices() -> None:
     chosen = state.current()
     prompt("side-prompt", "Prompt")
-    example_menu("side-example")
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        example_menu("side-example")
+        apply("side-prompt")
     names = list(dict.fromkeys([*offered(), chosen.checkpoint]))
     state.mirror("side-checkpoint", chosen.checkpoint)
     st.selectbox(

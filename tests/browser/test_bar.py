@@ -84,7 +84,7 @@ def test_after_fast_input_bar_figures_address_and_code_say_the_same(visit):
     for beat in ("8-vectors", "8-map"):
         page.locator(f'[class*="st-key-beat-{beat}"]').scroll_into_view_if_needed()
         settle(page)
-        titles = page.locator(f'[class*="st-key-beat-{beat}"] h4').all_inner_texts()
+        titles = page.locator(f'[class*="st-key-beat-{beat}"] h3').all_inner_texts()
         assert any("layer 5" in title and "head 7" in title for title in titles), titles
     assert "layer, head, kv_head, d_head = 5, 7" in table_beside(page, "8-map")
     assert exceptions(page) == []

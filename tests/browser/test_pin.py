@@ -8,7 +8,7 @@ BEAT = '[class*="st-key-beat-8-row"]'
 
 def test_a_pinned_figure_stays_beside_one_that_follows(visit):
     page = visit("08_Attention_QKV", "checkpoint=pocket-gpt2&present=1&beat=row&layer=0")
-    title = page.locator(f"{BEAT} h4").first.inner_text()
+    title = page.locator(f"{BEAT} h3").first.inner_text()
     page.locator('[class*="st-key-8-row-pin"] button:visible').click()
     page.wait_for_function(f"""() => document.querySelectorAll('{BEAT} .main-svg').length > 3""")
     settle(page)
@@ -17,7 +17,7 @@ def test_a_pinned_figure_stays_beside_one_that_follows(visit):
     page.mouse.click(slider["x"] + 0.6 * slider["width"], knob["y"] + knob["height"] / 2)
     page.wait_for_function("() => location.search.includes('layer=3')")
     settle(page)
-    both = page.locator(f"{BEAT} h4").all_inner_texts()
+    both = page.locator(f"{BEAT} h3").all_inner_texts()
     assert len(both) == 2
     assert both[0] == title != both[1]
     assert "pin-row=" in page.url
@@ -25,4 +25,4 @@ def test_a_pinned_figure_stays_beside_one_that_follows(visit):
     assert not scrolls_sideways(page)
 
     copied = visit("08_Attention_QKV", page.url.partition("?")[2])
-    assert copied.locator(f"{BEAT} h4").all_inner_texts() == both
+    assert copied.locator(f"{BEAT} h3").all_inner_texts() == both

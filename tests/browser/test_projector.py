@@ -18,7 +18,7 @@ def beat(page):
 
 
 def at(page):
-    counter = page.locator('[class*="st-key-projector-bar"] p').first.inner_text()
+    counter = page.locator('[class*="st-key-projector-bar"] h1').first.inner_text()
     return int(counter.rpartition("·")[2].split(" of ")[0])
 
 
@@ -80,13 +80,13 @@ def test_presenting_begins_at_the_beat_in_sight_and_leaving_returns_to_it(visit)
     third = page.locator('[class*="st-key-beat-11-"]').nth(2)
     third.scroll_into_view_if_needed()
     settle(page)
-    heading = third.locator("h3").first.inner_text()
+    heading = third.locator("h2").first.inner_text()
     third.evaluate("e => e.scrollIntoView({ block: 'start' })")
     settle(page)
     page.locator(".st-key-present button").first.evaluate("e => e.click()")
     page.wait_for_selector('[class*="st-key-projector-bar"]')
     settle(page)
-    assert page.locator('[class*="st-key-beat-11-"] h3').first.inner_text() == heading
+    assert page.locator('[class*="st-key-beat-11-"] h2').first.inner_text() == heading
     page.keyboard.press("Escape")
     page.wait_for_function("() => !location.search.includes('present=1')")
     settle(page)

@@ -31,7 +31,7 @@ def test_a_beat_far_below_costs_nothing_until_it_is_scrolled_to(visit, name):
     assert early[0] == 0
     assert max(early) < count - 2, "the last beats are far below"
     assert page.locator('[data-testid^="stSkeleton"]').count() >= count - len(early)
-    assert page.locator('[class*="st-key-beat-"] h3').count() == count, "headings are there at once"
+    assert page.locator('[class*="st-key-beat-"] h2').count() == count, "headings are there at once"
     last = page.locator('[class*="st-key-beat-"]').last
     last.scroll_into_view_if_needed()
     settle(page)
@@ -60,7 +60,7 @@ def test_a_choice_made_far_above_is_shown_by_every_beat_when_it_comes_into_sight
     for beat in ("8-map", "8-vectors"):
         page.locator(f'[class*="st-key-beat-{beat}"]').scroll_into_view_if_needed()
         settle(page)
-        titles = page.locator(f'[class*="st-key-beat-{beat}"] h4').all_inner_texts()
+        titles = page.locator(f'[class*="st-key-beat-{beat}"] h3').all_inner_texts()
         assert any("layer 1" in title for title in titles), titles
     assert exceptions(page) == []
 

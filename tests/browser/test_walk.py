@@ -3,6 +3,7 @@
 import pytest
 
 from tests.browser.controls import exceptions, move_a_control, scrolls_sideways, warnings
+from tests.browser.reading import readable
 from tests.conftest import BUNDLED
 from tests.screenshot import ROOT, SIZES, settle
 
@@ -16,7 +17,7 @@ SHOWN = (
 def healthy(page):
     assert exceptions(page) == []
     assert not scrolls_sideways(page)
-    assert page.locator('[data-testid="stPlotlyChart"], [data-testid="stDataFrame"]').count() > 0
+    assert page.locator(SHOWN).count() > 0
 
 
 def at_width(page, width):
@@ -39,6 +40,7 @@ def test_every_beat_answers_its_controls(visit, name):
             settle(page)
         assert exceptions(page) == [], f"beat {number}"
         assert beat.locator(SHOWN).count() > 0, f"beat {number}"
+    readable(page)
     healthy(at_width(page, 390))
 
 
@@ -47,6 +49,7 @@ def test_nothing_overflows_on_dark_paper(visit, name):
     page = visit(name, f"checkpoint={BUNDLED[(len(name) + 1) % 2]}", width=390, theme="dark")
     healthy(page)
     healthy(at_width(page, 1280))
+    readable(page)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -59,7 +62,7 @@ def test_the_arrow_keys_turn_the_beats_on_a_projector(visit, name):
         assert beats.count() == 1
         assert exceptions(page) == []
         assert not scrolls_sideways(page)
-        heading = beats.locator("h3").first.inner_text()
+        heading = beats.locator("h2").first.inner_text()
         seen.append(heading)
         counter = page.locator('[class*="st-key-projector-bar"]').inner_text()
         at, _, total = counter.split("·")[-1].split("\n")[0].partition(" of ")
@@ -67,7 +70,7 @@ def test_the_arrow_keys_turn_the_beats_on_a_projector(visit, name):
             break
         page.keyboard.press("ArrowRight")
         page.wait_for_function(
-            "before => document.querySelector('[class*=\"st-key-beat-\"] h3')?.innerText !== before",
+            "before => document.querySelector('[class*=\"st-key-beat-\"] h2')?.innerText !== before",
             arg=heading,
         )
         settle(page)

@@ -86,7 +86,7 @@ def test_a_page_takes_any_text_in_its_own_fields(page):
 def test_a_page_can_be_presented(page):
     app = open_app(page, present="1")
     assert not app.exception
-    assert len(app.subheader) == 1
+    assert len(app.header) == 1
 
 
 def live_cards(page, checkpoint, *precision):

@@ -68,6 +68,7 @@ function start(element) {
 
 function look(watch) {
   const { inside, near } = measured();
+  announce(watch, inside[0]);
   const size = [window.innerWidth, window.innerHeight];
   const said = JSON.stringify([watch.data.page, inside, near, size]);
   const now = performance.now();
@@ -81,6 +82,28 @@ function look(watch) {
   watch.asked = now;
   watch.number += 1;
   watch.tell("sight", { number: watch.number, inside, near, size, heights: heights() });
+}
+
+// Reads a figure's new title to those who cannot see it change.
+function announce(watch, beat) {
+  const title = beat && document.querySelector(`.${CSS.escape(PREFIX + beat)} [class*="st-key-card-"] h3`)?.textContent;
+  if (!title) {
+    return;
+  }
+  const before = watch.title;
+  watch.title = { page: watch.data.page, beat, title };
+  if (before?.page === watch.data.page && before.beat === beat && before.title !== title) {
+    watch.live ??= document.querySelector(".anatomy-live") ?? liveRegion();
+    watch.live.textContent = title;
+  }
+}
+
+function liveRegion() {
+  const region = document.createElement("div");
+  region.className = "anatomy-live";
+  region.setAttribute("role", "status");
+  document.querySelector('[data-testid="stApp"]').append(region);
+  return region;
 }
 
 function measured() {
