@@ -100,7 +100,7 @@ def test_a_card_without_proof_offers_none(demo):
 def test_the_projector_shows_the_beat_of_the_address_and_nothing_else(demo):
     app = demo(present="1", beat="second")
     assert [one.value for one in app.header] == ["The second beat"]
-    assert not app.title
+    assert [one.value for one in app.title] == ["8 · Demo · 2 of 2"]
 
 
 def test_the_projector_moves_by_beats_and_then_to_the_next_chapter(demo):
@@ -109,7 +109,7 @@ def test_the_projector_moves_by_beats_and_then_to_the_next_chapter(demo):
     assert app.query_params["beat"] == "second"
     app.button(key="go-Next").click().run()
     assert [one.value for one in app.header] == ["The first beat"]
-    assert any(one.value.startswith("9 · Demo · 1 of 2") for one in app.markdown)
+    assert any(one.value.startswith("9 · Demo · 1 of 2") for one in app.title)
 
 
 def test_before_the_first_chapter_the_projector_shows_home(demo):
