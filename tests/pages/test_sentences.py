@@ -1,0 +1,41 @@
+"""Sentences that pages compute from the loaded checkpoint, against the checkpoint itself."""
+
+import pytest
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from engine.tokens import encodings
+from tests.conftest import SMOLLM2, loaded_checkpoint, needs_smollm2
+from tests.pages.conftest import BUNDLED, visited
+
+published = pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(1200), needs_smollm2])
+each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
+
+TOKENIZATION = "pages/01_Tokenization.py"
+
+
+def said(page, checkpoint):
+    """All words of a page, in one line."""
+    app = visited(page, checkpoint).app
+    words = " ".join(str(part.value) for kind in ("markdown", "caption") for part in app.get(kind))
+    return " ".join(words.replace("\\", "").split())
+
+
+@each
+def test_which_single_bytes_are_tokens(checkpoint):
+    text, vocabulary = said(TOKENIZATION, checkpoint), loaded_checkpoint(checkpoint).tokenizer.get_vocab()
+    missing = {byte for byte, char in bytes_to_unicode().items() if char not in vocabulary}
+    needed = missing - {0xC0, 0xC1, *range(0xF5, 0x100)}  # bytes that UTF-8 never uses
+    assert ("All 256 single bytes are tokens" in text) == (not missing)
+    assert (f"lacks {len(needed)} of the single bytes" in text) == bool(needed)
+
+
+@each
+def test_the_size_of_the_vocabulary_is_that_of_the_tokenizer(checkpoint):
+    size = len(loaded_checkpoint(checkpoint).tokenizer.get_vocab())
+    assert f"{checkpoint} has {size:,} tokens" in said(TOKENIZATION, checkpoint)
+
+
+def test_an_indented_word_takes_more_tokens_in_the_oldest_encoding():
+    counts = [len(encodings.encoding(name).encode("    return")) for name in ("r50k_base", "o200k_base")]
+    assert f"is {counts[0]} tokens for r50k and {counts[1]} for o200k" in said(TOKENIZATION, BUNDLED[0])
+    assert counts[0] > counts[1]
