@@ -11,6 +11,7 @@ published = pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeou
 each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
 
 TOKENIZATION = "pages/01_Tokenization.py"
+EMBEDDINGS = "pages/02_Vector_Embeddings.py"
 
 
 def said(page, checkpoint):
@@ -39,3 +40,19 @@ def test_an_indented_word_takes_more_tokens_in_the_oldest_encoding():
     counts = [len(encodings.encoding(name).encode("    return")) for name in ("r50k_base", "o200k_base")]
     assert f"is {counts[0]} tokens for r50k and {counts[1]} for o200k" in said(TOKENIZATION, BUNDLED[0])
     assert counts[0] > counts[1]
+
+
+@each
+def test_whether_the_embedding_serves_as_the_unembedding_too(checkpoint):
+    model, text = loaded_checkpoint(checkpoint).model, said(EMBEDDINGS, checkpoint)
+    first, last = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    assert ("At the end the same matrix serves once more" in text) == (first.data_ptr() == last.data_ptr())
+    assert f"a row for each of {first.shape[0]:,} ids and {first.shape[1]} columns" in text
+
+
+@each
+def test_whether_positions_have_rows(checkpoint):
+    text, names = said(EMBEDDINGS, checkpoint), dict(loaded_checkpoint(checkpoint).model.named_parameters())
+    table = [weight for name, weight in names.items() if "wpe" in name]
+    assert (f"{checkpoint} has no position vectors" in text) == (not table)
+    assert [f"a second table of {weight.shape[0]:,} rows" in text for weight in table] == [True] * len(table)
