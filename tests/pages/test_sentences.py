@@ -1,6 +1,8 @@
 """Sentences that pages compute from the loaded checkpoint, against the checkpoint itself."""
 
 import pytest
+import torch
+from torch.nn import functional as F
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from engine.tokens import encodings
@@ -11,6 +13,7 @@ published = pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeou
 each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
 
 TOKENIZATION = "pages/01_Tokenization.py"
+NEURONS = "pages/03_Neuron_Activation.py"
 EMBEDDINGS = "pages/02_Vector_Embeddings.py"
 
 
@@ -56,3 +59,21 @@ def test_whether_positions_have_rows(checkpoint):
     table = [weight for name, weight in names.items() if "wpe" in name]
     assert (f"{checkpoint} has no position vectors" in text) == (not table)
     assert [f"a second table of {weight.shape[0]:,} rows" in text for weight in table] == [True] * len(table)
+
+
+@each
+def test_what_a_neuron_reads_and_how_it_bends_it(checkpoint):
+    text, config = said(NEURONS, checkpoint), loaded_checkpoint(checkpoint).model.config
+    gated = hasattr(config, "hidden_act")
+    assert f"all {config.num_hidden_layers} **blocks**" in text
+    assert f"an MLP of {config.intermediate_size if gated else 4 * config.n_embd:,} neurons" in text
+    assert ("makes two sums from the same input" in text) == gated
+    lowest = float(F.silu(torch.linspace(-6, 0, 1201)).min())
+    assert (f"the curve goes down to −{-lowest:.2f}." in text) == gated
+    assert ("would collapse into one" in text) != gated
+
+
+@each
+def test_the_layer_that_is_offered_is_the_last_one(checkpoint):
+    last = loaded_checkpoint(checkpoint).model.config.num_hidden_layers - 1
+    assert f"No block comes after layer {last}," in said(NEURONS, checkpoint)
