@@ -14,6 +14,7 @@ each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
 
 TOKENIZATION = "pages/01_Tokenization.py"
 NEURONS = "pages/03_Neuron_Activation.py"
+FEED_FORWARD = "pages/04_Feed_Forward_Network.py"
 EMBEDDINGS = "pages/02_Vector_Embeddings.py"
 
 
@@ -77,3 +78,19 @@ def test_what_a_neuron_reads_and_how_it_bends_it(checkpoint):
 def test_the_layer_that_is_offered_is_the_last_one(checkpoint):
     last = loaded_checkpoint(checkpoint).model.config.num_hidden_layers - 1
     assert f"No block comes after layer {last}," in said(NEURONS, checkpoint)
+
+
+@each
+def test_what_an_mlp_makes_of_one_token(checkpoint):
+    text, config = said(FEED_FORWARD, checkpoint), loaded_checkpoint(checkpoint).model.config
+    gated = hasattr(config, "hidden_act")
+    width = config.intermediate_size if gated else 4 * config.n_embd
+    assert f"All {width:,} neurons are computed" in text
+    assert (f"Two matrices make **gate** and **up** of it, {width:,} numbers each" in text) == gated
+    assert (f"W_up makes {width:,} sums of it" in text) != gated
+
+
+def test_how_far_gelu_goes_below_zero():
+    assert "GELU, which never goes below −0.17" in said(FEED_FORWARD, BUNDLED[0])
+    lowest = float(F.gelu(torch.linspace(-6, 0, 100_001), approximate="tanh").min())
+    assert -0.1705 < lowest < -0.1695

@@ -19,7 +19,7 @@ from engine.figures.axes import short
 from engine.figures.neurons import Occurrence, concordance
 from engine.model.capturing import tokens_of
 from engine.model.loaded import Loaded
-from engine.model.neuron import Neuron
+from engine.model.neuron import Neuron, activation_name
 from engine.model.trace import Trace
 from engine.ops import neurons as ops
 from engine.tokens import passages
@@ -33,7 +33,8 @@ def over_prompt(loaded: Loaded, trace: Trace, layer: int, neuron: int) -> Card:
     one = Neuron(loaded, trace, layer, neuron)
     acts, ids = one.activations.copy(), trace.ids
     tokens = [token.display for token in trace.tokens]
-    strength = np.abs(acts) if loaded.spec.gated else acts  # below zero, a plain neuron is off
+    signed = loaded.spec.gated or activation_name(loaded) == "tanh"
+    strength = np.abs(acts) if signed else acts  # below zero, a neuron of another kind is off
     best = int(np.argmax(np.nan_to_num(strength)))
     return Card(
         key="over-prompt",
