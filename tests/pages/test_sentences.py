@@ -14,6 +14,7 @@ each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
 
 TOKENIZATION = "pages/01_Tokenization.py"
 NEURONS = "pages/03_Neuron_Activation.py"
+SAMPLING = "pages/05_Logits_and_Sampling.py"
 FEED_FORWARD = "pages/04_Feed_Forward_Network.py"
 EMBEDDINGS = "pages/02_Vector_Embeddings.py"
 
@@ -94,3 +95,14 @@ def test_how_far_gelu_goes_below_zero():
     assert "GELU, which never goes below −0.17" in said(FEED_FORWARD, BUNDLED[0])
     lowest = float(F.gelu(torch.linspace(-6, 0, 100_001), approximate="tanh").min())
     assert -0.1705 < lowest < -0.1695
+
+
+@each
+def test_how_many_logits_there_are_and_what_they_are_made_of(checkpoint):
+    model, text = loaded_checkpoint(checkpoint).model, said(SAMPLING, checkpoint)
+    rows, columns = model.get_output_embeddings().weight.shape
+    assert f"The model gives {rows:,} **logits**" in text
+    assert f"one vector of {columns:,} numbers" in text
+    tied = model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    assert ("the unembedding is the embedding matrix once more" in text) == tied
+    assert f"the last of the {model.config.num_hidden_layers} blocks" in text
