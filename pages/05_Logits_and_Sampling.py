@@ -22,9 +22,10 @@ def scores(view: View) -> Callable[[], Card]:
 
 def softmax(view: View) -> Callable[[], Card]:
     with view.controls:
-        count = view.slider("count", "Tokens shown", 4, 20, 12)
-        shift = view.slider("shift", "Add to every logit", -20.0, 20.0, 0.0, 0.5)
-    return lambda: cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift)
+        count = view.slider("count", "Tokens shown", 4, 20, 10)
+        warmth = view.slider("temperature", "Temperature T", 0.3, 2.0, 1.0, 0.1)
+        shift = view.slider("shift", "Add to every logit", -10.0, 10.0, 0.0, 0.5)
+    return lambda: cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift, warmth)
 
 
 def filters(view: View) -> Callable[[], Card]:
@@ -196,15 +197,17 @@ chapter(
             "softmax",
             "Softmax turns differences of scores into probabilities",
             prose="""
-            Softmax raises *e* to the power of each logit and divides by the sum over the vocabulary:
-            $p_i = e^{z_i} / \\sum_j e^{z_j}$. The results are positive and add up to 1. A token one logit ahead of
-            another is *e* ≈ 2.72 times as probable.
+            Softmax turns logits into probabilities: it divides each logit by a **temperature** T, raises *e* to that
+            power, and divides by the sum over the vocabulary, $p_i = e^{z_i/T} / \\sum_j e^{z_j/T}$. The results are
+            positive and add up to 1. At T = 1 a token one logit ahead of another is *e* ≈ 2.72 times as probable; a
+            lower temperature widens the gaps, a higher one narrows them.
 
-            The many tokens with a tiny probability each can add up to a considerable share: the grey bar.
+            The many tokens with a tiny probability each can add up to a considerable share: the grey row.
             """,
             draw=softmax,
             try_this=(
-                "Add a constant to every logit. The logits in the title and in the table change; no probability does."
+                "Lower the temperature, then raise it. Then set it back to 1 and add a constant to every logit: two "
+                "columns change, the probabilities do not."
             ),
         ),
         Beat(

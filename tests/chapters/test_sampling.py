@@ -272,6 +272,22 @@ def test_a_constant_added_to_every_logit_changes_no_probability(loaded, trace):
     assert shifted.table["logit"] != plain.table["logit"]
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_the_columns_of_softmax_are_its_steps(loaded, trace, temperature):
+    card = cards.probabilities(loaded, trace, 3, 9, temperature=temperature)
+    z = torch.tensor(trace.logits[3], dtype=torch.float64)
+    order = z.sort(descending=True).indices[:9]
+    power = (z / temperature).exp()
+    np.testing.assert_allclose(card.shown["power"][:-1], power[order], rtol=1e-9)
+    assert sum(card.shown["power"]) == pytest.approx(float(power.sum()))
+    np.testing.assert_allclose(card.shown["probability"][:-1], power[order] / power.sum(), rtol=1e-9)
+    drawn = [bar.x for bar in card.figure.data]
+    np.testing.assert_allclose(drawn[0][:-1], card.shown["logit"])
+    np.testing.assert_allclose(drawn[1], card.shown["power"])
+    np.testing.assert_allclose(drawn[2], card.shown["probability"])
+    assert untold(card) == []
+
+
 def test_the_penalty_knows_only_the_tokens_up_to_the_position(loaded, trace):
     card = cards.filters(loaded, trace, 0, Filters(repetition_penalty=2.0))
     p = torch.tensor(trace.logits[0], dtype=torch.float64)
@@ -398,6 +414,7 @@ def test_hostile_text_is_escaped_in_every_figure():
     made = [
         figures.ranks([1, 2], [3.0, 1.0], {1: bad, 2: bad}, (2, bad)),
         figures.counts([bad], [3.0], [1.0], [2.0]),
+        figures.softmax_columns([bad, bad], [1.0], [2.7, 1.0], [0.73, 0.27], 1.0),
         figures.texts([(bad, [(bad, 0.5)])]),
         figures.lens([[0.5, math.nan]], [[bad, bad]], [bad], [bad, bad]),
         figures.surprisals([bad, bad], [1.0], unit="nats", mean=1.0, uniform=2.0),
