@@ -5,13 +5,16 @@ from collections.abc import Callable, Sequence
 from engine.chapters import c01_tokenization as cards
 from engine.chapters.c01_tokenization.questions import ASKED
 from engine.evidence.card import Card
-from engine.tokens import passages
+from engine.tokens import encodings, passages
 from engine.tokens.encoder import encoder
 from engine.tokens.pieces import IN_NO_TEXT
 from engine.tokens.text import PROMPT_CHARACTERS, display_bytes, markdown, shorten
 from pages._shared import Beat, View, chapter
 
 SAMPLE = "naïve 🦉 日本語 café"
+EXAMPLE = "strawberry, strawberry and STRAWBERRY, 1234567 owls 🦉"
+INDENTED = "    return"
+TIKTOKEN = "[tiktoken](https://github.com/openai/tiktoken/blob/main/tiktoken/model.py)"
 
 
 def write(view: View, start: str, label: str = "Text") -> str:
@@ -21,14 +24,17 @@ def write(view: View, start: str, label: str = "Text") -> str:
 
 
 def chips(view: View) -> Callable[[], Card]:
-    text = write(view, view.state.prompt)
+    starts = {"an example": EXAMPLE, "the prompt": view.state.prompt}
+    with view.controls:
+        start = view.segments("start", "Begin with", list(starts))
+    text = write(view, starts[start])
     return lambda: cards.chips(text)
 
 
 def own(view: View) -> Callable[[], list[Card]]:
     samples = {sentence.name: sentence.text for sentence in passages.sentences()}
     with view.controls:
-        chosen = view.select("which", "Text", ["The prompt", *samples])
+        chosen = view.select("which", "Text", ["The prompt", *samples], "Python")
     return lambda: cards.own(view.loaded, samples.get(chosen, view.state.prompt))
 
 
@@ -72,20 +78,28 @@ def space(view: View) -> Callable[[], Card]:
 
 
 def whose(view: View) -> str:
-    size = len(view.loaded.tokenizer)
     return f"""
-    A tokenizer is trained before the model and never changes again, so every model speaks only its own tokens.
-    {markdown(view.loaded.name)} has {size:,} of them; r50k is GPT-2's list, cl100k and o200k are later and larger
-    ones. A larger list has room for longer pieces of text: the model reads fewer tokens, and pays with a larger
-    embedding and unembedding matrix. Ids mean nothing outside the tokenizer that gave them.
+    A tokenizer is trained before the model and hardly changes afterwards, so a model understands only the tokens of
+    its own tokenizer. (Later training may add a few special tokens: chapter 13.) {markdown(view.loaded.name)} has
+    {len(view.loaded.tokenizer):,} tokens. The others are OpenAI’s: r50k belongs to GPT-2 and GPT-3, cl100k to GPT-3.5
+    and GPT-4, o200k to GPT-4o ({TIKTOKEN}). A larger vocabulary has room for longer pieces of text: the model reads
+    fewer tokens, but its embedding and unembedding matrices are larger. An id means nothing outside its tokenizer.
     """
+
+
+def indentation(view: View) -> str:
+    old, new = (len(encodings.encode(name, INDENTED)) for name in ("r50k_base", "o200k_base"))
+    return (
+        "Choose English, then Hindi: what was frequent in the text that a tokenizer was trained on takes few tokens. "
+        f"Its rules for spaces count as well: `return` after four spaces is {old} tokens for r50k and {new} for o200k."
+    )
 
 
 def written(view: View) -> str:
     return f"""
-    {_single_bytes(view)} One character takes one to four bytes in UTF-8, and a cut may go right through it. Such a
-    token is no text by itself, only the tokens together are. Laid end to end, their bytes are the text again, unless
-    the title says otherwise.
+    {_single_bytes(view)} One character takes one to four bytes in UTF-8, and a cut may go right through it: such a
+    token is not valid text on its own, only together with its neighbours. Joined end to end, the tokens’ bytes are the
+    text again, unless the title says otherwise.
     """
 
 
@@ -97,11 +111,11 @@ def _single_bytes(view: View) -> str:
     if not needed:
         number = "All 256 single bytes" if not lacking else "All single bytes that occur in texts"
         return (
-            f"{number} are in the list, so the tokenizer has no unknown word: what it has never seen it writes "
+            f"{number} are tokens of {name}, so no text is unknown to it: anything it has never seen is spelled out "
             "byte by byte."
         )
     return (
-        f"What this tokenizer has never seen it writes byte by byte. But {name} lacks {len(needed)} of the single "
+        f"Anything that {name} has never seen is spelled out byte by byte. But it lacks {len(needed)} of the single "
         f"bytes that occur in texts ({_hexadecimal(needed)}): a character that needs one of them comes through "
         "with a part missing, or not at all."
     )
@@ -115,10 +129,10 @@ def begins(view: View) -> str:
     example = next((t.display for t in view.tokens if t.bytes[:1] == b" " and len(t.bytes) > 1), "")
     seen = f" In your prompt, “{markdown(example)}” is such a token." if example else ""
     return f"""
-    The space before a word usually belongs to the word's token.{seen} A space at the end of a prompt cannot join a
+    The space before a word usually belongs to the word’s token.{seen} A space at the end of a prompt cannot join a
     word that is not there yet, so it becomes part of the last token, or a token by itself. After a whole word the
-    likeliest next words would each bring the space along, and it is already spent: the model has to go on from a
-    text that it has seldom or never seen in training.
+    likeliest next tokens carry that space themselves. If it is already there, the model has to continue a text of a
+    kind that it has rarely seen.
     """
 
 
@@ -127,9 +141,9 @@ chapter(
     title="Tokenization",
     question="What does a language model read instead of letters?",
     lead=(
-        "A model knows no letters and no words. It reads a list of integers, each the number of a piece of text in a "
-        "fixed list: its **tokens**. This chapter shows where the cuts fall, why they fall there, and what "
-        "they change."
+        "A language model reads no letters and no words. It reads a list of integers, and each integer stands for one "
+        "piece of text from a fixed vocabulary: a **token**. This chapter shows where the cuts fall, why they fall "
+        "there, and what they change."
     ),
     bar=(),
     beats=[
@@ -137,49 +151,50 @@ chapter(
             "chips",
             "Text becomes a list of integers",
             prose="""
-            Type anything. Each chip is one token of o200k_base, a list of about 200,000 pieces that
-            OpenAI published for its models; below it is the token's id, and the id is all that a model
-            would receive. Spaces and line breaks are part of tokens and are made visible here. A frequent
-            word is one token, a rare one is several, and a character that is rare enough falls apart into
-            bytes.
+            A **tokenizer** cuts a text into tokens and gives each its id, and the ids are all that a model receives.
+            Each chip is one token of o200k_base, a vocabulary of about 200,000 entries that OpenAI published; its id
+            is below it. Spaces and line breaks are part of tokens and are made visible here. A frequent word is one
+            token, a rarer one or a long number is several, and a character that is rare enough falls apart into
+            bytes. Type anything.
             """,
             draw=chips,
-            try_this="Write a word in capitals, misspell it, or put a space before it: it gets other ids.",
+            try_this="Misspell a word, or take away the space before it: it gets other ids, and often more of them.",
         ),
         Beat(
             "own",
             "Every model has its own cuts",
             prose=whose,
             draw=own,
-            try_this="Choose Python, then Hindi: who was given code to learn from, and who was given Hindi?",
+            try_this=indentation,
         ),
         Beat(
             "merging",
             "Tokens grow out of bytes by merging",
             prose="""
-            Byte-pair encoding begins with single bytes. Its training joined the most frequent adjacent pair of a
-            large text into a new token, and did so again and again; the order of these pairs is their rank. A text
-            is split into pieces, roughly words. Inside a piece the pair of lowest rank is joined, until no pair
-            has a rank; nothing is joined across two pieces.
+            Byte-level byte-pair encoding builds its tokens from single bytes. To train it, the most frequent pair of
+            neighbours in a large text is joined into a new token, again and again; a pair’s **rank** is its place in
+            that order. To cut a new text, it is first split into pieces, roughly words. Inside each piece the pair of
+            lowest rank is joined, until no pair has a rank; nothing is joined across two pieces.
             """,
             draw=merging,
-            try_this="Move the slider from the left end: early ranks are pairs of letters, later ones whole words.",
+            try_this="Move the slider to the left end and up again: short parts are joined first, longer ones later.",
         ),
         Beat(
             "roundtrip",
-            "What has no token of its own is written in bytes",
+            "Bytes are the safety net",
             prose=written,
             draw=roundtrip,
             try_this="Paste an emoji with a skin tone, or a family of emoji: one picture, many code points.",
         ),
         Beat(
             "price",
-            "The same sentence has a different price in every language",
+            "The same sentence costs more tokens in some languages",
             prose="""
-            Merges go to what was frequent in the text that the tokenizer was trained on. A language that
-            was rare there is cut into smaller pieces: its sentence fills more of the context window and
-            takes more steps to write. The first column is the loaded checkpoint's tokenizer, the others
-            are from an older one to a newer one.
+            What was frequent in the tokenizer’s training text was merged into long tokens. A language that was rare
+            there is cut into smaller pieces, so the same sentence takes more of the context window (the number of
+            tokens that a model can read at once) and more steps to write. Nine rows say the same in nine languages;
+            below the line are other kinds of text. The first column is the loaded checkpoint’s tokenizer, the others
+            run from an older one to a newer one.
             """,
             draw=price,
             try_this="Choose “times English”, and find a row that became cheaper from r50k to o200k.",

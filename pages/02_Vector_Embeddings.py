@@ -1,4 +1,4 @@
-"""2 · Vector embeddings — what a model knows of a token before it reads."""
+"""2 · Vector embeddings — what a model knows about a token before it reads."""
 
 from collections.abc import Callable
 
@@ -15,27 +15,35 @@ from pages._shared.chapters import chapter_number
 MIKOLOV = "[Mikolov et al. 2013](https://aclanthology.org/N13-1090/)"
 LINZEN = "[Linzen 2016](https://arxiv.org/abs/1606.07736)"
 ETHAYARAJH = "[Ethayarajh 2019](https://arxiv.org/abs/1909.00512)"
-RIVER = "Beside the river they sat down upon the bank"
-MONEY = "He kept all of his money in the bank"
+RIVER = """The boat drifted down the river to the bank
+They sat in the green grass on the bank
+The water of the river rose over the bank"""
+MONEY = """He kept all of his money in the bank
+She took all of her gold to the bank
+He had taken all the money from the bank"""
+NEAREST, SPELLINGS = "nearest rows", "other spellings"
+ONE, LISTED, MISSED = "one analogy", "a list of them", "where it fails"
 OWN = "words of my own"
 
 
 def row_prose(view: View) -> str:
     spec, table = view.loaded.spec, cards.table(view.loaded)
     tied = (
-        "The same matrix serves once more at the end, as the unembedding that turns a vector into logits."
+        "At the end the same matrix serves once more, as the **unembedding**: the score of each possible next token is "
+        "the dot product of the last vector with that token’s row (chapter 5)."
         if spec.tied
-        else "The unembedding at the end is another matrix of the same shape."
+        else "At the end another matrix of the same shape, the **unembedding**, turns a vector into a score for each "
+        "possible next token (chapter 5)."
     )
     where = (
-        "Then the row of its position, from a second table, is added to it (the last beat of this chapter)."
+        "Then the row of its position, from a second table, is added to it (a later beat of this chapter)."
         if spec.positions == "learned"
-        else "Nothing is added to it for its position (the last beat of this chapter)."
+        else "Nothing is added to it for its position (a later beat of this chapter)."
     )
     return rf"""
-    A token's id is only a number in a list. So the first thing in {markdown(view.loaded.name)} is a learned matrix
-    $W_E$ with a row for each of {spec.vocab:,} ids and {table.d_model} columns. The token's row is read out, which is
-    the same as multiplying a one-hot vector with $W_E$. {where} {tied}
+    A token’s id is only a number in a list, so the first thing in {markdown(view.loaded.name)} is a learned matrix
+    $W_E$ with a row for each of {spec.vocab:,} ids and {table.d_model} columns. The token’s row, its **embedding**, is
+    read out, which is the same as multiplying a one-hot vector by $W_E$. {where} {tied}
     """
 
 
@@ -43,8 +51,8 @@ def draw_row(view: View) -> Callable[[], Card]:
     return lambda: cards.row(view.loaded, view.trace, view.state.focus)
 
 
-def draw_norms(view: View) -> Callable[[], Card]:
-    return lambda: cards.lengths(view.loaded, view.trace, view.state.focus)
+def draw_cosines(view: View) -> Callable[[], Card]:
+    return lambda: cards.against_all(view.loaded, view.tokens[view.state.focus])
 
 
 def look_up(view: View) -> Token:
@@ -70,13 +78,30 @@ def look_up(view: View) -> Token:
 
 
 def draw_neighbours(view: View) -> Callable[[], Card]:
+    with view.controls:
+        which = view.segments("which", "Show", (NEAREST, SPELLINGS))
     token = look_up(view)
-    return lambda: cards.neighbours(view.loaded, token)
+    if which == NEAREST:
+        suggest(view)
+    card = cards.forms if which == SPELLINGS else cards.neighbours
+    return lambda: card(view.loaded, token)
 
 
-def draw_forms(view: View) -> Callable[[], Card]:
-    token = look_up(view)
-    return lambda: cards.forms(view.loaded, token)
+def suggest(view: View) -> None:
+    """A button that chooses the word of the prompt with the nearest neighbour, where it is not chosen yet."""
+    found: int | None = view.work(
+        "Comparing rows", "closest", lambda progress: cards.closest(view.loaded, view.tokens)
+    )
+    if found is None or view.tokens[found].id == view.tokens[view.state.focus].id:
+        return
+    word = shorten(view.tokens[found].display, 24)
+    with view.controls:
+        st.caption(
+            f"Of this prompt’s words, “{markdown(word)}” has the nearest neighbour that is another word."
+        )
+        st.button(
+            f"Show “{markdown(word)}”", key=view.key("closest"), on_click=view.pick, args=({"focus": found},)
+        )
 
 
 def draw_map(view: View) -> Callable[[], Card]:
@@ -87,6 +112,12 @@ def draw_map(view: View) -> Callable[[], Card]:
 
 
 def draw_analogy(view: View) -> Callable[[], Card]:
+    with view.controls:
+        shown = view.segments("shown", "Show", (ONE, LISTED, MISSED))
+    return {ONE: draw_one, LISTED: draw_score, MISSED: draw_failures}[shown](view)
+
+
+def draw_one(view: View) -> Callable[[], Card]:
     listed = {" ".join(one.words): one for one in cards.usable(view.loaded)[0]}
     with view.controls:
         which = view.select(
@@ -122,39 +153,57 @@ def draw_failures(view: View) -> Callable[[], Card]:
 
 def drift_prose(view: View) -> str:
     start = (
-        "At the entrance a token's two vectors differ only by their positions' rows."
+        "At the entrance its vectors are that row plus the row of the position where the word stands."
         if view.loaded.spec.positions == "learned"
-        else "At the entrance a token's two vectors are the same row."
+        else "At the entrance all its vectors are that one row."
     )
     return f"""
     A token has one row, whatever it means in its sentence. What it means *here* has to come from the words before it,
-    and attention brings that in, block by block. Here one word goes through two sentences of yours. {start} The second
-    line is a yardstick, because vectors of one layer may all point somewhat alike ({ETHAYARAJH}).
+    and attention brings that in, block by block. Here one word is read in sentences that use it in one sense, and in
+    sentences that use it in another. {start} If context tells the senses apart, the line between the senses falls
+    further than the line within a sense. The third line is a yardstick, because all vectors of one layer may point
+    somewhat alike ({ETHAYARAJH}).
     """
 
 
 def draw_drift(view: View) -> Callable[[], Card]:
     with view.controls:
         word = view.text("word", "A word", "bank", limit=60)
-        one = view.text("one", "in one sentence", RIVER, limit=400)
-        other = view.text("other", "and in another", MONEY, limit=400)
-    return lambda: cards.drift(view.loaded, view.capture(one), view.capture(other), word)
+        senses = [
+            sentences(view.text(name, label, start, limit=600, tall=True, height=110))
+            for name, label, start in (
+                ("one", "in one sense (a sentence on each line)", RIVER),
+                ("other", "and in another", MONEY),
+            )
+        ]
+
+    def card() -> Card:
+        one, other = ([view.capture(text) for text in texts] for texts in senses)
+        return cards.drift(view.loaded, one, other, word)
+
+    return card
+
+
+def sentences(text: str) -> list[str]:
+    """The first lines of a text that have something on them."""
+    return [line.strip() for line in text.splitlines() if line.strip()][: cards.MOST]
 
 
 def position_prose(view: View) -> str:
     name, spec = markdown(view.loaded.name), view.loaded.spec
     if spec.positions == "learned":
         return f"""
-        Apart from its mask, attention does not see where a token stands. {name} therefore has a second table, of
-        {spec.context:,} rows, one for each position it can read, and adds that row to the token's. Nobody wrote these
-        rows: they were learned like all other weights. If near positions were alike and distant ones not, it would
-        show as a smooth curve and as a cosine that falls with distance.
+        Attention by itself does not see where a token stands, apart from its mask, which hides later tokens. {name}
+        therefore has a second table of {spec.context:,} rows, one for each position it can read, and adds the
+        position’s row to the token’s. Nobody wrote these rows: they were learned like all other weights. If near
+        positions are alike and distant ones are not, it shows as a smooth curve and as a cosine that falls with
+        distance.
         """
     return f"""
-    Apart from its mask, attention does not see where a token stands. GPT-2 adds a learned vector for each position to
-    the token's row. {name} has no position vectors: it turns queries and keys by an angle that grows with the position
-    (RoPE), inside every attention layer. That is the subject of chapter 10. Here it means that a token enters block 0
-    as its bare row, wherever it stands.
+    {name} has no position vectors: a token enters block 0 as its bare row, wherever it stands. Attention by itself does
+    not see where a token stands, apart from its mask, which hides later tokens. GPT-2 therefore adds a learned vector
+    for each position to the token’s row. {name} rotates queries and keys instead, by an angle that grows with the
+    position (RoPE), inside every attention layer: the subject of chapter 10.
     """
 
 
@@ -168,7 +217,7 @@ def draw_positions(view: View) -> Callable[[], Card]:
         return lambda: cards.added(view.loaded, view.trace)
     with view.controls:
         which = view.segments("which", "Show", (CURVE_2D, CURVE_3D, SIMILARITY, LENGTH))
-        centred = which == SIMILARITY and view.toggle("centred", "Take away the mean row first")
+        centred = which == SIMILARITY and view.toggle("centred", "Subtract the mean row first")
     if which == LENGTH:
         return lambda: cards.added(view.loaded, view.trace)
     if which == SIMILARITY:
@@ -179,7 +228,7 @@ def draw_positions(view: View) -> Callable[[], Card]:
 def position_try(view: View) -> str:
     if view.loaded.spec.positions == "learned":
         return (
-            "Look at the similarity by distance, and take away the mean row: what all positions share hides how they "
+            "Look at the similarity by distance, and subtract the mean row: what all positions share hides how they "
             "differ. Then switch to a checkpoint with RoPE in the sidebar."
         )
     return "Switch to a GPT-2 in the sidebar: there this beat shows the curve of its position vectors."
@@ -188,10 +237,10 @@ def position_try(view: View) -> str:
 chapter(
     number=2,
     title="Vector embeddings",
-    question="What does a model know of a token before it has read any text?",
-    lead="Every token enters the network as a list of numbers, one row of a learned table. What two rows have in "
-    "common can be measured, mapped and calculated with, and each of these says less than it seems to. Then the "
-    "sentence takes over: the same row becomes different vectors in different contexts.",
+    question="What does a model know about a token before it has read any text?",
+    lead="Every token enters the network as a list of numbers, one row of a learned table. We can compare rows, map "
+    "them and do arithmetic with them, and each method shows less than it seems to. Then the sentence takes over: the "
+    "same row becomes different vectors in different contexts.",
     bar=("focus",),
     beats=[
         Beat(
@@ -203,51 +252,42 @@ chapter(
             "itself. Single numbers seldom do; the rest of the chapter compares whole rows.",
         ),
         Beat(
-            "norms",
-            "A row has a length and a direction, and cosine compares directions",
+            "cosines",
+            "Cosine compares the directions of two rows",
             r"""
-            The length of a row is its norm, $\lVert u\rVert = \sqrt{\sum_i u_i^2}$. Two rows are compared by the angle
-            between them, so that length does not count:
+            Two rows are compared by the angle between them, so that their lengths do not count.
 
             $$\cos(u, v) = \frac{u \cdot v}{\lVert u\rVert\,\lVert v\rVert}$$
 
-            It is 1 for the same direction, 0 at a right angle and −1 for opposite ones. The histogram shows what the
-            division takes away.
+            The cosine is 1 for the same direction, 0 at a right angle and −1 for opposite ones. Whether one is large
+            depends on the row: the histogram shows the cosines of this token’s row with all others, and every
+            comparison in this chapter should be read beside it.
             """,
-            draw_norms,
-            "Go through the tokens in the bar: are the words with a meaning of their own on another side than "
-            "“the”, “a” and the punctuation?",
+            draw_cosines,
+            "Compare a word with “the” or a full stop. Is the average cosine the same?",
         ),
         Beat(
             "neighbours",
             "The nearest rows tell how a token is used",
-            "The row of one token against every other row of the vocabulary, the largest cosines shown. A row learns "
-            "from the texts around its token, so what comes near is what could stand in the same place: words of like "
-            "meaning, but just as well opposites and other spellings. The neighbours of a token "
-            "that training seldom met mean little. And a cosine is large or small only beside that of two rows taken "
-            "at random, which the title gives.",
+            """
+            A row learns from the texts around its token, so what comes near is what could stand in the same place:
+            words of similar meaning, but also opposites and other spellings. Here one row is compared with every other
+            row of the vocabulary, and the largest cosines are shown. Nothing tells a new model that a word with a
+            capital or with a space in front is the same word: where such rows are near, training has brought them
+            together. The neighbours of a token that training seldom met mean little.
+            """,
             draw_neighbours,
             "Type a number, a colour, a name, a verb. Then a rare word that is several tokens: what are the neighbours "
             "of its pieces?",
         ),
         Beat(
-            "forms",
-            "Another spelling is another row",
-            "A capital or a space in front makes another token (chapter 1), and a new model begins with random "
-            "numbers in every row. Nothing tells it that two of them are the same word. Where the rows of two "
-            "spellings are neighbours, training has brought them together; where they are not, the model knows the "
-            "word twice.",
-            draw_forms,
-            "Type a name, then a common word such as “the”, each with and without the space.",
-        ),
-        Beat(
             "map",
             "A map keeps only part of the distances",
             r"""
-            To draw rows on paper they are projected on the directions in which they differ most, their principal
-            components: the singular vectors of the centred matrix of rows. The share of the variance that a component
-            holds, its *explained variance*, is printed on its axis. The rest is lost, and with it the truth about
-            who is near whom. (The sign of a component is free; here the sum of the cubes of its entries is positive.)
+            To draw rows on paper, they are projected on the directions in which they differ most, their **principal
+            components**: the singular vectors of the centred matrix of rows. The share of the variance that a component
+            holds, its **explained variance**, is printed on its axis. The rest is lost, so two points may look close
+            that are not.
             """,
             draw_map,
             "Turn the map in 3-D. Then read below the figure for how many tokens the nearest point is the nearest row.",
@@ -257,33 +297,21 @@ chapter(
             "A step from one row to another can be tried elsewhere",
             rf"""
             If the step from one word to another is the same for many pairs, then $a - b + c$ should end near the word
-            that is to $c$ what $a$ is to $b$ ({MIKOLOV}). The rows nearest to that sum are shown, and nothing is left
-            out: the words put in are often nearer than any answer, because the sum has not gone far from them.
+            that is to $c$ what $a$ is to $b$ ({MIKOLOV}). The input words stay in the list here. They often come first,
+            because the sum has hardly moved away from them; to leave them out, as is usual, can make the result look
+            better than it is ({LINZEN}). One example proves little. So a fixed list is scored, the same for every
+            checkpoint, and scored without any arithmetic too: by what is nearest to $a$ or to $c$ alone.
             """,
             draw_analogy,
-            "Choose words of your own, say where the sum should end, and look at the rank.",
+            "Show the list, and compare the lines at the left end, where only the first answer counts: how much is due "
+            "to the arithmetic, and how much to words that were near anyway? Then look at where it fails.",
         ),
         Beat(
-            "score",
-            "An example proves little; a list gives a score",
-            rf"""
-            A fixed list of analogies, the same for every checkpoint; those with a word of several tokens are
-            skipped and named. It is usual to leave the three words put in out of the answers, and this can make
-            the result look better than it is ({LINZEN}): so it is scored with them too. And it is scored without any
-            arithmetic, by what is nearest to $a$ or to $c$ alone.
-            """,
-            draw_score,
-            "Compare the lines at the left end, where only the first answer counts. How much is due to the "
-            "arithmetic, and how much to words that were near anyway?",
-        ),
-        Beat(
-            "failures",
-            "Where it fails, look how far off it is",
-            "For every analogy the rank of the expected word among all tokens, on a logarithmic axis; below the "
-            "question the answer that came first. The answer may be a fair one that the list did not foresee, or it "
-            "may have nothing to do with the question.",
-            draw_failures,
-            "Go through the categories: is there one in which all are right? Which one is worst?",
+            "positions",
+            "Does a place in the text have a vector of its own?",
+            position_prose,
+            draw_positions,
+            position_try,
         ),
         Beat(
             "drift",
@@ -293,13 +321,6 @@ chapter(
             "Write the same sentence twice and then change only what comes after the word: the cosine stays 1 but for "
             "rounding, because no token looks ahead. Change one word before it and see in which block it starts to "
             "matter.",
-        ),
-        Beat(
-            "positions",
-            "Does a place in the text have a vector of its own?",
-            position_prose,
-            draw_positions,
-            position_try,
         ),
     ],
     asks=ASKED,

@@ -10,13 +10,14 @@ from engine.chapters import c03_neurons as cards
 from engine.chapters.c03_neurons.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.interventions import ClampNeuron
-from engine.ops.neurons import ACTIVATIONS, standout, strongest
+from engine.model.neuron import act
+from engine.ops.neurons import ACTIVATIONS, selective, strongest
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 from pages._shared.choices import pick
 from pages._shared.work import Progress, Work
 
-STANDOUT, STRONGEST = "standout", "strongest"
+SELECTIVE, STRONGEST = "selective", "strongest"
 
 
 def pick_neuron(view: View) -> int:
@@ -25,25 +26,60 @@ def pick_neuron(view: View) -> int:
     found: dict[str, int] = view.work(
         "Reading the prompt", (layer, focus), lambda progress: remarkable(view, layer, focus)
     )
+    alone = found[SELECTIVE] != found[STRONGEST]
     says = {
-        STANDOUT: f"{found[STANDOUT]}: most above its average here",
+        SELECTIVE: f"{found[SELECTIVE]}: strong mostly here"
+        if alone
+        else f"{found[SELECTIVE]}: the strongest here",
         STRONGEST: f"{found[STRONGEST]}: the strongest here",
     }
     chosen = pick(
         view,
         "neuron",
         f"Neuron (0–{view.loaded.spec.d_ff - 1}: type a number)",
-        [*found, *map(str, range(view.loaded.spec.d_ff))],
-        STANDOUT,
+        [*(found if alone else [SELECTIVE]), *map(str, range(view.loaded.spec.d_ff))],
+        SELECTIVE,
         format_func=lambda name: says.get(name, name),
     )
+    if chosen == SELECTIVE and alone:
+        st.caption("The strongest of those that are near zero at half of the other tokens, or at more.")
     return found[chosen] if chosen in found else int(chosen)
 
 
 def remarkable(view: View, layer: int, focus: int) -> dict[str, int]:
     """The neurons that the focus token chooses."""
     acts = view.trace.mlp_act[layer]
-    return {STANDOUT: standout(acts, focus), STRONGEST: strongest(acts[focus])}
+    return {SELECTIVE: selective(acts, focus), STRONGEST: strongest(acts[focus])}
+
+
+def suggest_last(view: View) -> None:
+    """A button that chooses the last layer, where another is chosen."""
+    last = view.loaded.spec.n_layer - 1
+    if view.state.layer != last:
+        offer(view, last, f"No block comes after layer {last}, so there the direct effect is all there is.")
+
+
+def suggest_longest(view: View) -> None:
+    """A button that chooses the layer whose selective neuron writes most, compared with what it writes to."""
+    focus = view.state.focus
+    layer, share = view.work(
+        "Reading the prompt",
+        ("longest", focus),
+        lambda progress: cards.longest(view.loaded, view.trace, focus),
+    )
+    if view.state.layer != layer:
+        offer(
+            view,
+            layer,
+            f"Of the neurons that respond to {focus_of(view)} in this way, one for each layer, that of layer {layer} "
+            f"writes most: a vector {share:.0%} as long as the residual stream that leaves its block.",
+        )
+
+
+def offer(view: View, layer: int, reason: str) -> None:
+    with view.controls:
+        st.caption(reason)
+        st.button(f"Show layer {layer}", key=view.key("offer"), on_click=view.pick, args=({"layer": layer},))
 
 
 def toy(view: View) -> Callable[[], Card]:
@@ -108,6 +144,7 @@ def survey(view: View) -> Work:
 def direction(view: View) -> Callable[[], Card]:
     with view.controls:
         neuron = pick_neuron(view)
+    suggest_last(view)
     return lambda: cards.direction(view.loaded, view.trace, view.state.layer, neuron, view.state.focus)
 
 
@@ -119,6 +156,7 @@ def clamp(view: View) -> Callable[[], Card]:
         value = view.slider(
             "value", "Hold the activation at", -reach, reach, 0.0, reach / 40, of=(layer, f"{reach:g}")
         )
+    suggest_longest(view)
     change = ClampNeuron(layer, neuron, value)
     return lambda: cards.clamped(
         view.loaded, view.trace, view.capture(interventions=(change,)), change, view.state.focus
@@ -132,7 +170,7 @@ def reach_of(view: View, layer: int) -> float:
     return next(step * power for step in (1, 2, 5, 10) if step * power >= top)
 
 
-def focus(view: View) -> str:
+def focus_of(view: View) -> str:
     """The focus token as markdown."""
     return f"**{markdown(view.tokens[view.state.focus].display)}**"
 
@@ -140,12 +178,14 @@ def focus(view: View) -> str:
 def sum_prose(view: View) -> str:
     spec = view.loaded.spec
     inputs = (
-        "the input of the block" if spec.parallel else "the residual stream after attention has written to it"
+        "the stream as its block finds it"
+        if spec.parallel
+        else "the stream after attention has written to it"
     )
     place = {
-        "before": f"behind the block’s second {spec.norm}",
-        "shared": f"behind the block’s {spec.norm}",
-        "behind": "with no norm in between",
+        "before": f", after the block’s second {spec.norm}, which brings it to a common scale",
+        "shared": f", after the block’s {spec.norm}, which brings it to a common scale",
+        "behind": "",
     }[spec.norms]
     sides = (
         "This MLP is gated, so every neuron has **two** columns of weights and makes two sums from the same input: "
@@ -154,10 +194,11 @@ def sum_prose(view: View) -> str:
         else "The sum is the neuron’s **pre-activation**."
     )
     return f"""
-        Each of the {spec.n_layer} blocks has an MLP with {spec.d_ff:,} neurons. A real neuron is the toy with more
-        inputs: {spec.d_model} numbers, which are {inputs} at one token, {place}. It
-        multiplies each by a weight of its own and adds up. {sides} Below: the largest products at {focus(view)}, all
-        others together, and the sum.
+        A real neuron is the toy with more inputs: it multiplies each of {spec.d_model} numbers by a weight of its own
+        and adds up the products. The numbers are the **residual stream** of one token. It runs through all
+        {spec.n_layer} **blocks** of the model; in each, attention adds what it brings from other tokens, and an MLP of
+        {spec.d_ff:,} neurons adds what it makes of that token alone. The neuron reads {inputs}{place}. {sides}
+        Shown are the largest products at {focus_of(view)}, all others together, and the sum.
     """
 
 
@@ -167,9 +208,10 @@ def activation_prose(view: View) -> str:
     if spec.gated:
         return f"""
             This model’s MLP is gated: {name} bends the **gate**, and the result is multiplied by **up**. The gate
-            decides how far the neuron opens, up decides what goes through, and its sign: so the activation can be
-            large in both directions. Dashed: {name} alone. Solid: the same, times this token’s up. (With SiLU this
-            is called SwiGLU: [Shazeer 2020](https://arxiv.org/abs/2002.05202).)
+            decides how far the neuron opens, and up decides what goes through; its sign is kept while the gate is
+            open, so the activation can be large in both directions. {leak(view)} Dashed: {name} alone. Solid: the
+            same, times this token’s up. (With SiLU this is called SwiGLU:
+            [Shazeer 2020](https://arxiv.org/abs/2002.05202).)
         """
     shape = (
         ""
@@ -177,28 +219,43 @@ def activation_prose(view: View) -> str:
         else "Far to the right the curve is nearly the identity, far to the left nearly zero."
     )
     return f"""
-        This model bends the sum with **{name}** (its config says {markdown(spec.activation)}). {shape} Without a bend
-        the MLP’s two matrices could be multiplied into one, and the neuron would say nothing that a linear map cannot
-        say.
+        This model bends the sum with **{name}** (its config says {markdown(spec.activation)}). {shape} Without the
+        bend the MLP’s two matrices would collapse into one, and the whole MLP would be a linear map.
     """
 
 
+def leak(view: View) -> str:
+    """What a closed gate lets through, where the curve goes below zero."""
+    lowest = float(act(view.loaded, np.linspace(-6.0, 0.0, 1201)).min())
+    if lowest > -0.01:
+        return ""
+    low = f"{lowest:.2f}".replace("-", "−")
+    return f"A closed gate still leaks a little with the sign turned: the curve goes down to {low}."
+
+
 def direction_prose(view: View) -> str:
-    norm = view.loaded.spec.norm
+    spec, layer = view.loaded.spec, view.state.layer
+    rest = (
+        "No block comes after this one to read the write."
+        if layer == spec.n_layer - 1
+        else f"This is the **direct** effect only: the blocks after layer {layer} read the write too."
+    )
     return f"""
-        A neuron has as many output weights as the stream has numbers: its row of W_down, the **direction** in which
-        it writes. The activation says how far. Sent straight through the final {norm} (gain included, its scale held
-        at {focus(view)}) and the unembedding, the direction is a vote on the next token. This is the **direct**
-        effect only: blocks after layer {view.state.layer} read the write too.
+        A neuron writes to the residual stream in one **direction**: its row of W_down, an output weight for each of the
+        stream’s {spec.d_model} numbers. The activation says how far. At its end, the stream goes through the final
+        {spec.norm} and the **unembedding**, which gives every token of the vocabulary a score, its **logit**, as the
+        next one (chapter 5). Sent straight there (with the norm’s gain, its scale held at {focus_of(view)}), the
+        direction is a vote on the next token. {rest}
     """
 
 
 def contexts_prose(view: View) -> str:
     return f"""
-        Read a text, and list the tokens at which a neuron is most active: here your prompt and, at the press of a
-        button, a tale of a few pages, for all {view.loaded.spec.d_ff:,} neurons of every layer at once. The same token
-        again and again speaks for a detector of that token; a mixture says that the neuron takes part in several
-        things, or that the list is too short.
+        To see what a neuron responds to, list the tokens of a text at which it is most active. Here that is your
+        prompt and, at the press of a button, a tale of a few pages, for all {view.loaded.spec.d_ff:,} neurons of every
+        layer at once. The same token again and again suggests that the neuron detects that token; values that rise or
+        fall steadily along the text suggest that it follows the position; a mixture means that it takes part in
+        several things, or that the list is too short.
     """
 
 
@@ -207,9 +264,8 @@ chapter(
     title="Neuron activation",
     question="What does a single neuron do?",
     lead=(
-        "A neuron multiplies, adds, bends, and writes. That is all of it, and here it is done with one real neuron of "
-        "the loaded model: from the numbers it reads at one token of your prompt to what changes in the prediction "
-        "when it is held still."
+        "A neuron multiplies, adds, bends and writes. That is all. This chapter follows one real neuron of the loaded "
+        "model, from the numbers that it reads at one token of your prompt to its effect on the prediction."
     ),
     bar=("focus", "layer"),
     beats=[
@@ -227,7 +283,7 @@ chapter(
         ),
         Beat(
             "sum",
-            "A real neuron sums a product for every number of the stream",
+            "A real neuron adds up hundreds of products",
             prose=sum_prose,
             draw=weighted_sum,
             try_this="Choose another token in the bar and keep the neuron’s number: the weights stay, the inputs "
@@ -242,7 +298,7 @@ chapter(
         ),
         Beat(
             "contexts",
-            "Its most active tokens hint at what it looks for",
+            "A neuron’s most active tokens hint at what it looks for",
             prose=contexts_prose,
             draw=contexts,
             try_this="Compare a neuron of the first layer with one of the last. Then look at the lowest activations: "
@@ -250,23 +306,24 @@ chapter(
         ),
         Beat(
             "direction",
-            "It writes in one direction, which votes on the next token",
+            "A neuron writes in one direction, which votes on the next token",
             prose=direction_prose,
             draw=direction,
-            try_this="Go to the last layer, where nothing but the final norm stands between the write and the vote. "
-            "In early layers, expect less that can be read.",
+            try_this="Compare the last layer, where nothing but the final norm stands between the write and the vote, "
+            "with an early one: expect less there that can be read.",
         ),
         Beat(
             "clamp",
-            "Hold it at a value, and the prediction moves",
+            "Hold a neuron at a value, and the prediction moves",
             prose="""
-            The direct vote is not the whole effect. So take the neuron’s activation away from the model: hold it at
-            one value at **every** token, run the rest as it is, and compare what comes out. At zero the neuron is
-            silenced. One neuron among thousands seldom changes much; far outside its usual range it can.
+            Holding a neuron at one value shows its whole effect, not only its direct vote. The activation is set at
+            **every** token, the rest runs as it is, and the two predictions are compared: their **KL divergence** is
+            zero where nothing has changed (it is measured in nats, natural units of information). At zero the neuron
+            is silenced. One neuron among thousands seldom changes much; far outside its usual range it can.
             """,
             draw=clamp,
             try_this="Move the value from one end to the other, and watch which tokens rise. Are they those that its "
-            "direction promotes?",
+            "direction raises?",
         ),
     ],
     asks=ASKED,

@@ -1,4 +1,4 @@
-"""4 · Feed-forward network — thousands of neurons side by side, and how few of them are needed at once."""
+"""4 · Feed-forward network — thousands of neurons side by side, and how many of them are needed at once."""
 
 from collections.abc import Callable
 
@@ -33,8 +33,13 @@ def real(view: View) -> Callable[[], Card]:
     return lambda: cards.mlp_pass(view.loaded, view.trace, view.state.layer, view.state.focus)
 
 
+ONE, ALL = "one token", "all layers"
+
+
 def sparsity(view: View) -> Callable[[], Card]:
     with view.controls:
+        if view.segments("shown", "Show", (ONE, ALL)) == ONE:
+            return lambda: cards.mass(view.loaded, view.trace, view.state.layer, view.state.focus)
         threshold = view.select_slider(
             "threshold",
             "Near zero: below this share of the token’s largest",
@@ -45,16 +50,17 @@ def sparsity(view: View) -> Callable[[], Card]:
     return lambda: cards.sparsity(view.loaded, view.trace, threshold)
 
 
-def mass(view: View) -> Callable[[], Card]:
-    return lambda: cards.mass(view.loaded, view.trace, view.state.layer, view.state.focus)
-
-
 def keep(view: View) -> Callable[[], list[Card]]:
     d_ff = view.loaded.spec.d_ff
     ks = (0, *(2**i for i in range(d_ff.bit_length()) if 2**i < d_ff), d_ff)
     with view.controls:
         k = view.select_slider(
-            "k", "Neurons kept in each MLP", ks, ks[len(ks) // 2], of=d_ff, format_func=lambda k: f"{k:,}"
+            "k",
+            "Neurons kept in each MLP",
+            ks,
+            max(k for k in ks if 4 * k <= d_ff),
+            of=d_ff,
+            format_func=lambda k: f"{k:,}",
         )
         layers = (view.state.layer,) if view.toggle("one", "In one layer only") else None
         found = view.asked(
@@ -95,33 +101,36 @@ def real_prose(view: View) -> str:
     spec = view.loaded.spec
     name = markdown(cards.activation_name(view.loaded))
     middle = (
-        f"two matrices make **gate** and **up** of it, {spec.d_ff:,} numbers each; {name}(gate) · up is what the "
-        f"{spec.d_ff:,} neurons pass on"
+        f"Two matrices make **gate** and **up** of it, {spec.d_ff:,} numbers each, and {name}(gate) · up is what the "
+        f"{spec.d_ff:,} neurons pass on."
         if spec.gated
-        else f"W_up makes {spec.d_ff:,} sums of it, one for each neuron; {name} bends them"
+        else f"W_up makes {spec.d_ff:,} sums of it, one for each neuron, and {name} bends them."
     )
-    before, behind = (" behind the norm", "") if spec.norms != "behind" else ("", ", behind a norm,")
+    before, after = (", after the norm", "") if spec.norms != "behind" else ("", ", after a norm,")
     return f"""
-        The same in the model, for one token: x, the {spec.d_model} numbers of {focus(view)}{before}, comes
-        in; {middle}; W_down adds up their output directions. The result{behind} is added to the residual stream. No
-        other token is involved: the MLP does the same to every token, each by itself.
+        In the model, an MLP does the same to every token, each by itself: no other token is involved. Into it goes x,
+        the {spec.d_model} numbers of {focus(view)} in the residual stream{before}. {middle} W_down adds up their output
+        directions, and the result{after} is added to the residual stream.
     """
 
 
 def sparsity_prose(view: View) -> str:
     return f"""
-        All {view.loaded.spec.d_ff:,} neurons are computed at every token, but their activations are of very different
-        size. Two ways to say so: how many are **near zero**, measured against the token’s largest one; and how many of
-        the strongest it takes to carry 90 % of the **mass**, the sum of all magnitudes.
+        All {view.loaded.spec.d_ff:,} neurons are computed at every token, but some are far more active than others.
+        Here those of one layer are sorted, and the line shows how much of the **mass**, the sum of all magnitudes, the
+        strongest carry. Two grey lines are there to compare with: neurons that are all equally active, and
+        activations that are nothing but normally distributed noise. Only a layer whose line rises above that of noise
+        concentrates its work on few neurons.
     """
 
 
 def designs_prose(view: View) -> str:
     return """
-        Two checkpoints of this book, your prompt through both, at fp32, and the bar’s layer of each (the last layer
-        that both have, where the bar goes further). A plain MLP bends one sum, and GELU never
-        goes below −0.17: what a neuron can say is “more” or nearly nothing. A gated one multiplies two sums, so its
-        neurons have a sign, and both factors must be large to make a large product. In exchange it has a third matrix.
+        A plain MLP bends one sum for each neuron; a gated one multiplies two. Here your prompt goes through two
+        checkpoints of this book at fp32, and the bar’s layer of each is compared (the last layer that both have, where
+        the bar goes further). The plain one uses GELU, which never goes below −0.17: its neurons say “more” or nearly
+        nothing. In the gated one a neuron’s output has a sign, and a closed gate (near zero) silences the neuron,
+        however large up is. The price is a third matrix.
     """
 
 
@@ -132,7 +141,8 @@ chapter(
     lead=(
         "Between two rounds of attention every token is alone with a feed-forward network, the MLP: two layers of "
         "weights with a bend in between. In every model offered here it holds more trained numbers than attention "
-        "does, and at any one token its neurons are far from equally active."
+        "does. This chapter shows what these numbers do to one token, how unequally the neurons are active, and how "
+        "many of them the prediction needs."
     ),
     bar=("focus", "layer"),
     beats=[
@@ -140,9 +150,9 @@ chapter(
             "toy",
             "A layer of neurons is a matrix",
             prose="""
-            Two inputs, three hidden neurons, two outputs. Every line is one weight, and every weight is one cell of a
-            matrix: the row says where it comes from, the column where it goes. So the whole picture is two matrix
-            products with a bend between them.
+            A network of two inputs, three hidden neurons and two outputs is two matrix products with a bend between
+            them. Every line is one weight, and every weight is one cell of a matrix: the row says where it comes from,
+            the column where it goes.
             """,
             draw=toy,
             try_this="Follow one connection from the picture to its cell. With ReLU, make a hidden sum negative: "
@@ -150,7 +160,7 @@ chapter(
         ),
         Beat(
             "pass",
-            "One token goes wide, is bent, and comes back",
+            "Each token’s vector is widened, bent and narrowed again",
             prose=real_prose,
             draw=real,
             try_this="Open the table for the shapes and sizes of the matrices. Then choose another token in the bar: "
@@ -158,33 +168,24 @@ chapter(
         ),
         Beat(
             "sparsity",
-            "At any one token, neurons are far from equally active",
+            "How unequally are the neurons active?",
             prose=sparsity_prose,
             draw=sparsity,
-            try_this="Make the threshold larger and smaller. In which layer is the work spread over the most neurons?",
-        ),
-        Beat(
-            "mass",
-            "The strongest neurons carry more than their share",
-            prose="""
-            The neurons of one layer at one token, from the strongest to the weakest, and the share of the mass that
-            they carry together. A line that rises early belongs to a layer in which few neurons do most of the work; if
-            all were equally strong, half of the mass would need half of the neurons.
-            """,
-            draw=mass,
-            try_this="Compare the first token of the prompt with a later one.",
+            try_this="Compare the first token of the prompt with a later one. Then show all layers: is there one whose "
+            "activity is spread as evenly as noise?",
         ),
         Beat(
             "keep",
             "Keep the strongest, silence the rest, and read the difference",
             prose="""
-            A small activation is not proof of a small effect. So test it: at every token only the k strongest neurons
-            of each MLP may write, all others are set to zero. KL says in nats how far the next-token distribution is
-            from that of the whole model; zero means that nothing was lost.
+            A small activation is not proof of a small effect, so it has to be tested. At every token only the k
+            strongest neurons of each MLP may write; all others are set to zero. The **KL divergence** (in nats) says
+            how far the distribution of the next token then is from that of the whole model; zero means that nothing
+            was lost.
             """,
             draw=keep,
-            try_this="Find the smallest k that keeps the favourite. Then switch to one layer only: which layer misses "
-            "its weak neurons least?",
+            try_this="Find the k from which on the favourite stays. Then switch to one layer only: which layer can do "
+            "without its weak neurons most easily?",
         ),
         Beat(
             "designs",

@@ -17,15 +17,16 @@ TOP_K = (0, 1, 2, 3, 5, 10, 20, 40, 80, 150, 400, 1000)
 
 def scores(view: View) -> Callable[[], Card]:
     with view.controls:
-        word = view.text("word", "Where does a token stand?", hint="castle")
+        word = view.text("word", "Find a token’s rank", hint="castle")
     return lambda: cards.logits(view.loaded, view.trace, view.state.focus, word)
 
 
 def softmax(view: View) -> Callable[[], Card]:
     with view.controls:
-        count = view.slider("count", "Tokens shown", 4, 20, 12)
-        shift = view.slider("shift", "Add to every logit", -20.0, 20.0, 0.0, 0.5)
-    return lambda: cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift)
+        count = view.slider("count", "Tokens shown", 4, 20, 10)
+        warmth = view.slider("temperature", "Temperature T", 0.3, 2.0, 1.0, 0.1)
+        shift = view.slider("shift", "Add to every logit", -10.0, 10.0, 0.0, 0.5)
+    return lambda: cards.probabilities(view.loaded, view.trace, view.state.focus, count, shift, warmth)
 
 
 def filters(view: View) -> Callable[[], Card]:
@@ -62,7 +63,7 @@ def tree(view: View) -> Callable[[], Card]:
         if view.toggle("draw", "Draw with the seed"):
             temperature = view.slider("temperature", "Temperature", 0.1, 2.0, 1.0, 0.1)
             request = cards.Request(request.ids, length, view.state.seed, Filters(temperature=temperature))
-        step = view.slider("turn", "Turn off at step (0: nowhere)", 0, length, 0, of=length)
+        step = view.slider("turn", "Leave the road at step (0: never)", 0, length, 0, of=length)
     [base] = _written(view, (request,))
     if not step or len(base) < step:
         return lambda: cards.tree(view.loaded, request, known=base)
@@ -83,9 +84,11 @@ def tree(view: View) -> Callable[[], Card]:
 
 def lens(view: View) -> Callable[[], Card]:
     with view.controls:
-        favourites = view.toggle("favourites", "Follow the five final favourites")
-    show = cards.favourites if favourites else cards.layers
-    return lambda: show(view.loaded, view.trace, view.state.focus)
+        if view.toggle("favourites", "Follow the five final favourites"):
+            return lambda: cards.favourites(view.loaded, view.trace, view.state.focus)
+        deep = view.loaded.spec.n_layer >= cards.ROWS
+        folded = deep and not view.toggle("every", "Show every block")
+    return lambda: cards.layers(view.loaded, view.trace, view.state.focus, folded=folded)
 
 
 def surprisal(view: View) -> Callable[[], Card]:
@@ -139,22 +142,36 @@ def _written(view: View, requests: tuple[cards.Request, ...]) -> tuple[tuple[car
 
 def _about_scores(view: View) -> str:
     spec = view.loaded.spec
+    biased = ", plus a learned bias," if view.loaded.part("unembedding").bias is not None else ""
     return f"""
-    After the last block and the final norm, a position is one vector of {spec.d_model:,} numbers. The
-    **unembedding** compares it with a row of its own for every token of the vocabulary, so the model gives
-    {spec.vocab:,} **logits**: one score for each token that could come next, the absurd ones included.
+    The model gives {spec.vocab:,} **logits**: one score for each token that could come next, the absurd ones included.
+    After the last block and the final norm, a position is one vector of {spec.d_model:,} numbers. Its dot product with
+    a row of the **unembedding** matrix{biased} is the logit of that row’s token.
 
     The curve shows all of them, best first. A logit has no unit and no zero that means anything: only the
     differences between logits count.
     """
 
 
+LENS = "https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens"
+TUNED = "https://arxiv.org/abs/2303.08112"
+HOLTZMAN = "https://arxiv.org/abs/1904.09751"
+
+
 def _about_lens(view: View) -> str:
+    spec = view.loaded.spec
+    tied = (
+        "The top row often returns the token that was read, because here the unembedding is the embedding matrix once "
+        "more."
+        if spec.tied
+        else ""
+    )
     return f"""
-    The final norm and the unembedding are meant for the stream that leaves the last block. Nothing stops us from
-    putting them on the stream after any of the {view.loaded.spec.n_layer} blocks: that is the **logit lens**. It
-    reads an unfinished state with the last layer's dictionary, so an early row tells what would be written if the
-    model stopped there, not what that layer “thinks”.
+    The **logit lens** reads the residual stream after every block as if that block were the last: it puts the final
+    norm and the unembedding on it ([nostalgebraist 2020]({LENS})). Both were trained for the stream that leaves the
+    last of the {spec.n_layer} blocks. So an early row tells what would be written if the model stopped there, not what
+    that layer “thinks”, and a confident one may be an artefact; the **tuned lens** trains a map for each layer instead
+    ([Belrose et al. 2023]({TUNED})). {tied}
     """
 
 
@@ -181,23 +198,25 @@ chapter(
             "softmax",
             "Softmax turns differences of scores into probabilities",
             prose="""
-            Softmax raises *e* to the power of each logit and divides by the sum over the vocabulary:
-            $p_i = e^{z_i} / \\sum_j e^{z_j}$. The results are positive and add up to 1. A token one logit ahead of
-            another is *e* ≈ 2.72 times as probable.
+            Softmax turns logits into probabilities: it divides each logit by a **temperature** T, raises *e* to that
+            power, and divides by the sum over the vocabulary, $p_i = e^{z_i/T} / \\sum_j e^{z_j/T}$. The results are
+            positive and add up to 1. At T = 1 a token one logit ahead of another is *e* ≈ 2.72 times as probable; a
+            lower temperature widens the gaps, a higher one narrows them.
 
-            The many tokens with a tiny probability each can add up to a considerable share: the grey bar.
+            The many tokens with a tiny probability each can add up to a considerable share: the grey row.
             """,
             draw=softmax,
             try_this=(
-                "Add a constant to every logit. The logits in the title and in the table change; no probability does."
+                "Lower the temperature, then raise it. Then set it back to 1 and add a constant to every logit: two "
+                "columns change, the probabilities do not."
             ),
         ),
         Beat(
             "filters",
             "Filters cut and reshape the distribution, one after another",
             prose="""
-            Between the logits and the draw stand filters, and their order matters because each sees what the last
-            one left. A **repetition penalty** lowers the logits of tokens already in the text. **Temperature**
+            Between the logits and the draw stand filters, and their order matters because each sees what the one before
+            it left. A **repetition penalty** lowers the logits of tokens already in the text. **Temperature**
             divides all logits: below 1 it favours the favourites. **Top-k** keeps the k best, **top-p** the smallest
             set that holds a share p, **min-p** whatever has at least that fraction of the best one's probability.
 
@@ -215,9 +234,9 @@ chapter(
             prose="""
             **Greedy** decoding takes the most probable token at every step: no chance, one text. **Sampling** draws
             from the filtered distribution. The seed fixes the random numbers, so the same seed with the same
-            settings gives the same text again, and the next seed gives another.
+            settings gives the same text again, and the next seed usually gives another.
 
-            The bars show the probability of each token in the model's own distribution. Greedy text is made of
+            The bars show the probability of each token in the model’s own distribution. Greedy text is made of
             favourites only.
             """,
             draw=texts,
@@ -227,9 +246,9 @@ chapter(
             "draws",
             "Drawn often enough, the counts follow the probabilities",
             prose="""
-            One draw says little. Many draws of the same next token, each with a new random number, must agree with
-            the distribution: a token of probability *p* is expected *n·p* times, with a standard deviation of
-            $\\sqrt{n p (1 - p)}$.
+            Many draws of the same next token, each with a new random number, must agree with the distribution. One
+            draw says little; of *n* draws a token of probability *p* is expected in *n·p*, with a standard deviation
+            of $\\sqrt{n p (1 - p)}$.
 
             About one count in twenty may lie outside two standard deviations by chance; rare tokens, whose counts
             are whole numbers near zero, stray a little differently.
@@ -241,34 +260,36 @@ chapter(
             "tree",
             "Each token closes off the roads not taken",
             prose="""
-            Text is written one token at a time. Each choice is added to the prompt, and the next distribution
-            is computed for that longer text. So a different token at one step changes what every later step has to
+            Text is written one token at a time: each choice is added to the prompt, and the next distribution is
+            computed for that longer text. So a different token at one step changes what every later step has to
             choose from.
 
             Each row shows the best candidates of one step; the bold one was taken. The probability of the whole text
-            is the product down the road.
+            is the product of those along the road.
             """,
             draw=tree,
-            try_this="Turn off at step 1 with the second candidate and read where that road leads.",
+            try_this="Leave the road at step 1 with the second candidate and read where that road leads.",
         ),
         Beat(
             "lens",
-            "The answer takes shape from block to block",
+            "Reading the stream early",
             prose=_about_lens,
             draw=lens,
             try_this=(
                 "Find the block from which on the favourite no longer changes. Then follow the five final favourites "
-                "through the layers."
+                "through the blocks."
             ),
         ),
         Beat(
             "surprisal",
-            "Surprisal measures how badly the model expected your words",
+            "Surprisal measures how unexpected your words were",
             prose="""
-            The model can also be asked how probable *your* next word was. The **surprisal** of a token is
-            $-\\ln p$: 0 nats for a certainty, and each further nat makes it *e* times less probable (in bits: half as
-            probable). The mean over a text is the loss that training lowers; *e* to that mean is the **perplexity**,
-            the number of equally probable tokens that would be as hard to guess.
+            The **surprisal** of a token is $-\\ln p$, where *p* is the probability that the model gave it: 0 nats for
+            a certainty, and each further nat makes it *e* times less probable (each further bit, half as probable).
+            Here the tokens are those of your prompt. The mean over a text is the loss that training lowers; *e* to that
+            mean is the **perplexity**, the number of equally probable tokens that would be as hard to guess.
+            Perplexities compare only between models with the same tokenizer: longer tokens are fewer, and each is
+            harder to guess.
             """,
             draw=surprisal,
             try_this="Repeat your sentence in the prompt and compare the second half with the first.",

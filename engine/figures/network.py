@@ -174,7 +174,7 @@ def _cells(
         x=[left + x + 0.5 for _, x in places],
         y=[top + y + 0.5 for y, _ in places],
         mode="text",
-        text=[f"{block[y, x]:.1f}" for y, x in places],
+        text=[f"{block[y, x]:.2f}" for y, x in places],
         textfont={"size": 11},
         hoverinfo="skip",
     )

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
-from engine.figures.axes import across, down, exact, floats, percent
+from engine.figures.axes import across, down, exact, floats, percent, short
 from engine.figures.series import curve_with_points
 from engine.figures.theme import NEUTRAL, canvas, color, rgba
 from engine.tokens.text import label, shorten
@@ -48,6 +48,59 @@ def ranks(
         type="log", range=[-0.25, np.log10(x.max()) + 0.5], dtick=1, zeroline=False, tickformat=",d"
     )
     return figure
+
+
+def softmax_columns(
+    labels: Sequence[str], logits: ArrayLike, powers: ArrayLike, probabilities: ArrayLike, temperature: float
+) -> go.Figure:
+    """Softmax step by step: logits, e to the power of logit over temperature, and probabilities, side by side.
+
+    One row for each label; the last is that of all other tokens, which have no logit of their own.
+    """
+    z, e, p = floats(logits), floats(powers), floats(probabilities)
+    columns = (
+        ("logit z", np.append(z, np.nan), [*map(short, z), ""]),
+        (f"e^(z/T), T = {temperature:g}", e, [*map(short, e)]),
+        ("probability p", p, [*map(percent, p)]),
+    )
+    figure = canvas(96 + 25 * len(labels))
+    places = np.arange(len(labels))
+    paint = [color("logits")] * (len(labels) - 1) + [NEUTRAL]
+    for number, ((name, values, texts), ends) in enumerate(zip(columns, _THIRDS, strict=True), 1):
+        axis = "" if number == 1 else str(number)
+        figure.add_bar(
+            x=values,
+            y=places,
+            xaxis=f"x{axis}",
+            orientation="h",
+            marker={"color": paint},
+            text=texts,
+            textposition="outside",
+            cliponaxis=False,
+            customdata=[[label(text), exact(value)] for text, value in zip(labels, values, strict=True)],
+            hovertemplate="%{customdata[0]}<br><b>%{customdata[1]}</b><extra></extra>",
+        )
+        low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
+        room = 0.5 * (high - low or 1.0)
+        settings = {
+            "domain": ends,
+            "range": [low - (room if low < 0 else 0), high + (room if high > 0 else 0)],
+            "showticklabels": False,
+            "showgrid": False,
+            "zeroline": True,
+            "zerolinecolor": NEUTRAL,
+            "title": {"text": label(name), "standoff": 4},
+            "side": "top",
+            "anchor": "y",
+        }
+        figure.update_layout({f"xaxis{axis}": settings})
+    figure.update_yaxes(**down(labels, 40, 15))
+    figure.update_layout(bargap=0.28, barmode="overlay")
+    return figure
+
+
+_THIRDS = ([0.0, 0.29], [0.36, 0.64], [0.71, 1.0])
+"""Where the columns of `softmax_columns` begin and end."""
 
 
 def flow(rows: Sequence[tuple[str, Sequence[Segment], float, float]]) -> go.Figure:

@@ -29,16 +29,6 @@ def cosine(a: ArrayLike, b: ArrayLike) -> Float:
     return result
 
 
-def mean_cosine(sum_of_units: Float, count: int) -> float:
-    """Mean cosine over all pairs of different vectors, from the sum (d_model) of their unit vectors.
-
-    ‖Σû‖² counts every ordered pair once and every vector with itself, which gives 1. NaN for fewer than two vectors.
-    """
-    if count < 2:
-        return float("nan")
-    return float((sum_of_units @ sum_of_units - count) / (count * (count - 1)))
-
-
 def nearest(scores: Float, count: int, without: Sequence[int] = ()) -> Int:
     """Ids of the `count` largest scores (vocab), the smaller id first among equals, leaving out `without`."""
     order = np.argsort(-scores, kind="stable")

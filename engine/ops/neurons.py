@@ -100,13 +100,21 @@ def strongest(activations: ArrayLike) -> int:
     return int(np.argmax(np.abs(np.nan_to_num(np.asarray(activations, np.float64), posinf=0, neginf=0))))
 
 
-def standout(activations: ArrayLike, position: int) -> int:
-    """The neuron whose magnitude at a token exceeds its mean over the prompt most; (seq, d_ff) in.
+QUIET = 0.1
+"""The part of a neuron's magnitude at a token under which it is near zero at another."""
 
-    For a prompt of one token, the strongest one.
+
+def selective(activations: ArrayLike, position: int) -> int:
+    """The strongest neuron at a token of those that are near zero at half of the other tokens or more; (seq, d_ff) in.
+
+    Without another token, or where no neuron is that quiet, the strongest one.
     """
     size = np.abs(np.nan_to_num(np.asarray(activations, np.float64), posinf=0, neginf=0))
-    return int(np.argmax(size[position] - size.mean(axis=0))) if len(size) > 1 else int(np.argmax(size[0]))
+    others = np.delete(size, position, axis=0)
+    if not len(others):
+        return int(np.argmax(size[position]))
+    quiet = 2 * (others < QUIET * size[position]).sum(axis=0) >= len(others)
+    return int(np.argmax(np.where(quiet, size[position], 0.0) if quiet.any() else size[position]))
 
 
 def two_layers(

@@ -11,16 +11,20 @@ from torch.nn import functional as F
 
 from engine import ReaderError, Token, capture
 from engine.chapters import c02_embeddings as cards
-from engine.chapters.c02_embeddings import analogies, map, nearest, scoring, sentences
+from engine.chapters.c02_embeddings import analogies, map, matrix, nearest, scoring, sentences
 from engine.chapters.c02_embeddings.matrix import Table
 from engine.checkpoints.catalogue import ASSETS
+from engine.evidence.oracle import Oracle
 from engine.evidence.oracles import embedding as again
 from engine.figures import scatter2d
 from engine.figures.embeddings import ranked, spread_labels
 from engine.ops import embeddings as ops
 from tests.conftest import PROMPT, loaded_checkpoint
+from tests.pages.mutations import mutations
 
-RIVER, MONEY = "Beside the river they sat down upon the bank", "He kept all of his money in the bank"
+RIVER, MONEY = "They sat in the green grass on the bank", "He kept all of his money in the bank"
+RIVERS = (RIVER, "The boat drifted down the river to the bank")
+MONEYS = (MONEY, "She took all of her gold to the bank")
 
 
 def generator(seed=0):
@@ -37,13 +41,6 @@ def rows_of(loaded):
 
 def test_cosine_on_paper():
     assert ops.cosine([3, 4], [[4, 3], [-3, -4], [-4, 3], [0, 0]]).tolist() == [0.96, -1, 0, 0]
-
-
-def test_mean_cosine_is_the_mean_over_pairs():
-    rows = random_rows(9, 4) + 0.5
-    pairs = [float(ops.cosine(a, b)) for i, a in enumerate(rows) for b in rows[:i]]
-    assert ops.mean_cosine(ops.unit(rows).sum(0), 9) == pytest.approx(np.mean(pairs))
-    assert np.isnan(ops.mean_cosine(ops.unit(rows[0]), 1))
 
 
 def test_ranks_and_neighbours_leave_out_what_they_are_told():
@@ -90,10 +87,6 @@ def test_the_table_is_the_models_input_embedding(loaded):
     expected = F.cosine_similarity(rows, rows[1470][None])
     np.testing.assert_allclose(found.cosines(rows[1470])[0], expected, atol=1e-12)
     np.testing.assert_allclose(again.cosines(loaded, rows[1470])[0], expected, atol=1e-12)
-    some = torch.randint(8192, (100_000, 2), generator=generator())
-    sampled = F.cosine_similarity(rows[some[:, 0]], rows[some[:, 1]]).mean()
-    assert found.baseline == pytest.approx(float(sampled), abs=4e-3)
-    assert again.mean_cosine(loaded) == pytest.approx(found.baseline, abs=1e-12)
     assert cards.table(loaded) is found
 
 
@@ -123,6 +116,38 @@ def test_neighbours_are_the_largest_cosines_of_the_whole_vocabulary(loaded):
     assert card.table["id"] == ids[1:].tolist()
     np.testing.assert_allclose(card.table["cosine"], values[1:], atol=1e-12)
     assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["·queen"] is False
+
+
+def test_the_usual_cosine_is_that_of_the_same_row_with_all_others(loaded):
+    token = cards.pieces(loaded, " king")[0]
+    rows = rows_of(loaded)
+    others = torch.cat([rows[: token.id], rows[token.id + 1 :]])
+    cosines = F.cosine_similarity(others, rows[token.id][None])
+    for card in (cards.against_all(loaded, token), cards.neighbours(loaded, token)):
+        assert card.shown["mean"] == pytest.approx(float(cosines.mean()), abs=1e-12)
+        assert float((cosines < card.shown["most"]).double().mean()) == pytest.approx(
+            0.99, abs=2 / len(cosines)
+        )
+        assert matrix.signed(card.shown["most"]) in card.title
+    assert (
+        cards.against_all(loaded, token).shown["nearest"] == cards.neighbours(loaded, token).shown["ids"][0]
+    )
+
+
+def test_the_word_with_the_nearest_neighbour_is_found_by_comparing_all(loaded):
+    trace, rows = capture(loaded, "The cat and The king saw red, 12"), F.normalize(rows_of(loaded))
+    cosines = {}
+    for i, token in enumerate(trace.tokens):
+        word = token.bytes.decode().strip().lower()
+        order = (rows @ rows[token.id]).sort(descending=True)
+        names = loaded.tokenizer.batch_decode(order.indices[:50, None])
+        others = [
+            v for v, name in zip(order.values.tolist(), names, strict=False) if name.strip().lower() != word
+        ]
+        if word.isalpha():
+            cosines[i] = others[0]
+    assert cards.closest(loaded, trace.tokens) == max(cosines, key=cosines.__getitem__)
+    assert cards.closest(loaded, capture(loaded, "12 !").tokens) is None
 
 
 def test_spellings_differ_in_case_and_space_only(loaded):
@@ -233,34 +258,51 @@ def test_a_word_is_found_whole_and_last(loaded):
     position = sentences.find(trace, "bank")
     text = "".join(token.bytes.decode() for token in trace.tokens[: position + 1])
     assert text.endswith("other bank")
-    with pytest.raises(ReaderError, match="not in both"):
+    with pytest.raises(ReaderError, match="not in every"):
         sentences.find(trace, "ban")
     with pytest.raises(ReaderError, match="give a word"):
         sentences.find(trace, " ")
 
 
+def drifted(loaded, one, other, word="bank"):
+    return cards.drift(loaded, *([capture(loaded, text) for text in texts] for texts in (one, other)), word)
+
+
 def test_a_word_drifts_as_the_hidden_states_say(loaded):
-    one, other = capture(loaded, RIVER), capture(loaded, MONEY)
-    card = cards.drift(loaded, one, other, "bank")
+    card = drifted(loaded, RIVERS, MONEYS)
     states = [
-        loaded.model(torch.tensor([trace.ids]), output_hidden_states=True).hidden_states[:-1]
-        for trace in (one, other)
+        torch.stack(
+            loaded.model(torch.tensor([capture(loaded, text).ids]), output_hidden_states=True).hidden_states[
+                :-1
+            ]
+        )[:, 0, -1]
+        for text in (*RIVERS, *MONEYS)
     ]
-    expected = [float(F.cosine_similarity(a[0, -1], b[0, -1], dim=-1)) for a, b in zip(*states, strict=True)]
-    np.testing.assert_allclose(card.table["the word"][:-1], expected, atol=1e-5)
-    assert card.table["the word"][-1] < 0.95
+    cosines = {
+        pair: F.cosine_similarity(states[pair[0]], states[pair[1]], dim=-1) for pair in np.ndindex(4, 4)
+    }
+    same = (cosines[0, 1] + cosines[2, 3]) / 2
+    other = (cosines[0, 2] + cosines[0, 3] + cosines[1, 2] + cosines[1, 3]) / 4
+    np.testing.assert_allclose(card.shown[sentences.SAME][:-1], same.detach(), atol=1e-5)
+    np.testing.assert_allclose(card.shown[sentences.OTHER][:-1], other.detach(), atol=1e-5)
 
 
 def test_what_comes_after_a_word_leaves_it_alone(loaded):
-    one, other = capture(loaded, f"{RIVER} and sang"), capture(loaded, f"{RIVER} because of rain")
-    np.testing.assert_allclose(cards.drift(loaded, one, other, "bank").table["the word"], 1, atol=1e-5)
+    card = drifted(loaded, [f"{RIVER} and sang"], [f"{RIVER} because of rain"])
+    np.testing.assert_allclose(card.shown[sentences.OTHER], 1, atol=1e-5)
 
 
-def test_without_two_different_tokens_there_is_no_yardstick(loaded):
-    trace = capture(loaded, "bank")
-    card = cards.drift(loaded, trace, trace, "bank")
-    if len(trace.tokens) == 1:
-        assert np.isnan(card.table[sentences.OTHERS]).all()
+def test_without_a_second_sentence_or_a_second_token_there_is_no_line_for_it(loaded):
+    card = drifted(loaded, ["bank"], ["bank"])
+    different = len(set(capture(loaded, "bank").ids)) > 1
+    assert list(card.shown) == [sentences.OTHER, *([sentences.DIFFERENT] if different else [])]
+    assert "nan" not in card.title
+    assert card.prove().passed
+
+
+def test_a_sense_needs_a_sentence(loaded):
+    with pytest.raises(ReaderError, match="at least one sentence"):
+        drifted(loaded, [], [MONEY])
 
 
 def test_gpt2_adds_its_position_rows_and_llama_adds_nothing(loaded):
@@ -297,7 +339,7 @@ def every_card(model, prompt=PROMPT):
     last = len(trace.tokens) - 1
     made = [
         cards.row(model, trace, last),
-        cards.lengths(model, trace, 0),
+        cards.against_all(model, trace.tokens[0]),
         cards.neighbours(model, trace.tokens[last]),
         cards.forms(model, trace.tokens[0]),
         cards.token_map(model, trace.tokens, last, 1, 3),
@@ -305,13 +347,34 @@ def every_card(model, prompt=PROMPT):
         cards.one(model, ("king", "man", "woman", "queen")),
         cards.score(model),
         *(cards.failures(model, kind) for kind in cards.categories(model)[:2]),
-        cards.drift(model, capture(model, RIVER), capture(model, MONEY), "bank"),
+        drifted(model, RIVERS, MONEYS),
         cards.added(model, trace),
     ]
     if model.spec.positions == "learned":
         made += [cards.curve(model, 2, last), cards.curve(model, 3, 0)]
         made += [cards.similarity(model, False, last), cards.similarity(model, True, 0)]
     return made
+
+
+@pytest.mark.parametrize("words", [("king", "man", "woman", "queen")])
+def test_no_altered_figure_of_a_hidden_choice_proves_itself(words):
+    model = loaded_checkpoint("pocket-gpt2")
+    token = cards.pieces(model, " king")[0]
+    made = [cards.forms(model, token), cards.score(model), cards.failures(model, "male and female")]
+    made += [
+        cards.one(model, words),
+        cards.added(model, capture(model, PROMPT)),
+        cards.similarity(model, False, 3),
+    ]
+    for card in made:
+        assert untold(card) == [], card.key
+
+
+def untold(card):
+    """Alterations of a card that its proof does not tell from the truth."""
+    answer = card.oracle.compute()
+    once = Oracle(card.oracle.claim, lambda: answer, card.oracle.tolerance)
+    return [what for what, altered in mutations(card.shown, once) if once.judge(altered).passed]
 
 
 def check(made, execute):
@@ -362,7 +425,4 @@ def test_every_card_on_other_architectures(name, tiny_model):
 def test_what_a_forward_pass_leaves_at_lower_precision(precision):
     model = loaded_checkpoint("pocket-gpt2", precision)
     trace = capture(model, PROMPT)
-    sentences = [capture(model, text) for text in (RIVER, MONEY)]
-    check(
-        [cards.row(model, trace, 3), cards.added(model, trace), cards.drift(model, *sentences, "bank")], False
-    )
+    check([cards.row(model, trace, 3), cards.added(model, trace), drifted(model, [RIVER], MONEYS)], False)

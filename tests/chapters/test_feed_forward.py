@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from engine import ReaderError, capture
 from engine.chapters import c03_neurons as neurons
 from engine.chapters import c04_mlp as cards
+from engine.chapters.c04_mlp import sparse
 from engine.chapters.c04_mlp.kept import Sweep, enough_of
 from engine.chapters.c04_mlp.network import BIASES, EDGES, FIRST, SECOND
+from engine.evidence.oracle import Oracle
 from engine.model.interventions import KeepTopNeurons
 from engine.ops import neurons as ops
 from tests.chapters.test_neurons import FEW, holds, model
@@ -101,6 +103,25 @@ def test_carriers_are_as_few_as_possible(loaded):
     need = int(ops.carriers(acts, 0.9))
     largest = torch.tensor(np.abs(acts)).sort(descending=True).values
     assert float(largest[:need].sum()) >= 0.9 * float(largest.sum()) > float(largest[: need - 1].sum())
+
+
+def test_noise_is_what_random_numbers_do():
+    x = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64).abs()
+    grown = x.sort(descending=True).values.cumsum(0) / x.sum()
+    for share in (0.5, 0.9):
+        assert sparse.noise(share) == pytest.approx(float((grown < share).double().mean()), abs=1e-3)
+        assert sparse.noise_mass(sparse.noise(share)) == pytest.approx(share)
+        assert sparse._noise_again([share], True)[0] == pytest.approx(sparse.noise(share), abs=1e-8)
+    for part in (1e-4, 0.1, 0.5, 1.0):
+        assert sparse._noise_again([part], False)[0] == pytest.approx(sparse.noise_mass(part), abs=1e-8)
+    assert float(grown[len(grown) // 10]) == pytest.approx(sparse.noise_mass(0.1), abs=1e-3)
+
+
+def test_no_altered_line_of_a_hidden_choice_proves_itself(loaded):
+    card = cards.sparsity(loaded, capture(loaded, PROMPT), 0.1)
+    answer = card.oracle.compute()
+    once = Oracle(card.oracle.claim, lambda: answer, card.oracle.tolerance)
+    assert [what for what, altered in mutations(card.shown, once) if once.judge(altered).passed] == []
 
 
 def test_sparsity_cards_prove_themselves(subject):

@@ -14,6 +14,7 @@ from engine.chapters.c03_neurons.direction import per_unit
 from engine.chapters.c03_neurons.survey import AFTER, BEFORE, COUNT
 from engine.chapters.shared import changed as changes
 from engine.evidence.passes import logits_of
+from engine.figures.axes import short
 from engine.figures.neurons import Occurrence, concordance
 from engine.model.interventions import ClampNeuron, KeepTopNeurons
 from engine.model.neuron import Neuron, mlp_input
@@ -103,11 +104,51 @@ def test_largest_parts_and_their_rest_on_paper():
     assert rest == pytest.approx(1.5)
 
 
-def test_a_neuron_that_is_always_on_does_not_stand_out():
-    acts = np.array([[9.0, 0.0, 1.0], [9.5, -3.0, 1.0]])
-    assert ops.strongest(acts[1]) == 0
-    assert ops.standout(acts, 1) == 1
-    assert ops.standout(acts[:1], 0) == 0
+def test_a_neuron_that_is_always_on_or_grows_along_the_text_is_not_selective():
+    acts = np.array([[9.0, 0.0, 1.0, 3.0], [9.1, 0.2, 1.0, 4.0], [9.5, -3.0, 1.0, 6.0]])
+    assert ops.strongest(acts[2]) == 0
+    assert ops.selective(acts, 2) == 1
+    assert ops.selective(acts[:1], 0) == 0  # no other token
+    assert ops.selective(acts[:, [0, 2, 3]], 2) == 0  # none is near zero at half of the others
+
+
+def test_the_layer_whose_neuron_writes_most_is_found(loaded):
+    trace = capture(loaded, PROMPT)
+    shares = []
+    for layer in range(loaded.spec.n_layer):
+        acts = torch.tensor(trace.mlp_act[layer])
+        index = ops.selective(trace.mlp_act[layer], 5)
+        module = loaded.part("down_proj", layer)
+        row = module.weight[index] if hasattr(module, "nf") else module.weight[:, index]
+        stream = torch.tensor(trace.hidden[layer + 1, 5])
+        shares.append(float((acts[5, index] * row).norm() / stream.norm()))
+    layer, share = cards.longest(loaded, trace, 5)
+    assert layer == int(np.argmax(shares))
+    assert share == pytest.approx(max(shares), rel=1e-4)
+
+
+def test_a_plain_neuron_is_strongest_where_it_is_highest():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    trace = capture(loaded, PROMPT)
+    highest = trace.mlp_act[2].max(axis=0)
+    index = int(np.argmax(np.where(highest > 0, -trace.mlp_act[2].min(axis=0) / highest, 0)))
+    assert -trace.mlp_act[2, :, index].min() > highest[index] > 0  # largest in magnitude below zero
+    at = int(trace.mlp_act[2, :, index].argmax())
+    assert f"(position {at})" in cards.over_prompt(loaded, trace, 2, index).title
+
+
+def test_the_parts_of_a_sum_that_the_title_names_add_up(subject):
+    trace = capture(subject, PROMPT)
+    for projection in Neuron(subject, trace, 1, 3).projections:
+        card = cards.contributions(subject, trace, 1, 3, 2, projection)
+        bars = np.array(card.shown["bars"])
+        rest, largest = bars[9], bars[:9].sum()
+        assert (
+            f"largest to {short(largest)}, the other {subject.spec.d_model - 9} to {short(rest)}"
+            in card.title
+        )
+        assert card.shown["sum"] == pytest.approx(bars.sum(), abs=1e-5)
+        assert ("the bias is" in card.title) == (subject.part(projection, 1).bias is not None)
 
 
 @pytest.mark.parametrize("name", [*BUNDLED, *TINY])
@@ -327,7 +368,7 @@ def test_a_concordance_aligns_the_tokens_and_escapes_them():
 @pytest.mark.parametrize("text", ["", "a", "😀🏳️‍🌈", "x " * 120])
 def test_any_prompt_will_do(loaded, text):
     trace = capture(loaded, text)
-    index, last = ops.standout(trace.mlp_act[0], 0), len(trace.ids) - 1
+    index, last = ops.selective(trace.mlp_act[0], 0), len(trace.ids) - 1
     cards.contributions(loaded, trace, 0, index, last)
     cards.activation(loaded, trace, 0, index, 0)
     cards.over_prompt(loaded, trace, 0, index)
@@ -340,7 +381,7 @@ def test_cards_can_be_drawn_of_a_model_that_overflowed(loaded):
         trace, mlp_act=np.full_like(trace.mlp_act, np.nan), hidden=np.full_like(trace.hidden, np.nan),
         logits=np.full_like(trace.logits, np.nan),
     )  # fmt: skip
-    index = ops.standout(nan.mlp_act[0], 2)
+    index = ops.selective(nan.mlp_act[0], 2)
     shown = [
         cards.contributions(loaded, nan, 0, index, 2),
         cards.activation(loaded, nan, 0, index, 2),

@@ -18,12 +18,14 @@ from transformers import (
 from engine import ReaderError, capture
 from engine.chapters import c05_sampling as cards
 from engine.chapters.c05_sampling import lens
+from engine.evidence.oracle import Oracle
 from engine.evidence.oracles import filtering
 from engine.evidence.oracles.order import at_ranks
 from engine.figures import sampling as figures
 from engine.ops import sampling as ops
 from engine.ops.sampling import Filters
 from tests.conftest import PROMPT
+from tests.pages.mutations import mutations
 
 ALL = Filters(1.2, 0.8, 40, 0.9, 0.03)
 IDS = (3, 17, 17, 200)
@@ -226,6 +228,10 @@ def make_lens(loaded, trace):
     return cards.layers(loaded, trace, last(trace))
 
 
+def make_folded_lens(loaded, trace):
+    return cards.layers(loaded, trace, last(trace), folded=True)
+
+
 def make_favourites(loaded, trace):
     return cards.favourites(loaded, trace, 4)
 
@@ -236,7 +242,7 @@ def make_surprisal(loaded, trace):
 
 MAKERS = [
     make_logits, make_softmax, make_filters, make_draws, make_texts, make_tree, make_turned_tree, make_lens,
-    make_favourites, make_surprisal,
+    make_folded_lens, make_favourites, make_surprisal,
 ]  # fmt: skip
 
 
@@ -264,6 +270,22 @@ def test_a_constant_added_to_every_logit_changes_no_probability(loaded, trace):
     shifted, plain = (cards.probabilities(loaded, trace, 3, 9, shift) for shift in (11.0, 0.0))
     np.testing.assert_allclose(shifted.shown["probability"], plain.shown["probability"], rtol=1e-9)
     assert shifted.table["logit"] != plain.table["logit"]
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])
+def test_the_columns_of_softmax_are_its_steps(loaded, trace, temperature):
+    card = cards.probabilities(loaded, trace, 3, 9, temperature=temperature)
+    z = torch.tensor(trace.logits[3], dtype=torch.float64)
+    order = z.sort(descending=True).indices[:9]
+    power = (z / temperature).exp()
+    np.testing.assert_allclose(card.shown["power"][:-1], power[order], rtol=1e-9)
+    assert sum(card.shown["power"]) == pytest.approx(float(power.sum()))
+    np.testing.assert_allclose(card.shown["probability"][:-1], power[order] / power.sum(), rtol=1e-9)
+    drawn = [bar.x for bar in card.figure.data]
+    np.testing.assert_allclose(drawn[0][:-1], card.shown["logit"])
+    np.testing.assert_allclose(drawn[1], card.shown["power"])
+    np.testing.assert_allclose(drawn[2], card.shown["probability"])
+    assert untold(card) == []
 
 
 def test_the_penalty_knows_only_the_tokens_up_to_the_position(loaded, trace):
@@ -342,6 +364,26 @@ def test_the_lens_on_the_last_layer_gives_the_logits(loaded, trace):
     np.testing.assert_allclose(lens.read_off(loaded, trace.hidden[-1]), trace.logits, atol=1e-4)
 
 
+def test_a_folded_lens_keeps_the_ends_and_every_change_up_to_a_number():
+    assert lens.fold(np.array([5, 5, 7, 7, 7, 9, 9])) == [0, 2, 5, 6]
+    assert lens.fold(np.array([5, 5, 5])) == [0, 2]
+    assert lens.fold(np.arange(31)) == [0, *range(22, 31)]
+    assert lens.fold(np.array([3])) == [0]
+
+
+def test_no_altered_folded_lens_proves_itself(loaded, trace):
+    card = make_folded_lens(loaded, trace)
+    assert len(card.shown["id"]) < loaded.spec.n_layer + 1
+    assert untold(card) == []
+
+
+def untold(card):
+    """Alterations of a card that its proof does not tell from the truth."""
+    answer = card.oracle.compute()
+    once = Oracle(card.oracle.claim, lambda: answer, card.oracle.tolerance)
+    return [what for what, altered in mutations(card.shown, once) if once.judge(altered).passed]
+
+
 def test_the_lens_equals_transformers_hidden_states(loaded, trace):
     with torch.no_grad():
         states = loaded.model(torch.tensor([trace.ids]), output_hidden_states=True).hidden_states
@@ -372,6 +414,7 @@ def test_hostile_text_is_escaped_in_every_figure():
     made = [
         figures.ranks([1, 2], [3.0, 1.0], {1: bad, 2: bad}, (2, bad)),
         figures.counts([bad], [3.0], [1.0], [2.0]),
+        figures.softmax_columns([bad, bad], [1.0], [2.7, 1.0], [0.73, 0.27], 1.0),
         figures.texts([(bad, [(bad, 0.5)])]),
         figures.lens([[0.5, math.nan]], [[bad, bad]], [bad], [bad, bad]),
         figures.surprisals([bad, bad], [1.0], unit="nats", mean=1.0, uniform=2.0),

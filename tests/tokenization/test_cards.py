@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiktoken
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from engine import ReaderError, capture
 from engine.chapters import c01_tokenization as cards
 from engine.chapters.c01_tokenization.own import laid, segmented, wrapped
+from engine.chapters.c01_tokenization.price import NO_LANGUAGES
 from engine.chapters.c01_tokenization.space import BARE, SPACED, starts_with_space, tail
 from engine.evidence.comparing import mismatches
 from engine.tokens import encodings, passages
@@ -127,6 +129,33 @@ def test_the_price_of_english_is_one():
     german = card.table["text"].index("German")
     text = passages.sentences()[german].text
     assert per_character[german, 3] == len(encodings.encode("o200k_base", text)) / len(text)
+
+
+@pytest.mark.parametrize("measure", cards.MEASURES)
+def test_the_most_expensive_language_is_named_and_nothing_that_says_something_else(measure):
+    loaded = loaded_checkpoint(BUNDLED[0])
+    card = cards.price(loaded, "🦉" * 300, measure)
+    texts = {one.name: one.text for one in passages.sentences()}
+    languages = [name for name in texts if name not in NO_LANGUAGES]
+    assert len(languages) == 9
+    counts = {name: len(encodings.encode("o200k_base", texts[name])) for name in languages}
+    cost = {
+        "tokens": counts,
+        "tokens per character": {name: count / len(texts[name]) for name, count in counts.items()},
+        "times English": {name: count / counts["English"] for name, count in counts.items()},
+    }[measure]
+    most = max(cost.values())
+    named = " and ".join(name for name in languages if cost[name] == most)
+    assert f"for o200k_base: {named}, " in card.title
+    assert f"{most:.0f} tokens" in card.title or f"{most:.2f} {measure}" in card.title
+    assert ("Emoji" in card.table["text"]) == (measure != "times English")
+
+
+def test_the_models_that_use_an_encoding_are_those_that_tiktoken_names():
+    names = {
+        model: tiktoken.encoding_name_for_model(model) for model in ("davinci", "gpt-3.5", "gpt-4", "gpt-4o")
+    }
+    assert list(names.values()) == ["r50k_base", "cl100k_base", "cl100k_base", "o200k_base"]
 
 
 def test_a_space_at_the_end_is_what_the_model_reads(loaded):

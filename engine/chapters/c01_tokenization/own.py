@@ -75,7 +75,7 @@ def own(loaded: Loaded, text: str) -> list[Card]:
         code=code + 'result = {f"{name} ids": found for name, found in ids.items()}\n',
         numbers={f"{name} ids": [token.id for token in tokens] for name, tokens in cuts.items()},
         atol=0.0,
-        note="A box is a token, as wide as its bytes of the text. The figure shows the beginning of the text, the "
+        note="Each box is one token; its width is its number of bytes. The figure shows the beginning of the text, the "
         f"table all.{_not_drawn(loaded, drawn)}{start_note(loaded)}",
     )
     counted = Card(

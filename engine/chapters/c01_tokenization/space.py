@@ -78,7 +78,7 @@ def space(loaded: Loaded, text: str, capture: Callable[[str], Trace], most: int 
         ),
         code=_code(loaded, traces),
         atol=same_pass(),
-        note=f"Without: {_end(traces[BARE])}. With: {_end(traces[SPACED])}.",
+        note=f"Without: {_end(traces[BARE])}. With: {_end(traces[SPACED])}.{_in_bytes(names)}",
     )
 
 
@@ -136,6 +136,12 @@ def _again(
 
 def _first(names: list[str], values: NDArray[np.float64]) -> str:
     return names[int(values.argmax())]
+
+
+def _in_bytes(names: Sequence[str]) -> str:
+    """What stands for bytes in a name, where one has them."""
+    example = next((name for name in names if name.startswith("‹") and not name.startswith("‹U+")), "")
+    return f" {example} are bytes that are no whole character by themselves." if example else ""
 
 
 def _end(trace: Trace) -> str:

@@ -100,7 +100,7 @@ def one(loaded: Loaded, words: Sequence[str], count: int = 10) -> Card:
         verdict = f"{quoted(d)} comes first"
     return Card(
         key="analogy",
-        title=f"{quoted(a)} − {quoted(b)} + {quoted(c)}: {verdict}, not counting the three words put in",
+        title=f"{quoted(a)} − {quoted(b)} + {quoted(c)}: {verdict}, not counting the three input words",
         alt=f"Bars of the cosine with {a} − {b} + {c}: "
         + ", ".join(f"{text} {value:.2f}" for text, value in zip(names, scores[best], strict=True)),
         badge=Badge.LIVE,
@@ -131,8 +131,8 @@ def one(loaded: Loaded, words: Sequence[str], count: int = 10) -> Card:
             """,
             ids,
         ),
-        note=f"Counting the words put in, {quoted(d)} is {ordinal(places[1])} of {own.count:,}. Colours: the words put "
-        "in like tokens, the expected word like values.",
+        note=f"Counting the input words, {quoted(d)} is {ordinal(places[1])} of {own.count:,}. Colours: the input "
+        "words like tokens, the expected word like values.",
     )
 
 

@@ -120,7 +120,8 @@ def _note(kept: float, shares: Float, prompt: int, distinct: int) -> str:
     cut = f" The {prompt} tokens around the chosen one are shown." if prompt < distinct else ""
     return (
         f"Explained variance: {printed(shares)}. For {kept:.0%} of the prompt’s tokens the nearest point on the map is "
-        f"the nearest row in truth.{cut} Texts that would cover others show on hover."
+        f"the row that is nearest in truth, by straight-line distance.{cut} Texts that would cover others "
+        "show on hover."
     )
 
 
@@ -149,7 +150,7 @@ def _figure(shown: Float, names: list[str], groups: list[str], shares: Float) ->
         figure = scatter3d(shown, names, groups=groups, colors=colors, names=axes, height=460)
     else:
         figure = scatter2d(
-            shown, names, groups=groups, colors=colors, x_name=axes[0], y_name=axes[1], height=430
+            shown, names, groups=groups, colors=colors, x_name=axes[0], y_name=axes[1], height=430, equal=True
         )
     if len(names) > _LABELLED or shown.shape[1] == 3:
         figure.update_traces(mode="markers", selector={"name": NEIGHBOUR})

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from engine.evidence.script import preamble
 from engine.model.capturing import token, typed
 from engine.model.loaded import Loaded
-from engine.ops.embeddings import Float, mean_cosine, norms
+from engine.ops.embeddings import Float, norms
 from engine.tokens.text import clean_prompt, shorten
 from engine.tokens.token import Token
 
@@ -23,18 +23,13 @@ _CHUNK = 4096
 class Table:
     """The rows (vocab, d_model) that the tokenizer can ask for; rows of padding beyond them are left out.
 
-    norms     vocab             lengths of the rows
-    baseline  mean cosine of all pairs of different rows
+    norms  vocab   lengths of the rows
     """
 
     def __init__(self, loaded: Loaded) -> None:
         self.weight = weight(loaded, "embedding")[: len(loaded.tokenizer)]
         self.count, self.d_model = self.weight.shape
         self.norms = np.concatenate([norms(chunk.numpy()) for chunk in self._chunks()])
-        scales = torch.tensor(np.divide(1, self.norms, out=np.zeros(self.count), where=self.norms != 0))
-        parts = zip(self._chunks(), scales.split(_CHUNK), strict=True)
-        total = sum((scale @ chunk for chunk, scale in parts), torch.zeros(self.d_model, dtype=torch.float64))
-        self.baseline = mean_cosine(total.numpy(), self.count)
 
     def rows(self, ids: Sequence[int]) -> Float:
         """Rows (id, d_model) in float64."""

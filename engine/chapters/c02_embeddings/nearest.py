@@ -1,22 +1,102 @@
-"""The rows that point most nearly the same way, and the rows of the same word spelled otherwise."""
+"""A row beside all others: their cosines, the nearest of them, and those of the same word spelled otherwise."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from engine.chapters.c02_embeddings.matrix import code, pieces, quoted, table
+from engine.chapters.c02_embeddings.matrix import code, name, pieces, quoted, signed, table
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import embedding as again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.oracles.tokenizing import reader, spelled
 from engine.evidence.rounding import EXACT
-from engine.figures import bars
+from engine.figures import bars, histogram
+from engine.figures.theme import NEUTRAL
 from engine.model.capturing import tokens_of
 from engine.model.loaded import Loaded
-from engine.ops.embeddings import nearest, rank
+from engine.ops.embeddings import Float, nearest, nearest_one, rank
 from engine.tokens.text import clean_prompt
 from engine.tokens.token import Token
+
+MOST = 0.99
+"""The share of the other rows that a cosine has to exceed to be called large."""
+
+
+SPELLED = 12
+"""Neighbours among which one is looked for that is another word."""
+
+
+def usual(scores: Float, id: int) -> tuple[Float, float, float]:
+    """The cosines with all rows but a token's own (vocab-1), their mean, and the value under which `MOST` lie."""
+    others = np.delete(scores, id)
+    return others, float(others.mean()), float(np.quantile(others, MOST))
+
+
+def against_all(loaded: Loaded, token: Token) -> Card:
+    """The cosines of a token's row with every other row, as a histogram."""
+    own = table(loaded)
+    scores = own.cosines(own.rows([token.id]))[0]
+    others, mean, most = usual(scores, token.id)
+    first, word = nearest_one(scores, [token.id]), token.id
+    drawn = histogram(
+        {"all other rows": others},
+        colors={"all other rows": "embedding"},
+        marks={"mean": mean, f"{MOST:.0%}": most, name(loaded, first): float(scores[first])},
+        x_name=f"cosine with the row of {token.display}",
+        y_name="rows",
+    )
+    low, high = float(others.min()), float(others.max())
+    drawn.update_xaxes(
+        range=[low - 0.02 * (high - low), high + 0.12 * (high - low)]
+    )  # room for the last name
+    return Card(
+        key="cosines",
+        title=f"{quoted(token.display)} with every other row: {signed(mean)} on average, {MOST:.0%} below "
+        f"{signed(most)}; nearest is {quoted(name(loaded, first))}, {signed(scores[first])}",
+        alt=f"A histogram of {len(others)} cosines with vertical lines at their mean, at the value that {MOST:.0%} "
+        "are below, and at the largest.",
+        badge=Badge.LIVE,
+        figure=drawn,
+        table={
+            "row": ["mean", f"{MOST:.0%} are below", "largest", "smallest"],
+            "cosine": [mean, most, float(others.max()), float(others.min())],
+        },
+        shown={"cosines": others, "mean": mean, "most": most, "nearest": first},
+        oracle=Oracle(
+            "The cosines of the row with every other row, both normalized by torch; torch’s mean and quantile of them, "
+            "and the largest.",
+            lambda: _all_again(loaded, word, first),
+            {"cosines": EXACT, "mean": EXACT, "most": EXACT, "nearest": 0.0},
+        ),
+        code=code(
+            loaded,
+            f"""
+            word = ids[0, 0]
+            cosines = torch.nn.functional.cosine_similarity(W, W[word][None])
+            others = torch.cat([cosines[:word], cosines[word + 1 :]])
+            nearest = others.argmax()
+            result = {{"cosines": others, "mean": others.mean(), "most": others.quantile({MOST}),
+                      "nearest": nearest + (nearest >= word)}}
+            """,
+            [token.id],
+        ),
+        note=f"{len(others):,} rows. A cosine of 1 is the same direction, 0 a right angle.",
+    )
+
+
+def _all_again(loaded: Loaded, word: int, first: int) -> dict[str, ArrayLike]:
+    """`first` is kept where another row is equally near."""
+    found = again.cosines(loaded, again.rows(loaded, [word]))[0]
+    others = found[torch.arange(len(found)) != word]
+    found[word] = -torch.inf
+    return {
+        "cosines": others.numpy(),
+        "mean": float(others.mean()),
+        "most": float(others.quantile(torch.tensor(MOST, dtype=torch.float64))),
+        "nearest": int(at_ranks([first], found, EXACT)[0]),
+    }
 
 
 def neighbours(loaded: Loaded, token: Token, count: int = 12) -> Card:
@@ -28,33 +108,39 @@ def neighbours(loaded: Loaded, token: Token, count: int = 12) -> Card:
     names = [one.display for one in found]
     same = [plain(one) == plain(token) for one in found]
     word, given = token.id, ids.tolist()
+    _, mean, most = usual(scores, word)
+    drawn = bars(
+        names,
+        shown,
+        colors=["token" if spelled else "embedding" for spelled in same],
+        value_name="cosine",
+        label_name="token",
+    )
+    for place in (mean, most):
+        if place > 0:
+            drawn.add_vline(x=place, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     return Card(
         key="neighbours",
-        title=f"Nearest to {quoted(token.display)}: {quoted(names[0])} at {shown[0]:.2f}; two tokens at random "
-        f"have {own.baseline:.2f} on average",
+        title=f"Nearest to {quoted(token.display)}: {quoted(names[0])} at {signed(shown[0])}; all other rows have "
+        f"{signed(mean)} on average, {MOST:.0%} of them less than {signed(most)}",
         alt=f"Bars of the cosine with {token.display}: "
         + ", ".join(f"{text} {value:.2f}" for text, value in zip(names, shown, strict=True)),
         badge=Badge.LIVE,
-        figure=bars(
-            names,
-            shown,
-            colors=["token" if spelled else "embedding" for spelled in same],
-            value_name="cosine",
-            label_name="token",
-        ),
+        figure=drawn,
         table={"token": names, "id": ids.tolist(), "cosine": shown.tolist(), "other spelling": same},
         shown={
             "ids": given,
             "cosines": shown,
             "other spelling": [int(spelling) for spelling in same],
-            "two at random": own.baseline,
+            "mean": mean,
+            "most": most,
         },
         oracle=Oracle(
             "The cosines of the row with every row, both normalized by torch, and the largest of them; which tokens "
-            "spell the same, from the bytes of their pieces; the mean of all pairs from every row’s cosines with the "
-            "sum of the others.",
+            "spell the same, from the bytes of their pieces; torch’s mean and quantile of the cosines with all other "
+            "rows.",
             lambda: _neighbours_again(loaded, word, given),
-            {"ids": 0.0, "cosines": EXACT, "other spelling": 0.0, "two at random": EXACT},
+            {"ids": 0.0, "cosines": EXACT, "other spelling": 0.0, "mean": EXACT, "most": EXACT},
         ),
         code=code(
             loaded,
@@ -62,17 +148,35 @@ def neighbours(loaded: Loaded, token: Token, count: int = 12) -> Card:
             word = ids[0, 0]
             cosines = torch.nn.functional.cosine_similarity(W, W[word][None])
             best = cosines.sort(descending=True, stable=True).indices
-            best = best[best != word][:{count}]
-            units = torch.nn.functional.normalize(W).sum(0)
+            best = best[best != word]
+            others, best = cosines[best], best[:{count}]
             names = [tokenizer.decode([id]).strip().casefold() for id in [int(word), *best.tolist()]]
             result = {{"ids": best, "cosines": cosines[best],
                       "other spelling": [int(other == names[0]) for other in names[1:]],
-                      "two at random": (units @ units - len(W)) / (len(W) * (len(W) - 1))}}
+                      "mean": others.mean(), "most": others.quantile({MOST})}}
             """,
             [token.id],
         ),
-        note=f"Of all {own.count:,} tokens. {_spellings(sum(same))}",
+        note=f"Of all {own.count:,} tokens. {_spellings(sum(same))} Dotted: {_lines(mean, most)}.",
     )
+
+
+def closest(loaded: Loaded, tokens: Sequence[Token]) -> int | None:
+    """The first place of the word of a prompt whose nearest row of another word is nearest; None without a word."""
+    words = {token.id: i for i, token in reversed(list(enumerate(tokens))) if plain(token).isalpha()}
+    if not words:
+        return None
+    own, ids = table(loaded), list(words)
+    found = own.cosines(own.rows(ids))
+    best = [_nearest_word(loaded, id, scores) for id, scores in zip(ids, found, strict=True)]
+    return words[ids[int(np.argmax(best))]]
+
+
+def _nearest_word(loaded: Loaded, id: int, scores: Float) -> float:
+    """The largest cosine of a token that does not spell the same."""
+    given, *others = tokens_of(loaded, [id, *nearest(scores, SPELLED, [id]).tolist()])
+    cosines = (float(scores[other.id]) for other in others if plain(other) != plain(given))
+    return next(cosines, -1.0)
 
 
 def plain(token: Token) -> str:
@@ -84,20 +188,28 @@ def plain(token: Token) -> str:
 def _spellings(count: int) -> str:
     if not count:
         return "None of those shown is the same word with other capitals or another space."
-    return f"In the colour of tokens: {count} that spell the same with other capitals or another space."
+    return f"In the colour of tokens: the same word with other capitals or another space ({count} of those shown)."
+
+
+def _lines(mean: float, most: float) -> str:
+    """What the dotted lines of a figure stand for whose axis begins at zero."""
+    both = f"the mean of all other rows, and the value that {MOST:.0%} of them are below"
+    return both if mean > 0 else both.partition(", and ")[2] if most > 0 else "nothing here"
 
 
 def _neighbours_again(loaded: Loaded, word: int, given: Sequence[int]) -> dict[str, ArrayLike]:
     found = again.cosines(loaded, again.rows(loaded, [word]))[0]
     others = found.clone()
     others[word] = -torch.inf
+    rest = others[torch.arange(len(found)) != word]
     ids = at_ranks(given, others, EXACT)
     texts = [_text(loaded, int(id)) for id in (word, *ids)]
     return {
         "ids": ids,
         "cosines": found[ids].numpy(),
         "other spelling": [int(text == texts[0]) for text in texts[1:]],
-        "two at random": again.mean_cosine(loaded),
+        "mean": float(rest.mean()),
+        "most": float(rest.quantile(torch.tensor(MOST, dtype=torch.float64))),
     }
 
 

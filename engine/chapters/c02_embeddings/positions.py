@@ -44,20 +44,25 @@ def added(loaded: Loaded, trace: Trace) -> Card:
         f"What the position adds is {extra.min():.2f} to {extra.max():.2f} long; the tokens’ rows {own.min():.2f} to "
         f"{own.max():.2f}"
         if learned
-        else f"{loaded.name} has no position vectors: every token enters block 0 as its bare row"
+        else f"{loaded.name} has no position vectors: nothing is added to any of the {len(own)} rows before block 0"
     )
     names = [f"{i} {token.display}" for i, token in enumerate(trace.tokens[some])]
     series = {"token’s row": own, "added for the position": extra}
+    drawn = series if learned else {"token’s row": own}
     return Card(
         key="added",
         title=title,
-        alt="For the first tokens of the prompt two bars: the norm of the token’s row, and the norm of what is added "
-        "to it before block 0.",
+        alt="For the first tokens of the prompt bars of the norm of the token’s row"
+        + (
+            ", and of what is added to it before block 0."
+            if learned
+            else "; nothing is added before block 0."
+        ),
         badge=Badge.LIVE,
         figure=grouped_bars(
             names,
-            {name: values[some] for name, values in series.items()},
-            colors={"token’s row": "embedding", "added for the position": "query"},
+            {name: values[some] for name, values in drawn.items()},
+            colors={name: {"token’s row": "embedding"}.get(name, "query") for name in drawn},
             value_name="norm",
             label_name="token",
         ),
@@ -185,7 +190,7 @@ def similarity(loaded: Loaded, centred: bool, chosen: int) -> Card:
             """,
         ),
         note=f"All pairs of the first {len(rows)} positions"
-        + (", after the mean of all rows was taken away." if centred else "."),
+        + (", after the mean of all rows was subtracted." if centred else "."),
     )
 
 

@@ -105,8 +105,8 @@ def score(loaded: Loaded) -> Card:
     figure.update_xaxes(dtick=1)
     return Card(
         key="score",
-        title=f"{hits[0]} of {total} come first by arithmetic; {hits[1]} if the words put in count as answers, "
-        f"{hits[2]} near a alone, {hits[3]} near c alone",
+        title=f"Right at the first answer, of {total}: {hits[0]} by arithmetic, {hits[1]} if the input words may be "
+        f"answers, {hits[2]} by a alone, {hits[3]} by c alone",
         alt=f"Rising lines: the share of {total} analogies whose expected word is among the k nearest rows, "
         "for four ways to look for it.",
         badge=Badge.LIVE,
@@ -184,7 +184,7 @@ def failures(loaded: Loaded, category: str) -> Card:
             lambda: _failures_again(loaded, category, shown, first),
         ),
         code=code(loaded, _SCORE_CODE.format(ids=found.ids[chosen].tolist()) + _ANSWERS_CODE),
-        note="A circle is a hit. The three words put in are not counted as answers; other spellings of them are.",
+        note="A circle is a hit. The three input words are not counted as answers; other spellings of them are.",
     )
 
 

@@ -1,11 +1,12 @@
-"""One word in two sentences: the cosine of its two vectors after every block.
+"""One word in sentences that use it in two senses: how alike its vectors are after every block.
 
-Compared with different tokens of the same two sentences, because vectors of one layer may all point alike
+Compared with different tokens of the same sentences, because vectors of one layer may all point alike
 (Ethayarajh 2019, arXiv:1909.00512).
 """
 
 import re
 from collections.abc import Sequence
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -21,115 +22,177 @@ from engine.evidence.script import script
 from engine.figures import lines
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace
-from engine.ops.embeddings import Float, cosine, unit
+from engine.ops.embeddings import Float, unit
 from engine.tokens.text import clean_prompt, shorten
 
-OTHERS = "different tokens, mean"
+SAME, OTHER, DIFFERENT = "the same sense", "the other sense", "different tokens"
+COLORS = {SAME: "residual", OTHER: "mlp", DIFFERENT: "token"}
+
+MOST = 4
+"""Sentences of a sense that are read at most."""
+
+Place = tuple[int, int]
+"""A sentence, and a position in it."""
 
 
 def find(trace: Trace, word: str) -> int:
     """Position of the token that ends the last occurrence of a whole word. Raises ReaderError if there is none."""
     wanted = clean_prompt(word, 60).strip().encode("utf-8")
     if not wanted:
-        raise ReaderError("Please give a word that is in both sentences.")
+        raise ReaderError("Please give a word that is in all sentences.")
     starts = np.cumsum([0, *(len(token.bytes) for token in trace.tokens)])
     text = b"".join(token.bytes for token in trace.tokens)
     found = list(re.finditer(rb"(?<!\w)" + re.escape(wanted) + rb"(?!\w)", text))
     if not found:
         shown = shorten(word.strip(), 30)
         raise ReaderError(
-            f"“{shown}” is not in both sentences (their first {len(trace.tokens)} tokens are read)."
+            f"“{shown}” is not in every sentence (of this one the first {len(trace.tokens)} tokens are read)."
         )
     return int(np.searchsorted(starts, found[-1].end(), side="left")) - 1
 
 
-def drift(loaded: Loaded, one: Trace, other: Trace, word: str) -> Card:
-    """Cosine between the word's two vectors at the entrance of block 0 and after every block."""
-    i, j = find(one, word), find(other, word)
-    same = cosine(one.hidden[:, i], other.hidden[:, j])
-    apart = different(one, other)
-    token, again = one.tokens[i], other.tokens[j]
-    depths, ids, others = np.arange(len(same)), one.ids, other.ids
-    shown = {"cosines": same} | ({} if np.isnan(apart).any() else {"different": apart})
-    label = f"{quoted(token.display, 12)} in both"
+def drift(loaded: Loaded, one: Sequence[Trace], other: Sequence[Trace], word: str) -> Card:
+    """Mean cosines between the vectors of a word, within two groups of sentences and between them, after every block.
+
+    Raises ReaderError where a sentence does not have the word, or where there is none of a group.
+    """
+    if not one or not other:
+        raise ReaderError("Please write at least one sentence for each sense.")
+    traces = [*one, *other]
+    places = [find(trace, word) for trace in traces]
+    within, across = _pairs(places, len(one))
+    units = [unit(trace.hidden) for trace in traces]  # sentence: layer+1, seq, d_model
+    found = {SAME: _mean(units, within), OTHER: _mean(units, across), DIFFERENT: _different(traces, units)}
+    shown = {name: values for name, values in found.items() if values is not None}
+    depths = np.arange(len(shown[OTHER]))
+    read = [trace.ids for trace in traces]
     return Card(
         key="drift",
-        title=f"{quoted(token.display)}: cosine {signed(same[0])} at the entrance, {signed(same[-1])} after "
-        f"{depths[-1]} blocks; different tokens {signed(apart[0])} and {signed(apart[-1])}",
-        alt="A line of the cosine between the two vectors of the word against the blocks passed, and one of the mean "
-        "cosine between different tokens of the two sentences.",
-        badge=Badge.LIVE,
-        figure=lines(
-            depths,
-            {label: same, OTHERS: apart},
-            colors={label: "residual", OTHERS: "token"},
-            x_name="blocks passed",
-            y_name="cosine",
-            zero=True,
+        title=_title(
+            word.strip(), {name: (float(v[0]), float(v[-1])) for name, v in shown.items()}, depths[-1]
         ),
-        table={"blocks passed": depths.tolist(), "the word": same.tolist(), OTHERS: apart.tolist()},
+        alt="Lines over the blocks passed: the mean cosine between the word’s vectors in sentences of "
+        + ", ".join(shown)
+        + ".",
+        badge=Badge.LIVE,
+        figure=lines(depths, shown, colors=COLORS, x_name="blocks passed", y_name="cosine, mean", zero=True),
+        table={"blocks passed": depths.tolist(), **{name: values.tolist() for name, values in shown.items()}},
         shown=shown,
         oracle=Oracle(
-            "torch’s cosine_similarity of the hidden states that transformers returns, of the word and of every pair "
-            "of different tokens; after the last block, which it returns only normalized, of what the final norm reads "
-            "in a private copy. (The same model twice: this finds a wrong vector or cosine, not a wrong model.)",
-            lambda: _again(loaded, ids, others, i, j),
+            "torch’s cosine_similarity of the hidden states that transformers returns, for every pair of the word’s "
+            "vectors and of different tokens; after the last block, which it returns only normalized, of what the "
+            "final norm reads in a private copy. (The same model twice: this finds a wrong vector or cosine, not a "
+            "wrong model.)",
+            lambda: _again(loaded, read, places, len(one)),
             same_pass(),
         ),
-        code=_code(loaded, one, other, i, j, list(shown)),
-        note=_note(one, other, i, j, token.id == again.id),
+        code=_code(loaded, read, places, len(one), list(shown)),
+        note=_note(traces, places, len(within), len(across)),
     )
 
 
-def different(one: Trace, other: Trace) -> Float:
-    """Mean cosine (layer+1) of all pairs of different tokens, one from each text; NaN where there is no pair."""
-    unlike = np.array(one.ids)[:, None] != np.array(other.ids)
+def _pairs(places: Sequence[int], count: int) -> tuple[list[tuple[Place, Place]], list[tuple[Place, Place]]]:
+    """Pairs of the word's places within the first `count` sentences and within the rest, and from one to the other."""
+    spots = list(enumerate(places))
+    within = [*combinations(spots[:count], 2), *combinations(spots[count:], 2)]
+    return within, list(product(spots[:count], spots[count:]))
+
+
+def _mean(units: Sequence[Float], pairs: Sequence[tuple[Place, Place]]) -> Float | None:
+    """Mean cosine (layer+1) of pairs of places; None where there is no pair."""
+    if not pairs:
+        return None
+    each = [(units[a][:, i] * units[b][:, j]).sum(-1) for (a, i), (b, j) in pairs]
+    result: Float = np.mean(each, axis=0)
+    return result
+
+
+def _different(traces: Sequence[Trace], units: Sequence[Float]) -> Float | None:
+    """Mean cosine (layer+1) of all pairs of different tokens, within the sentences and between them."""
+    ids = np.concatenate([trace.ids for trace in traces])
+    unlike = ids[:, None] != ids
     if not unlike.any():
-        return np.full(len(one.hidden), np.nan)
-    return np.array(
-        [(a @ b.T)[unlike].mean() for a, b in zip(unit(one.hidden), unit(other.hidden), strict=True)]
+        return None
+    layers = np.concatenate(units, axis=1)  # layer+1, seq, d_model
+    return np.array([(rows @ rows.T)[unlike].mean() for rows in layers])
+
+
+def _title(word: str, ends: dict[str, tuple[float, float]], blocks: int) -> str:
+    said = f"in {OTHER} {signed(ends[OTHER][1])}"
+    if SAME in ends:
+        said = f"in {SAME} {signed(ends[SAME][1])}, {said}"
+    if DIFFERENT in ends:
+        said += f"; {DIFFERENT} {signed(ends[DIFFERENT][1])}"
+    return f"{quoted(word)} at the entrance: cosine {signed(ends[OTHER][0])}; after {blocks} blocks {said}"
+
+
+def _note(traces: Sequence[Trace], places: Sequence[int], within: int, across: int) -> str:
+    tokens = [trace.tokens[place] for trace, place in zip(traces, places, strict=True)]
+    kinds = list(dict.fromkeys(token.display for token in tokens))
+    what = (
+        f"always the token {quoted(kinds[0])}"
+        if len(kinds) == 1
+        else f"these tokens: {', '.join(map(quoted, kinds))}"
+    )
+    at = ", ".join(map(str, places))
+    return (
+        f"Means over {within} pairs of sentences of one sense and {across} of two. What is compared is {what}, at "
+        f"positions {at} of the sentences."
     )
 
 
-def _note(one: Trace, other: Trace, i: int, j: int, same: bool) -> str:
-    note = f"Compared: position {i} of the first sentence with position {j} of the second"
-    first, second = (quoted(token.display) for token in (one.tokens[i], other.tokens[j]))
-    if not same:
-        return f"{note}; they are different tokens, {first} and {second}."
-    return f"{note}, both token {one.ids[i]}, {first}."
-
-
-def _again(loaded: Loaded, one: Sequence[int], other: Sequence[int], i: int, j: int) -> dict[str, ArrayLike]:
-    first, second = streams(loaded, one), streams(loaded, other)
-    found: dict[str, ArrayLike] = {"cosines": F.cosine_similarity(first[:, i], second[:, j], dim=-1).numpy()}
-    unlike = torch.tensor(one)[:, None] != torch.tensor(other)
+def _again(
+    loaded: Loaded, read: Sequence[Sequence[int]], places: Sequence[int], count: int
+) -> dict[str, ArrayLike]:
+    states = [streams(loaded, ids) for ids in read]
+    spots = [state[:, place] for state, place in zip(states, places, strict=True)]
+    alike: dict[str, list[torch.Tensor]] = {SAME: [], OTHER: []}
+    for a in range(len(spots)):
+        for b in range(a + 1, len(spots)):
+            kind = SAME if (a < count) == (b < count) else OTHER
+            alike[kind].append(F.cosine_similarity(spots[a], spots[b], dim=-1))
+    found: dict[str, ArrayLike] = {
+        name: torch.stack(all).mean(0).numpy() for name, all in alike.items() if all
+    }
+    ids, layers = torch.tensor([id for one in read for id in one]), torch.cat(states, 1)
+    unlike = ids[:, None] != ids
     if unlike.any():
-        pairs = zip(first, second, strict=True)
-        found["different"] = [
-            float(F.cosine_similarity(a[:, None], b[None], dim=-1)[unlike].mean()) for a, b in pairs
+        found[DIFFERENT] = [
+            float(F.cosine_similarity(rows[:, None], rows[None], dim=-1)[unlike].mean()) for rows in layers
         ]
     return found
 
 
-def _code(loaded: Loaded, one: Trace, other: Trace, i: int, j: int, wanted: Sequence[str]) -> str:
+def _code(
+    loaded: Loaded, read: Sequence[Sequence[int]], places: Sequence[int], count: int, wanted: Sequence[str]
+) -> str:
     blocks = loaded.path("blocks")
     return script(
         loaded,
-        one.ids,
+        read[0],
         f"""
-        other_ids = torch.tensor([{list(other.ids)}])
+        sentences, places = {[list(ids) for ids in read]}, {list(places)}
         streams = []
         model.{blocks}[0].register_forward_pre_hook(lambda m, args, kwargs: streams.append(
             args[0] if args else kwargs["hidden_states"]), with_kwargs=True)
         for block in model.{blocks}:
             block.register_forward_hook(lambda m, args, out: streams.append(out[0] if isinstance(out, tuple) else out))
-        with torch.no_grad():
-            model(ids), model(other_ids)
-        units = [torch.nn.functional.normalize(stream[0].double(), dim=-1) for stream in streams]
-        half = len(units) // 2
-        cosines = torch.stack([a @ b.T for a, b in zip(units[:half], units[half:])])  # layer+1, seq, seq
-        unlike = ids[0][:, None] != other_ids[0]
-        found = {{"cosines": cosines[:, {i}, {j}], "different": cosines[:, unlike].mean(-1)}}
+        units = []
+        for sentence in sentences:
+            streams.clear()
+            with torch.no_grad():
+                model(torch.tensor([sentence]))
+            units.append(torch.nn.functional.normalize(torch.stack([s[0].double() for s in streams]), dim=-1))
+        word = torch.stack([unit[:, place] for unit, place in zip(units, places)], 1)  # layer+1, sentence, d_model
+        cosines = word @ word.mT
+        sense = torch.arange(len(sentences)) < {count}
+        same = (sense[:, None] == sense).triu(1)
+        other = (sense[:, None] != sense).triu(1)
+        every = torch.cat(units, 1)
+        tokens = torch.tensor(sum(sentences, []))
+        unlike = tokens[:, None] != tokens
+        found = {{{SAME!r}: cosines[:, same].mean(-1), {OTHER!r}: cosines[:, other].mean(-1),
+                 {DIFFERENT!r}: (every @ every.mT)[:, unlike].mean(-1)}}
         result = {{name: found[name] for name in {list(wanted)}}}
         """,
     )

@@ -1,7 +1,7 @@
 """Cards of chapter 3: one neuron from its input to its effect."""
 
 from engine.chapters.c03_neurons.contexts import over_prompt, top_tokens
-from engine.chapters.c03_neurons.direction import direction
+from engine.chapters.c03_neurons.direction import direction, longest
 from engine.chapters.c03_neurons.sums import activation, contributions
 from engine.chapters.c03_neurons.survey import survey, surveyed, was_surveyed
 from engine.chapters.c03_neurons.toy import toy_neuron
@@ -14,6 +14,7 @@ __all__ = [
     "clamped",
     "contributions",
     "direction",
+    "longest",
     "mlp_input",
     "over_prompt",
     "survey",

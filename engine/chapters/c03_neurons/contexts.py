@@ -19,7 +19,7 @@ from engine.figures.axes import short
 from engine.figures.neurons import Occurrence, concordance
 from engine.model.capturing import tokens_of
 from engine.model.loaded import Loaded
-from engine.model.neuron import Neuron
+from engine.model.neuron import Neuron, activation_name
 from engine.model.trace import Trace
 from engine.ops import neurons as ops
 from engine.tokens import passages
@@ -33,7 +33,9 @@ def over_prompt(loaded: Loaded, trace: Trace, layer: int, neuron: int) -> Card:
     one = Neuron(loaded, trace, layer, neuron)
     acts, ids = one.activations.copy(), trace.ids
     tokens = [token.display for token in trace.tokens]
-    best = int(np.argmax(np.abs(np.nan_to_num(acts))))
+    signed = loaded.spec.gated or activation_name(loaded) == "tanh"
+    strength = np.abs(acts) if signed else acts  # below zero, a neuron of another kind is off
+    best = int(np.argmax(np.nan_to_num(strength)))
     return Card(
         key="over-prompt",
         title=f"In your prompt, {one.name} is strongest at {one.quoted(best)} (position {best}): "
@@ -46,7 +48,8 @@ def over_prompt(loaded: Loaded, trace: Trace, layer: int, neuron: int) -> Card:
             details=[
                 f"{i} {text}: {float(v):.6g}" for i, (text, v) in enumerate(zip(tokens, acts, strict=True))
             ],
-            colors=["mlp" if abs(v) > 0.3 * abs(acts[best]) else "token" for v in acts],
+            colors=["mlp" if v > 0.3 * strength[best] else "token" for v in strength],
+            columns=6 if len(acts) <= 48 else 10,
         ),
         table={"position": list(range(len(acts))), "token": tokens, "activation": acts.tolist()},
         shown={"activations": acts},
@@ -58,7 +61,10 @@ def over_prompt(loaded: Loaded, trace: Trace, layer: int, neuron: int) -> Card:
         ),
         code=watched(loaded, ids, layer, "down_proj")
         + f'\nresult = {{"activations": took["down_proj"][:, {neuron}]}}\n',
-        note="Coloured: more than 30 % of the strongest one's magnitude.",
+        note="Coloured: more than 30 % of the strongest one"
+        + (
+            "’s magnitude." if loaded.spec.gated else ". Below zero a neuron of this model is as good as off."
+        ),
     )
 
 

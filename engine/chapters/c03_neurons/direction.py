@@ -21,6 +21,7 @@ from engine.model.loaded import Loaded
 from engine.model.neuron import Neuron
 from engine.model.trace import Trace
 from engine.ops.attention import extremes, length, through_final_norm
+from engine.ops.neurons import selective
 
 SHOWN = 7
 """Tokens promoted, and as many suppressed: a figure that fits on a projector."""
@@ -46,6 +47,20 @@ def per_unit(one: Neuron, position: int) -> NDArray[np.float64]:
     return result
 
 
+def longest(loaded: Loaded, trace: Trace, position: int) -> tuple[int, float]:
+    """Of the selective neuron of every layer, the layer of the one that writes most at a token, and how much.
+
+    The length of its write as a part of the length of the stream that leaves its block.
+    """
+    shares = []
+    for layer in range(loaded.spec.n_layer):
+        one = Neuron(loaded, trace, layer, selective(trace.mlp_act[layer], position))
+        written = abs(float(one.activations[position])) * float(length(one.out))
+        shares.append(written / (float(length(trace.hidden[layer + 1, position])) or 1.0))
+    found = np.nan_to_num(shares)
+    return int(found.argmax()), float(found.max())
+
+
 def direction(loaded: Loaded, trace: Trace, layer: int, neuron: int, position: int) -> Card:
     """The tokens whose logits one unit of a neuron's activation raises and lowers most, directly."""
     one = Neuron(loaded, trace, layer, neuron)
@@ -57,7 +72,7 @@ def direction(loaded: Loaded, trace: Trace, layer: int, neuron: int, position: i
     read = trace.ids
     return Card(
         key="direction",
-        title=f"A unit of {one.name} promotes “{names[0]}” most and suppresses “{names[-1]}” most",
+        title=f"One unit of activation of {one.name} raises “{names[0]}” most and lowers “{names[-1]}” most",
         alt=f"Bars of {len(names)} tokens: the largest effect of one unit on a logit is {shown[0]:+.3g}, the smallest "
         f"{shown[-1]:+.3g}.",
         badge=Badge.LIVE,
@@ -89,7 +104,9 @@ def direction(loaded: Loaded, trace: Trace, layer: int, neuron: int, position: i
 def _note(one: Neuron, position: int, active: float) -> str:
     spec = one.loaded.spec
     centred = "mean taken out, " if spec.centred else ""
-    flipped = "; it is negative here, so promoted and suppressed change places" if active < 0 else ""
+    flipped = (
+        "; it is negative here, so what is raised and what is lowered change places" if active < 0 else ""
+    )
     return (
         f"Row {one.index} of W_down (length {float(length(one.out)):.3g}): {centred}divided by the scale that the "
         f"final {spec.norm} measured at {one.quoted(position)}, times the norm's gain, times the unembedding; relative "

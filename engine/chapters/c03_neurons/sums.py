@@ -65,7 +65,8 @@ def contributions(
     return Card(
         key="sum",
         title=f"At {one.quoted(position)}, {len(parts)} products sum to {WORDS[what]} {short(total)}; "
-        f"the largest {len(shown)} make {short(float(parts[shown].sum()))} of it",
+        f"the {len(shown)} largest to {short(float(parts[shown].sum()))}, the other {others} to {short(rest)}"
+        + (f", and the bias is {short(float(bias))}" if biased else ""),
         alt=f"A waterfall of the {len(shown)} largest products, the other {others} together"
         f"{', the bias' if biased else ''}, and their sum {short(total)}.",
         badge=Badge.LIVE,
@@ -100,7 +101,7 @@ def contributions(
         code=watched(loaded, ids, layer, projection)
         + matrix_lines(loaded, projection, "W")
         + f"""
-x = took[{projection!r}][{position}]  # d_model, behind the norm
+x = took[{projection!r}][{position}]  # d_model, after the norm
 w = W[:, {neuron}]
 parts = w * x
 shown = {shown.tolist()}  # the largest in magnitude
@@ -154,10 +155,10 @@ def _blank(values: np.ndarray) -> list[str]:
 
 def _sum_note(one: Neuron, projection: str, position: int, what: str) -> str:
     norm = one.loaded.spec.norm
-    behind = f"behind the model's own {norm} before MLP {one.layer}"
+    after = f"after the model's own {norm} before MLP {one.layer}"
     if one.loaded.spec.norms == "behind":
-        behind = f"as MLP {one.layer} reads it"
-    text = f"Input: the residual stream at this token {behind}."
+        after = f"as MLP {one.layer} reads it"
+    text = f"Input: the residual stream at this token, {after}."
     for other in one.projections:
         if other != projection:
             value = short(float(one.sums(other)[position]))

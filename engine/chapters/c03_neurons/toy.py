@@ -1,4 +1,4 @@
-"""A neuron with two inputs and made-up numbers: the weighted sum and five non-linearities."""
+"""A neuron with two inputs and made-up numbers: the weighted sum and a non-linearity."""
 
 from typing import Any
 
@@ -13,8 +13,11 @@ from engine.figures.axes import short
 from engine.figures.neurons import bend
 from engine.ops import neurons as ops
 
-REACH = 6.0
-"""The curves are drawn over −6 … 6, and further where the point lies outside."""
+REACH = 3.0
+"""The curves are drawn over −3 … 3, and further where the point lies outside."""
+
+DRAWN = ("ReLU", "GELU", "SiLU")
+"""The curves that are always drawn, so that their small differences are seen; the chosen one is, too."""
 
 
 def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float, activation: str) -> Card:
@@ -27,7 +30,8 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
     places = np.linspace(-reach, reach, 241)
     products = [w * v for w, v in zip(weights, x, strict=True)]
     out = values[activation]
-    curves = {name: ops.FUNCTIONS[name](places) for name in ops.ACTIVATIONS}
+    names = drawn(activation)
+    curves = {name: ops.FUNCTIONS[name](places) for name in names}
     return Card(
         key="toy-neuron",
         title=f"The sum is {short(z)}, and {activation} passes on {short(out)}",
@@ -54,7 +58,7 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
         },
         oracle=Oracle(
             "The sum by torch.nn.Linear, and every point of the curves by torch's own non-linearities.",
-            lambda: _again(x, weights, bias),
+            lambda: _again(x, weights, bias, names),
             EXACT * max(1.0, reach),
         ),
         note=f"z = {_term(weights[0], x[0])} + {_term(weights[1], x[1])} + {_signed(bias)} = {short(z)}. "
@@ -62,17 +66,25 @@ def toy_neuron(x: tuple[float, float], weights: tuple[float, float], bias: float
     )
 
 
-def _again(x: tuple[float, float], weights: tuple[float, float], bias: float) -> dict[str, Any]:
+def drawn(activation: str) -> tuple[str, ...]:
+    """The names of the curves in the figure."""
+    return tuple(dict.fromkeys((*DRAWN, activation)))
+
+
+def _again(
+    x: tuple[float, float], weights: tuple[float, float], bias: float, names: tuple[str, ...]
+) -> dict[str, Any]:
     parts = torch.tensor(x, dtype=torch.float64) * torch.tensor(weights, dtype=torch.float64)
     z = linear([[w] for w in weights], [bias])(torch.tensor(x, dtype=torch.float64))[0]
     reach = max(REACH, 1.1 * abs(float(z)))
     places = torch.linspace(-reach, reach, 241, dtype=torch.float64)
+    curves = bent(places)
     return {
         "products": parts,
         "z": z,
         "places": places,
         **{f"{name}(z)": value for name, value in bent(z).items()},
-        **bent(places),
+        **{name: curves[name] for name in names},
     }
 
 

@@ -185,8 +185,8 @@ def _facts(sides: Sequence[Side], acts: list[NDArray[np.float32]], layer: int) -
             "neurons": carriers,
         },
         oracle=Oracle(
-            "Matrices, widths and trained numbers from the tensors of both MLPs; the neurons from what leaves the "
-            "projections of private copies, bent by transformers' own activation function.",
+            "Matrices, widths, biases and trained numbers from what transformers’ configs say of both models; the "
+            "neurons from what leaves the projections of private copies, bent by transformers' own function.",
             lambda: _facts_again(read, layer),
             dict.fromkeys(("matrices", "biases", "d_model", "d_ff", "counts"), 0.0)
             | {"neurons": same_pass(carriers)},
@@ -205,20 +205,29 @@ result = {{"counts": [sum(p.numel() for p in net.get_submodule(place).parameters
 
 
 def _facts_again(read: Sequence[Read], layer: int) -> dict[str, Any]:
-    parts = [list(loaded.part("mlp", layer).parameters()) for loaded, _ in read]
-    matrices = [[p for p in own if p.ndim == 2] for own in parts]
+    made = [_configured(loaded.model.config) for loaded, _ in read]
     sizes = [
         [a.abs().sort(descending=True).values.cumsum(-1) for a in acts] for acts in _activations(read, layer)
     ]
     need = [[(mass < 0.9 * mass[-1]).sum() + 1 for mass in rows] for rows in sizes]
     return {
-        "matrices": [len(own) for own in matrices],
-        "biases": [any(p.ndim == 1 for p in own) for own in parts],
-        "d_model": [min(own[0].shape) for own in matrices],
-        "d_ff": [max(own[0].shape) for own in matrices],
-        "counts": [sum(p.numel() for p in own) for own in parts],
+        "matrices": [matrices for matrices, *_ in made],
+        "biases": [biased for _, biased, *_ in made],
+        "d_model": [narrow for *_, narrow, _ in made],
+        "d_ff": [wide for *_, wide in made],
+        "counts": [
+            matrices * narrow * wide + biased * ((matrices - 1) * wide + narrow)
+            for matrices, biased, narrow, wide in made
+        ],
         "neurons": [torch.stack(rows).double().mean() for rows in need],
     }
+
+
+def _configured(config: Any) -> tuple[int, bool, int, int]:
+    """Matrices of an MLP, whether they have biases, d_model and d_ff, by the config of a GPT-2 or of a Llama."""
+    if config.model_type == "gpt2":
+        return 2, True, config.n_embd, config.n_inner or 4 * config.n_embd
+    return 3, config.mlp_bias, config.hidden_size, config.intermediate_size
 
 
 def _mlp(loaded: Loaded, layer: int) -> str:

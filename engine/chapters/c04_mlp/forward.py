@@ -36,9 +36,8 @@ def mlp_pass(loaded: Loaded, trace: Trace, layer: int, position: int) -> Card:
     drawn = {_WORDS[name][0]: ops.sampled(w, *DRAWN).copy() for name, (w, _) in weights.items()}
     return Card(
         key="pass",
-        title=f"{spec.d_model} numbers become {spec.d_ff:,} and {spec.d_model} again: "
-        f"{part.count:,} trained numbers, {spec.n_layer * part.count / whole:.0%} of the model in its "
-        f"{spec.n_layer} MLPs",
+        title=f"{spec.d_model} → {spec.d_ff:,} → {spec.d_model}: {part.count:,} trained numbers in this MLP; the "
+        f"{spec.n_layer} MLPs together are {spec.n_layer * part.count / whole:.0%} of the model",
         alt=f"The token's vector of {spec.d_model} numbers, the matrices of MLP {layer}, the {spec.d_ff} activations, "
         f"and the {spec.d_model} numbers that leave the MLP.",
         badge=Badge.LIVE,
@@ -73,8 +72,15 @@ def mlp_pass(loaded: Loaded, trace: Trace, layer: int, position: int) -> Card:
         + _lines(one, position, _mlp_path(loaded, layer)),
         note=f"In memory at {loaded.precision}, this MLP's weights take {weight_bytes(loaded.part('mlp', layer)):,} "
         "bytes. Beside each name: its shape, and the end of its colour scale. Of a matrix, evenly spaced rows and "
-        "columns are drawn; of a vector, every number.",
+        f"columns are drawn; of a vector, every number.{_transposed(part, spec.d_model, spec.d_ff)}",
     )
+
+
+def _transposed(part: Part, d_model: int, d_ff: int) -> str:
+    """A sentence for the table where the first matrix is stored with its outputs first."""
+    if d_model == d_ff or part.weights[0].shape != (d_ff, d_model):
+        return ""
+    return f" The checkpoint stores each matrix with its outputs first, so in the table W_up is {d_ff:,} × {d_model}."
 
 
 def _out(loaded: Loaded, trace: Trace, layer: int) -> Array:
@@ -115,7 +121,7 @@ def _rows(
     halves = [(0.0, 0.49), (0.51, 1.0)] if spec.gated else [(0.0, 1.0)]
     wide = f"{spec.d_model} × {spec.d_ff:,}"
     inner = f"{name}(gate) · up" if spec.gated else f"{name}(up)"
-    end = "given to the norm behind the MLP" if spec.norms == "behind" else "added to the stream"
+    end = "given to the norm after the MLP" if spec.norms == "behind" else "added to the stream"
     return [
         [Panel(f"x, {spec.d_model}", x[None], narrow, "residual", "input, dimension %{x}")],
         [

@@ -9,13 +9,12 @@ from engine import ReaderError
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import bending
 from engine.evidence.rounding import EXACT, largest
-from engine.figures.axes import short
 from engine.figures.network import network
 from engine.ops import neurons as ops
 
-FIRST = ((1.0, -0.6, 0.4), (0.5, 0.9, -1.2))
+FIRST = ((1.0, -0.6, 0.4), (0.5, 0.9, -1.4))
 SECOND = ((0.8, -0.5), (-0.7, 1.1), (0.6, 0.3))
-BIASES = ((0.0, 0.1, 0.2), (0.1, -0.1))
+BIASES = ((0.0, 0.4, 0.2), (0.1, -0.1))
 NAMES = ("x", "h", "y")
 
 Edge = tuple[int, int, int]
@@ -51,8 +50,8 @@ def toy_network(x: tuple[float, float], edge: str, weight: float, activation: st
     units = [(NAMES[depth], k, float(v)) for depth, layer in enumerate(layers) for k, v in enumerate(layer)]
     return Card(
         key="toy-network",
-        title=f"{edge}: {short(float(source))} · {weight:g} = {short(float(source * weight))} "
-        f"joins {short(float((sums, out)[part][j]))}; the outputs are {short(out[0])} and {short(out[1])}",
+        title=f"{edge} adds {source:.2f} · {weight:.2f} = {source * weight:.2f} to a sum of "
+        f"{(sums, out)[part][j]:.2f} in all; the outputs are {out[0]:.2f} and {out[1]:.2f}",
         alt=f"Two inputs, three hidden units and two outputs joined by lines; the connection {edge} is marked, and so "
         "is its cell in the matrix.",
         badge=Badge.TOY,
@@ -87,7 +86,7 @@ def toy_network(x: tuple[float, float], edge: str, weight: float, activation: st
             EXACT * max(1.0, abs(weight), largest(out)),
         ),
         note=f"h = {activation}(x·W₁ + b₁), y = h·W₂ + b₂. Row: where a connection comes from; column: where it goes. "
-        "Orange weights are positive, blue ones negative; numbers in the cells are rounded.",
+        "Orange weights are positive, blue ones negative; numbers are rounded to two decimals.",
     )
 
 

@@ -2,7 +2,7 @@
 
 from engine.chapters.c05_sampling.draws import draws
 from engine.chapters.c05_sampling.filters import filters
-from engine.chapters.c05_sampling.lens import favourites, layers
+from engine.chapters.c05_sampling.lens import ROWS, favourites, layers
 from engine.chapters.c05_sampling.logits import logits, probabilities
 from engine.chapters.c05_sampling.surprisal import prompt
 from engine.chapters.c05_sampling.texts import name, texts
@@ -12,6 +12,7 @@ from engine.model.writing import Choice, Request, complete, so_far, text, write,
 
 __all__ = [
     "ROADS",
+    "ROWS",
     "Choice",
     "Request",
     "complete",

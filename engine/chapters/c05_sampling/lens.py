@@ -27,6 +27,9 @@ from engine.tokens.text import quoted, shorten
 
 FAVOURITES = 5
 
+ROWS = 10
+"""Rows of the folded lens at most."""
+
 WITNESS = (
     "The stream that transformers returns before every block, through the norm and the unembedding written out with "
     "torch.nn.functional; behind the last block, the logits that it returns."
@@ -44,17 +47,24 @@ def read_off(loaded: Loaded, stream: Array) -> NDArray[np.float32]:
     return logits
 
 
-def layers(loaded: Loaded, trace: Trace, position: int, width: int = 6) -> Card:
-    """The favourite next token after every block, at `position` and up to `width` - 1 tokens before it."""
+def layers(loaded: Loaded, trace: Trace, position: int, width: int = 6, folded: bool = False) -> Card:
+    """The favourite next token after every block, at `position` and up to `width` - 1 tokens before it.
+
+    `folded` leaves out the blocks after which the favourite at `position` is the same as before, see `fold`.
+    """
     first = max(0, inside(trace, position) - width + 1)
     logits = read_off(loaded, trace.hidden[:, first : position + 1])  # layer+1, seq, vocab
     p = softmax(logits)
     best = logits.argmax(axis=-1)
     shown = np.take_along_axis(p, best[..., None], axis=-1)[..., 0]
     tokens = [t.display for t in trace.tokens[first : position + 1]]
-    rows = _rows(loaded)
-    guesses = [[display(loaded, i) for i in row] for row in best]
     settled = _settled(best[:, -1])
+    ends = [quoted(display(loaded, int(best[depth, -1]))) for depth in (0, -1)]
+    itself = int((best[0] == trace.ids[first : position + 1]).sum())
+    kept = fold(best[:, -1]) if folded else list(range(len(best)))
+    left_out = len(best) - len(kept)
+    rows, best, shown = [_rows(loaded)[i] for i in kept], best[kept], shown[kept]
+    guesses = [[display(loaded, i) for i in row] for row in best]
 
     ids, apart = trace.ids, pass_tolerance(loaded, logits, steps=3)
 
@@ -62,13 +72,15 @@ def layers(loaded: Loaded, trace: Trace, position: int, width: int = 6) -> Card:
     return Card(
         key="lens",
         title=(
-            f"After {quoted(tokens[-1])} the favourite is {quoted(guesses[0][-1])} at the embedding and "
-            f"{quoted(guesses[-1][-1])} at the end, there for good from {settled} on"
+            f"After {quoted(tokens[-1])} the favourite is {ends[0]} at the embedding and {ends[1]} at the end; "
+            f"from {settled} on it stays that"
         ),
         alt="A grid: for every layer and token read, the most probable next token and its probability.",
         badge=Badge.LIVE,
         figure=drawn_lens(shown, guesses, rows, tokens),
-        note="Number and bar under each favourite: its probability; a full bar is 100 %.",
+        note="Number and bar under each favourite: its probability; a full bar is 100 %. At the embedding the "
+        f"favourite is the token that was read for {itself} of {len(tokens)}."
+        + _folded(left_out, len(kept) == ROWS),
         table={
             "stream": [rows[i] for i, _ in cells],
             "token read": [tokens[j] for _, j in cells],
@@ -79,7 +91,7 @@ def layers(loaded: Loaded, trace: Trace, position: int, width: int = 6) -> Card:
         shown={"id": best, "probability": shown},
         oracle=Oracle(
             WITNESS,
-            lambda: _layers_again(loaded, ids, first, position, best.tolist(), apart),
+            lambda: _layers_again(loaded, ids, first, position, kept, best.tolist(), apart),
             {"id": 0.0, "probability": probability_tolerance(loaded)},
         ),
         code=_code(
@@ -87,9 +99,9 @@ def layers(loaded: Loaded, trace: Trace, position: int, width: int = 6) -> Card:
             trace,
             first,
             position,
-            """
-            p = logits.softmax(-1).max(-1)
-            result = {"id": p.indices, "probability": p.values}
+            f"""
+            p = logits[{kept}].softmax(-1).max(-1)
+            result = {{"id": p.indices, "probability": p.values}}
             """,
         ),
     )
@@ -110,8 +122,8 @@ def favourites(loaded: Loaded, trace: Trace, position: int) -> Card:
     return Card(
         key="favourites",
         title=(
-            f"{quoted(names[0])} ends at {shown[-1, 0]:.1%}; block {biggest} adds most, "
-            f"{shown[biggest + 1, 0] - shown[biggest, 0]:+.1%}"
+            f"{quoted(names[0])} ends at {shown[-1, 0]:.1%}; largest rise: "
+            f"{100 * (shown[biggest + 1, 0] - shown[biggest, 0]):.1f} points, in block {biggest}"
         ),
         alt=f"The probability of the {len(names)} final favourites read off after every block.",
         badge=Badge.LIVE,
@@ -150,10 +162,36 @@ def _logits_again(loaded: Loaded, ids: Sequence[int], first: int, last: int) -> 
     return torch.cat([early, logits_again(loaded, ids)[None, first : last + 1]])
 
 
+def fold(best: NDArray[np.int64], most: int = ROWS) -> list[int]:
+    """Rows to show of favourites (layer+1): the first, the last, and those with another favourite than the one before.
+
+    Of more than `most` the last ones.
+    """
+    changed = [row for row in range(1, len(best)) if best[row] != best[row - 1] or row == len(best) - 1]
+    return [0, *changed[-(most - 1) :]]
+
+
+def _folded(left_out: int, full: bool) -> str:
+    if not left_out:
+        return ""
+    why = "there the favourite after the last token is the same as in the row before"
+    if full:
+        why = (
+            f"of the rows in which the favourite after the last token changes, the last {ROWS - 1} are shown"
+        )
+    return f" Folded away: {left_out} {'row' if left_out == 1 else 'rows'}; {why}."
+
+
 def _layers_again(
-    loaded: Loaded, ids: Sequence[int], first: int, last: int, given: list[list[int]], apart: float
+    loaded: Loaded,
+    ids: Sequence[int],
+    first: int,
+    last: int,
+    kept: list[int],
+    given: list[list[int]],
+    apart: float,
 ) -> dict[str, Any]:
-    logits = _logits_again(loaded, ids, first, last)
+    logits = _logits_again(loaded, ids, first, last)[kept]
     best = torch.tensor(
         [
             [int(at_ranks([id], row, apart)[0]) for id, row in zip(chosen, rows, strict=True)]

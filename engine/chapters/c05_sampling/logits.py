@@ -1,5 +1,6 @@
 """The scores of the whole vocabulary, and the probabilities that softmax makes of them."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,17 +13,18 @@ from engine.chapters.c05_sampling.warpers import FORWARD
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.filtering import logits_again
 from engine.evidence.oracles.order import at_ranks
-from engine.evidence.rounding import same_pass
+from engine.evidence.rounding import largest, same_pass
 from engine.evidence.script import script
-from engine.figures.bars import bars
-from engine.figures.sampling import ranks
-from engine.figures.theme import NEUTRAL
+from engine.figures.axes import short
+from engine.figures.sampling import ranks, softmax_columns
 from engine.model.capturing import display
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace, inside
 from engine.model.words import Word, word
 from engine.ops.sampling import finite, softmax, top
 from engine.tokens.text import quoted
+
+REST = "all others"
 
 SHOWN = 20
 """Top tokens that a *Code* script has to reproduce."""
@@ -90,61 +92,78 @@ def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Ca
     )
 
 
-def probabilities(loaded: Loaded, trace: Trace, position: int, count: int = 12, shift: float = 0.0) -> Card:
-    """The `count` most probable next tokens after `position`; `shift` is added to every logit first."""
+def probabilities(
+    loaded: Loaded,
+    trace: Trace,
+    position: int,
+    count: int = 12,
+    shift: float = 0.0,
+    temperature: float = 1.0,
+) -> Card:
+    """Softmax in columns for the `count` most probable tokens after `position`, and all others in one row.
+
+    `shift` is added to every logit first; then it is divided by the `temperature`.
+    """
     row = finite(trace.logits[inside(trace, position)]) + shift
-    p = softmax(row)
+    p = softmax(row / temperature)
     best = top(row, min(count, row.size)).copy()
     names = [display(loaded, i) for i in best]
-    others = float(1 - p[best].sum()) if best.size < row.size else 0.0
-    rest = "all others"
-
-    read, shown, near = trace.ids, np.append(p[best], others), same_pass(row)
+    powers = np.exp(row / temperature)
+    whole = best.size == row.size
+    left = [float(values.sum() - values[best].sum()) for values in (powers, p)]
+    power, shown = (
+        np.append(values[best], 0.0 if whole else max(0.0, rest))
+        for values, rest in zip((powers, p), left, strict=True)
+    )
+    read, near = trace.ids, same_pass(row)
     return Card(
         key="softmax",
         title=(
-            f"{quoted(names[0])}, with a logit of {_signed(row[best[0]])}, gets {p[best[0]]:.1%}; "
-            f"the other {row.size - best.size:,} tokens share {others:.1%}"
+            f"At temperature {temperature:g}, {quoted(names[0])} gets {p[best[0]]:.1%}: its e^(z/T) is "
+            f"{short(power[0])} of {short(float(powers.sum()))} in all"
         ),
-        alt=f"Bars of the {len(best)} most probable next tokens, the largest {p[best[0]]:.3f}, and one for all others.",
+        alt=f"Three columns of bars for the {len(best)} most probable next tokens and one for all others: the logit, "
+        f"e to the power of logit over temperature, and the probability, the largest {p[best[0]]:.3f}.",
         badge=Badge.LIVE,
-        figure=bars(
-            [*names, rest],
-            [*p[best], others],
-            probability=True,
-            value_name="probability",
-            colors=["logits"] * len(best) + [NEUTRAL],
-        ),
+        figure=softmax_columns([*names, REST], row[best], power, shown, temperature),
         table={
-            "token": [*names, rest],
+            "token": [*names, REST],
             "id": [*(str(i) for i in best), ""],
             "logit": [*(f"{row[i]:.6g}" for i in best), ""],
-            "probability": [*p[best].tolist(), others],
+            "e^(z/T)": power.tolist(),
+            "probability": shown.tolist(),
             "surprisal (nats)": (-np.log(np.maximum(shown, 1e-300))).tolist(),
         },
-        shown={"id": best, "logit": row[best], "probability": shown},
+        shown={"id": best, "logit": row[best], "power": power, "probability": shown},
         oracle=Oracle(
-            "torch.softmax of the logits that transformers returns for the same ids, without the added constant.",
-            lambda: _softmax_again(loaded, read, position, best.tolist(), shift, near),
-            {"id": 0.0, "logit": near, "probability": same_pass()},
+            "torch.exp and torch.softmax of the logits that transformers returns for the same ids; the probabilities "
+            "without the added constant.",
+            lambda: _softmax_again(loaded, read, position, best.tolist(), shift, temperature, near),
+            {
+                "id": 0.0,
+                "logit": near,
+                "power": largest(power) * math.expm1(near / temperature),
+                "probability": same_pass() / min(1.0, temperature),
+            },
         ),
         code=script(
             loaded,
             trace.ids,
             FORWARD,
             f"""
-            row = logits[{position}] + {shift!r}
-            p = torch.exp(row - row.max())
-            p = p / p.sum()
-            ranked = p.sort(descending=True, stable=True)
-            best, values = ranked.indices[:{len(best)}], ranked.values[:{len(best)}]
+            row, T = logits[{position}] + {shift!r}, {temperature!r}
+            best = row.sort(descending=True, stable=True).indices[:{len(best)}]
+            power = (row / T).exp()
+            p = power / power.sum()
             result = {{
                 "id": best,
                 "logit": row[best],
-                "probability": torch.cat([values, 1 - values.sum(0, keepdim=True)]),
+                "power": torch.cat([power[best], (power.sum() - power[best].sum())[None]]),
+                "probability": torch.cat([p[best], 1 - p[best].sum(0, keepdim=True)]),
             }}
             """,
         ),
+        note=f"The other {row.size - best.size:,} tokens share {shown[-1]:.1%}. Each column has a scale of its own.",
     )
 
 
@@ -160,12 +179,24 @@ def _ranked_again(
 
 
 def _softmax_again(
-    loaded: Loaded, ids: Sequence[int], position: int, given: list[int], shift: float, near: float
+    loaded: Loaded,
+    ids: Sequence[int],
+    position: int,
+    given: list[int],
+    shift: float,
+    temperature: float,
+    near: float,
 ) -> dict[str, Any]:
     row = logits_again(loaded, ids)[position]
-    chosen, p = at_ranks(given, row, near), row.softmax(-1)
-    others = p.index_fill(0, torch.tensor(chosen), 0.0).sum()
-    return {"id": chosen, "logit": row[chosen] + shift, "probability": [*p[chosen], others]}
+    chosen, p = at_ranks(given, row, near), (row / temperature).softmax(-1)
+    powers = ((row + shift) / temperature).exp()
+    rest = torch.ones(len(row), dtype=torch.bool).index_fill(0, torch.tensor(chosen), False)
+    return {
+        "id": chosen,
+        "logit": row[chosen] + shift,
+        "power": [*powers[chosen], powers[rest].sum()],
+        "probability": [*p[chosen], p[rest].sum()],
+    }
 
 
 def _places(size: int, found: int | None) -> NDArray[np.int64]:

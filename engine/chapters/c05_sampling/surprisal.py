@@ -98,7 +98,8 @@ def prompt(loaded: Loaded, trace: Trace, unit: str = "nats") -> Card:
             }}
             """,
         ),
-        note="The first token has no surprisal here: the model is never asked for it.",
+        note=f"The first token has no surprisal here: the model is never asked for it. {quoted(names[1])} is predicted "
+        "from one token alone.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The embedding matrix once more: rows, lengths, cosines, ranks and components, by torch from transformers' weights."""
+"""The embedding matrix once more: rows, cosines, ranks and components, by torch from transformers' weights."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,19 +50,6 @@ def entering(loaded: Loaded, ids: Sequence[int]) -> Tensor:
         places: Any = loaded.part("positions")
         sums = sums + places.weight[: len(ids)]
     return sums.to("cpu", torch.float64)
-
-
-def lengths(loaded: Loaded) -> Tensor:
-    """Lengths (vocab) of all rows, float64."""
-    return torch.cat([torch.linalg.vector_norm(part, dim=-1) for part in _parts(loaded)])
-
-
-def mean_cosine(loaded: Loaded) -> float:
-    """Mean cosine of all pairs of different rows: every row's unit vector with the sum of all others, then the mean."""
-    total = torch.stack([F.normalize(part, dim=-1).sum(0) for part in _parts(loaded)]).sum(0)
-    sums = [unit @ total - (unit * unit).sum(-1) for unit in _units(loaded)]
-    count = len(matrix(loaded))
-    return float(torch.cat(sums).mean() / (count - 1)) if count > 1 else float("nan")
 
 
 def cosines(loaded: Loaded, vectors: ArrayLike | Tensor) -> Tensor:
