@@ -224,7 +224,9 @@ def _figures(view: View, draw: Callable[[View], Any]) -> None:
         raise
     finally:
         if here.is_waiting(name):
-            mark.html(sight.WAITING)  # in a place that the next run writes again: what is only left out may stay
+            mark.html(
+                sight.WAITING
+            )  # in a place that the next run writes again: what is only left out may stay
         own.write(view.page)
 
 
