@@ -52,6 +52,9 @@ def lines(
     figure.update_layout(showlegend=len(series) > 1)
     figure.update_xaxes(type="log" if log_x else "linear", nticks=8)
     figure.update_yaxes(type="log" if log_y else "linear", nticks=7, rangemode="tozero" if zero else "normal")
+    figure.update_layout(
+        {f"{axis}axis_exponentformat": "power" for axis, log in (("x", log_x), ("y", log_y)) if log}
+    )
     if mark_x is not None:
         figure.add_vline(x=mark_x, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     return figure
