@@ -121,11 +121,16 @@ def product(view: View) -> Callable[[], Card]:
         key = view.select(
             "key",
             "Key token",
-            [None, *range(len(tokens))],
-            format_func=lambda i: STRONGEST if i is None else f"{i}  {shorten(tokens[i].display, 24)}",
+            [-1, *range(len(tokens))],
+            format_func=lambda i: STRONGEST if i < 0 else f"{i}  {shorten(tokens[i].display, 24)}",
         )
     return lambda: cards.product(
-        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, key
+        view.loaded,
+        view.trace,
+        view.state.layer,
+        view.state.head,
+        view.state.focus,
+        None if key < 0 else key,
     )
 
 
