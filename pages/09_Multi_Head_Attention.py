@@ -44,11 +44,18 @@ def shared(view: View) -> tuple[int, int]:
     return view.state.layer, view.state.head
 
 
-def offer_previous(view: View) -> None:
-    """A button for the strongest previous-token head, and what it is strongest in."""
+WHY = {
+    "previous": "Of all heads it looks most at the token before: on random tokens with {score:.0%} of its attention.",
+    "induction": "Of all heads it has the largest induction score, {score:.2f}: on random tokens that come twice, it "
+    "looks at what came after the present token the first time.",
+}
+
+
+def offer(view: View, kind: str) -> None:
+    """A button for the strongest head of a kind, and what it is strongest in."""
     seed = view.state.seed
     (layer, head), score = view.work(
-        "Looking for a head", seed, lambda progress: cards.strongest(view.loaded, seed, "previous")
+        "Looking for a head", (seed, kind), lambda progress: cards.strongest(view.loaded, seed, kind)
     )
     there = shared(view) == (layer, head)
     with view.controls:
@@ -59,10 +66,7 @@ def offer_previous(view: View) -> None:
             args=({"layer": layer, "head": head},),
             disabled=there,
         )
-        st.caption(
-            f"{'This head is shown. ' if there else ''}Of all heads it looks most at the token before: on random "
-            f"tokens with {score:.0%} of its attention."
-        )
+        st.caption(("This head is shown. " if there else "") + WHY[kind].format(score=score))
 
 
 def draw_wall(view: View) -> Callable[[], Card]:
@@ -73,7 +77,7 @@ ARCS, MAP = "arcs over the text", "map"
 
 
 def draw_arcs(view: View) -> Callable[[], Card]:
-    offer_previous(view)
+    offer(view, "previous")
     with view.controls:
         drawn = view.segments("drawn", "Drawn as", [ARCS, MAP])
     if drawn == MAP:
@@ -161,6 +165,7 @@ def draw_second(view: View) -> Callable[[], Card]:
 
 
 def draw_ablation(view: View) -> Callable[[], Card]:
+    offer(view, "induction")
     spec = view.loaded.spec
     every = {
         cards.name(layer, head): (layer, head) for layer in range(spec.n_layer) for head in range(spec.n_head)
@@ -300,11 +305,11 @@ chapter(
         Beat(
             "circuit",
             "Induction takes two heads, one after the other",
-            "An induction head cannot work alone: its query knows the present token, but the key that it should find, "
-            "the token after the earlier occurrence, is another token. A previous-token head in a layer below solves "
-            "this. It writes into each position which token stands before it, the induction head's keys read that, "
-            f"and the match is made ({ELHAGE}). If this is how it works, taking out the previous-token heads must "
-            "break the induction heads, and taking out as many others must not.",
+            "An induction head needs help from a layer below: its query knows the present token, but the key that it "
+            "should find, the token after the earlier occurrence, is another token. A previous-token head in such a "
+            "layer solves this. It writes into each position which token stands before it, the induction head's keys "
+            f"read that, and the match is made ({ELHAGE}). If this is how it works, taking out the previous-token "
+            "heads must break the induction heads, and taking out as many others must not.",
             draw_circuit,
             "Begin with 0 and raise the number one by one. Does the first previous-token head break induction in this "
             "model, or do several do the same work?",

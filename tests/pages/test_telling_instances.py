@@ -6,6 +6,16 @@ from tests.pages.conftest import open_app
 
 OFFERS = [
     ("pages/08_Attention_QKV.py", "8-map-offer", {"pocket-gpt2": ("3", "4"), "pocket-llama": ("1", "9")}),
+    (
+        "pages/09_Multi_Head_Attention.py",
+        "9-arcs-offer",
+        {"pocket-gpt2": ("3", "4"), "pocket-llama": ("1", "9")},
+    ),
+    (
+        "pages/09_Multi_Head_Attention.py",
+        "9-ablate-offer",
+        {"pocket-gpt2": ("5", "0"), "pocket-llama": ("4", "0")},
+    ),
 ]
 
 
