@@ -44,16 +44,18 @@ def weight(view: View) -> Callable[[], Card]:
     titles = cards.matrices(view.loaded)
     with view.controls:
         matrix = view.select("matrix", "Matrix", list(titles), format_func=titles.__getitem__)
-        rows, columns = view.work(
-            "Looking up the matrix",
-            (layer, matrix),
-            lambda progress: cards.shape(_exact(view), layer, matrix),
+        steep = view.toggle("steep", "The weight with the largest derivative", True)
+        rows, columns, row, column = view.work(
+            "Looking for the largest derivative",
+            (layer, matrix, target),
+            lambda progress: _steepest(view, target, layer, matrix),
         )
-        left, right = st.columns(2)
-        with left:
-            row = view.number("row", "Row", 0, rows - 1, 0, of=rows)
-        with right:
-            column = view.number("column", "Column", 0, columns - 1, 0, of=columns)
+        if not steep:
+            left, right = st.columns(2)
+            with left:
+                row = view.number("row", "Row", 0, rows - 1, row, of=(rows, row))
+            with right:
+                column = view.number("column", "Column", 0, columns - 1, column, of=(columns, column))
         power = view.slider("power", "Step of the central difference: 10 to the", -12, 0, -4)
         reach = view.select_slider(
             "reach", "Curve drawn to ± this many typical weights", (1, 10, 100, 1000), 100
@@ -72,11 +74,23 @@ def blame(view: View) -> Callable[[], Card]:
 
 def step(view: View) -> Callable[[], Card]:
     target = _target(view)
+    small = view.work(
+        "Looking for a small step", target, lambda progress: cards.small_rate(*_asked(view, target))
+    )
     with view.controls:
         rate = view.select_slider(
-            "rate", "Learning rate", cards.RATES, 1e-3, format_func=lambda rate: f"{rate:g}"
+            "rate", "Learning rate", cards.RATES, small, of=small, format_func=lambda rate: f"{rate:g}"
+        )
+        st.caption(
+            f"With {small:g} the straight line along the gradient falls by about {cards.SMALL:g} nats for this target."
         )
     return lambda: cards.step(*_asked(view, target), rate)
+
+
+def _steepest(view: View, target: str, layer: int, matrix: str) -> tuple[int, ...]:
+    """In a worker: the shape of a matrix, and the place of its weight with the largest derivative."""
+    exact, asked = _asked(view, target)
+    return *cards.shape(exact, layer, matrix), *cards.steepest(exact, asked, layer, matrix)
 
 
 def _target(view: View) -> str:
@@ -101,12 +115,13 @@ def _about_loss(view: View) -> str:
     weights = (
         ""
         if used == REFERENCE
-        else f"\n\nYou read at {markdown(used)}. Gradients need finer numbers, so from here on this chapter uses the "
+        else f"\n\nYou chose {markdown(used)}. Gradients need finer numbers, so from here on this chapter uses the "
         f"fp32 weights."
     )
     return f"""
-    Cut off the last token of your prompt and ask the model for it. The **loss** is its surprisal, $-\\ln p$. With a
-    target of your own, the whole prompt is read and your token is asked for.
+    The **loss** is the surprisal of the token that should have come next, $-\\ln p$. Here that token, the **target**,
+    is the last one of your prompt, and the model reads the others. If you type a target, the model reads the whole
+    prompt and is asked for the first token of your text.
 
     The backward pass begins with a difference: the derivative of the loss with respect to each logit is that token's
     probability, minus 1 at the target.{weights}
@@ -115,12 +130,12 @@ def _about_loss(view: View) -> str:
 
 def _about_norms(view: View) -> str:
     return f"""
-    From the logits, the same rule that the toy showed runs back through all {view.loaded.spec.n_layer} blocks. One
-    backward pass gives the derivative of the loss with respect to every one of the model's weights. As a
-    vector, the gradient of a part points where its weights would raise the loss fastest, and its length says how fast.
+    One backward pass gives the derivative of the loss with respect to every weight of the model. From the logits, the
+    chain rule runs back through all {view.loaded.spec.n_layer} blocks. The **gradient** of a part is the vector of its
+    weights' derivatives: it points where the loss rises fastest, and its length says how steep that rise is.
 
-    Each residual connection is an addition, so the gradient passes it unchanged: no block has to wait
-    for what the blocks above let through.
+    Each residual connection is an addition, so the gradient passes it unchanged: even if the blocks above pass little
+    back, the gradient still reaches every block along the residual stream.
     """
 
 
@@ -129,7 +144,7 @@ chapter(
     title="Backpropagation",
     question="How does a model find out which of its weights to change?",
     lead=(
-        "Training asks one question of every weight: if you were a little larger, would the loss rise or fall? "
+        "Training asks one question about every weight: if it were a little larger, would the loss rise or fall? "
         "Backpropagation answers it for all weights at once, by the chain rule, in one pass from the end to the start."
     ),
     bar=("layer",),
@@ -138,16 +153,17 @@ chapter(
             "graph",
             "Each operation needs to know only its own derivative",
             prose="""
-            A neuron beside a residual path: $y = x + \\tanh(w x + b)$, and the loss $L = (y - t)^2$. Forwards, every
-            node computes its value and its **local derivatives**: how much its output would move with each input.
+            The graph computes a neuron beside a residual path, $y = x + \\tanh(w x + b)$, and its loss
+            $L = (y - t)^2$. In the forward pass, every node computes its value and its **local derivatives**: how
+            fast its output changes with each of its inputs.
 
-            Backwards, every node multiplies the gradient that arrives by each local derivative and hands the product
-            on. That is the **chain rule**. Where a value was used twice, as x is, what arrives adds up.
+            In the backward pass, every node multiplies the gradient that arrives by each local derivative and passes
+            the product on. That is the **chain rule**. Where a value was used twice, as x is, its gradients add up.
             """,
             draw=graph,
             try_this=(
                 "Set the step to 0 and go through the pass one operation at a time. Then give b the value 2: tanh "
-                "saturates, its local derivative shrinks, and w learns little."
+                "saturates, its local derivative shrinks, and the gradient of w is small."
             ),
         ),
         Beat(
@@ -162,49 +178,53 @@ chapter(
             "One pass gives the gradient of every part",
             prose=_about_norms,
             draw=norms,
-            try_this="Ask for a target that fits and one that does not: the worse the guess, the longer the gradients.",
+            try_this="Ask for a target that the model expects, then for two that it does not. A good guess gives short "
+            "gradients; beyond that p − 1 cannot get past −1, and the lengths say little about how bad the guess was.",
         ),
         Beat(
             "weight",
             "A derivative can be checked by nudging the weight",
             prose="""
-            Nothing has to be believed. Take one weight, make it a little smaller and a little larger, and run the
-            model both times: the **central difference** $\\frac{L(w + h) - L(w - h)}{2h}$ needs no chain rule at
-            all. It costs two passes for one weight; backpropagation costs about as much for all of them.
+            You need not take a derivative on trust: you can measure it. Make one weight a little smaller and a little
+            larger, and run the model both times. The **central difference** $\\frac{L(w + h) - L(w - h)}{2h}$ needs no
+            chain rule, but it takes two passes for one weight; a single backward pass gives the derivatives of all.
 
-            The straight line has the slope that autograd found. It touches the curve and then leaves it: a
-            derivative is a promise about small steps only.
+            The straight line has the slope that **autograd**, PyTorch's backpropagation, found. It touches the curve
+            and then leaves it: a derivative describes small steps only.
             """,
             draw=weight,
             try_this=(
-                "Make the step 1, then 10⁻¹²: the central difference fails at both ends, by the curve's bend and by "
-                "the rounding of float64."
+                "Make the step 1, then 10⁻¹²: the two derivatives part at both ends, at the first because the curve "
+                "bends, at the second because float64 rounds the losses."
             ),
         ),
         Beat(
             "blame",
             "The gradient also reaches the words you typed",
             prose="""
-            The backward pass does not stop at the weights: it gives a derivative for the embedding of every token of
-            the prompt. Its dot product with the embedding says how fast the loss would change if that token spoke a
-            little louder. It is a first-order answer and no more: what a token would do if it were taken out
-            altogether may differ.
+            The backward pass does not stop at the weights: it also gives the gradient of the loss with respect to the
+            embedding of every token of the prompt. Its dot product with the embedding says how fast the loss would
+            change if that embedding were a little longer. Followed along a straight line to the point where
+            nothing is left of the embedding, it predicts the loss without the token.
+
+            The second bar is the measured change: the loss with this embedding set to zero, minus the loss as it is.
+            The two can differ much, even in sign, because taking a token out is not a small step.
             """,
             draw=blame,
-            try_this="Change one word of the prompt, in the sidebar, and see whether the ranking moves.",
+            try_this="Find the token with the largest measured change. Did its gradient announce it?",
         ),
         Beat(
             "step",
-            "One step helps the target and disturbs the rest",
+            "One small step helps the target; every other text moves too",
             prose="""
-            Gradient descent subtracts the gradient times a **learning rate** from every weight. Here one such step is
-            taken on a private copy, for your prompt's target alone. The same weights also serve every other text, so
-            three control prompts are read before and after. The shared model stays as it was.
+            Gradient descent subtracts the gradient times a **learning rate** from every weight. Here a private copy
+            of the model takes one such step, for your prompt's target alone. The same weights also serve every other
+            text, so three control prompts are read before and after.
             """,
             draw=step,
             try_this=(
-                "Raise the learning rate one notch at a time. Compare how soon the target is as good as certain with "
-                "how far the controls have moved by then."
+                "Raise the learning rate one notch at a time. At which rate does the target become almost certain, how "
+                "far have the controls moved by then, and does a still larger step help or hurt?"
             ),
         ),
     ],

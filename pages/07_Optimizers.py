@@ -8,6 +8,7 @@ from engine.chapters import c07_optimizers as cards
 from engine.chapters.c05_sampling import surprisal
 from engine.chapters.c07_optimizers.questions import ASKED
 from engine.evidence.card import Card
+from engine.model.cache import traced
 from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
 from engine.ops.optimizers import SCHEDULES, SURFACES, VECTOR
@@ -121,9 +122,9 @@ def one_text(view: View) -> Callable[[], Card | list[Card]]:
 
 
 def _before(view: View) -> Card:
-    """What the prompt costs the model as it is."""
-    loaded, _ = _text(view)
-    return surprisal.prompt(loaded, view.capture(loaded=loaded))
+    """The surprisal of the text that is to be learned, before any training."""
+    loaded, ids = _text(view)
+    return surprisal.prompt(loaded, traced(loaded, ids))
 
 
 def _rate(view: View, usual: float) -> float:
@@ -143,24 +144,25 @@ def _text(view: View) -> tuple[Loaded, tuple[int, ...]]:
 def _about_plane(view: View) -> str:
     loaded = view.loaded
     return f"""
-    The loss of {markdown(loaded.name)} on your prompt is a surface too, over as many dimensions as there are weights.
-    Two seeded directions through the weights of block {loaded.spec.n_layer - 1} span a plane in it
+    The loss of {markdown(loaded.name)} on your prompt is a surface too, with as many dimensions as there are weights.
+    Two random directions through the weights of block {loaded.spec.n_layer - 1} span a plane in it
     ([Li et al. 2018](https://arxiv.org/abs/1712.09913)). The trained weights are in the middle.
 
-    The button measures the loss on a grid and lets the optimizers walk from your start, on true gradients. A random
-    plane shows little of where training really went; it is a look through a keyhole. Muon is missing, for a point
-    in a plane is no matrix.
+    The button measures the loss on a grid and lets the optimizers walk from your start, with the model's own
+    gradients. A random plane shows little of the way that training took, so take it as a glimpse. Muon is missing: it
+    acts on matrices, and a point in a plane is not one.
     {_fp32(view)}
     """
 
 
 def _about_one_text(view: View) -> str:
     return f"""
-    Now all weights may move. Each optimizer gets a private copy of the model and learns one text: your prompt (at
-    most its first {MOST} tokens). The loss soon falls because the text is learned by heart; what the copies write
-    after its first words shows it. The shared model stays as it was.
+    Each optimizer now trains a private copy of the model, with all of its weights, on one text: your prompt (at most
+    its first {MOST} tokens). The loss falls because the copy learns the text by heart, and what it writes after the
+    first words shows this. Where a rate is too large at first, the loss rises before it falls.
 
-    Muon gets the matrices inside the blocks, and AdamW the embeddings, norms and biases, as Muon's authors advise.
+    Muon trains the matrices inside the blocks, and AdamW the embeddings, norms and biases, as Muon's authors advise
+    ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)).
     {_fp32(view)}
     """
 
@@ -168,7 +170,7 @@ def _about_one_text(view: View) -> str:
 def _fp32(view: View) -> str:
     if view.state.precision == REFERENCE:
         return ""
-    return f"You read at {markdown(view.state.precision)}; gradients need finer numbers, so this uses the fp32 weights."
+    return f"You chose {markdown(view.state.precision)}; gradients need finer numbers, so this uses the fp32 weights."
 
 
 chapter(
@@ -177,8 +179,8 @@ chapter(
     question="How does a gradient become a step?",
     lead=(
         "The gradient tells every weight which way the loss rises. An optimizer decides how far to go, and what to "
-        "remember of earlier gradients. The same few rules, straight from PyTorch, walk here over made-up "
-        "surfaces first and then over the real model's loss."
+        "remember of earlier gradients. Here the optimizers of PyTorch walk over made-up surfaces first, and then "
+        "over the real model's loss."
     ),
     bar=("seed",),
     beats=[
@@ -186,24 +188,26 @@ chapter(
             "surface",
             "Every optimizer takes its own way down",
             prose="""
-            **SGD** follows the gradient. **Momentum** keeps a share of its last step; **Nesterov** looks ahead along
-            it. **RMSProp** divides each coordinate by the recent size of its gradient, **Adam** does that and keeps
-            momentum, **AdamW** also shrinks the weights. Along a ravine the gradient points mostly across, and there
-            the rules part.
+            **SGD** (stochastic gradient descent) steps against the gradient. **Momentum** keeps a share of its last
+            step, and **Nesterov** looks ahead along it. **RMSProp** divides each coordinate's derivative by its recent
+            size; **Adam** does that and keeps momentum, so that its step is at first about as long as the rate,
+            whatever the gradient; **AdamW** also shrinks the weights. In a ravine the gradient points mostly across
+            it, and there the optimizers behave differently.
             """,
             draw=surface,
             try_this=(
-                "Raise the learning rate until a path leaves the window. Then take the saddle and set y to 0: a "
-                "gradient of exactly zero moves nobody off the ridge."
+                "Raise the learning rate until a path leaves the window. Then take the saddle and set y to 0: the "
+                "gradient's y part is exactly zero, and no optimizer leaves the ridge."
             ),
         ),
         Beat(
             "curvature",
-            "Too large a step does not slow learning, it explodes",
+            "Past a limit, a larger step does not learn faster: it explodes",
             prose="""
-            On a parabola of curvature c, a step of gradient descent multiplies the distance from the minimum by
-            $1 - \\eta c$. Below a rate of $2/c$ this shrinks; above it, every step lands further away on the other
-            side. In a ravine the steepest direction sets the limit, and the flattest one waits.
+            On a parabola of curvature $c$, a step of gradient descent with the learning rate $\\eta$ multiplies the
+            distance from the minimum by $1 - \\eta c$. Below a rate of $2/c$ the distance shrinks; above it, every step
+            lands further away on the other side. In a ravine the steepest direction sets the limit, and the flattest
+            one converges slowly.
             """,
             draw=curvature,
             try_this="Find the rate at which both lines fall equally fast. Then go past 0.08.",
@@ -212,22 +216,25 @@ chapter(
             "schedules",
             "A rate that falls ends nearer the minimum",
             prose="""
-            A model sees a small batch at a time, so its gradients are noisy. With a constant rate the noise never
-            stops pushing the weights about. A **schedule** takes large steps early and small ones late; a **warm-up**
-            begins gently, before momentum and Adam's averages have settled.
+            In training, each gradient comes from a small batch of texts, so gradients are noisy. With a constant rate
+            the noise never stops pushing the weights about. A **schedule** takes large steps early and small ones
+            late. A **warm-up** begins with small steps, because the averages of momentum and Adam have not settled
+            yet; plain SGD, which runs here, has no averages to wait for.
             """,
             draw=schedules,
-            try_this="Set the noise to 0: now the falling rates only cost progress.",
+            try_this="Set the noise to 0: without noise, lowering the rate only slows the descent.",
         ),
         Beat(
             "muon",
-            "Muon looks at a matrix as a whole",
+            "Muon treats a matrix as a whole",
             prose="""
-            The rules so far treat a weight matrix as a list of numbers. **Muon**
-            ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)) takes the momentum of a whole
-            matrix and makes its singular values nearly equal, so that directions with weak gradients move about as
-            far as strong ones. It needs a matrix; a point on a surface is none. Here it solves a small linear
-            regression, with inputs that are strong in some directions and weak in others.
+            All optimizers so far treat a weight matrix as a list of numbers. **Muon**
+            ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)) takes the momentum of a whole matrix
+            and pulls its singular values, the lengths of its steps in different directions, towards one size. It does
+            so by five steps of an approximation, the Newton–Schulz iteration, so directions with weak gradients move
+            much further than with SGD, though the weakest still lag behind. Muon needs a matrix, so it cannot be shown
+            on the surfaces above. Here it solves a small linear regression, with inputs that are strong in some
+            directions and weak in others.
             """,
             draw=muon,
             try_this="Make the inputs equally strong, then very unequal, and compare the sizes of the first step.",
@@ -242,7 +249,7 @@ chapter(
         ),
         Beat(
             "tune",
-            "Some dozens of steps, and your sentence is learned by heart",
+            "Trained on one sentence, a model soon knows it by heart",
             prose=_about_one_text,
             draw=one_text,
             try_this="Multiply all rates by 10 or 30: which optimizers still learn, and what does the text become?",

@@ -2,22 +2,97 @@
 
 from collections.abc import Callable
 
+import streamlit as st
+
 from engine.chapters import c08_attention as cards
 from engine.chapters.c08_attention.questions import ASKED
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
+STRONGEST = "the one with the largest weight"
 STAGE_NAMES = {"scores": "Scores", "masked": "Masked", "weights": "Softmax"}
 
 
-def for_head(card: Callable[..., Card]) -> Callable[[View], Callable[[], Card]]:
-    """A beat that shows one card and has no controls but those of the bar."""
+Finder = Callable[[View], cards.Instance | None]
+
+
+def for_head(card: Callable[..., Card], find: Finder) -> Callable[[View], Callable[[], Card]]:
+    """A beat that shows one card and has no controls but those of the bar, and a button for a telling head."""
 
     def draw(view: View) -> Callable[[], Card]:
+        offer(view, find(view))
         return lambda: card(view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus)
 
     return draw
+
+
+def offer(view: View, found: cards.Instance | None) -> None:
+    """A button that chooses what shows the beat's point best here, and the reason."""
+    if found is None:
+        return
+    there = all(getattr(view.state, field) == value for field, value in found.picks.items())
+    with view.controls:
+        st.button(
+            found.label,
+            key=f"{view.page}-{view.beat}-offer",
+            on_click=view.pick,
+            args=(dict(found.picks),),
+            disabled=there,
+        )
+        st.caption(("This head is shown. " if there else "") + markdown(found.reason))
+
+
+def looking_back(view: View) -> cards.Instance | None:
+    """The head that looks most at the token before."""
+    found: cards.Instance | None = view.work(
+        "Looking for a head", "previous", lambda progress: cards.previous_token(view.trace)
+    )
+    return found
+
+
+def unlike(view: View) -> cards.Instance | None:
+    """The head in which weight and share differ most for the focus token."""
+    query = view.state.focus
+    found: cards.Instance | None = view.work(
+        "Looking for a head", ("unlike", query), lambda progress: cards.unlike(view.loaded, view.trace, query)
+    )
+    return found
+
+
+def loudest(view: View) -> cards.Instance | None:
+    """The head of the layer that writes most at the focus token."""
+    layer, query = view.state.layer, view.state.focus
+    found: cards.Instance | None = view.work(
+        "Looking for a head",
+        ("loudest", layer, query),
+        lambda progress: cards.loudest(view.loaded, view.trace, layer, query),
+    )
+    return found
+
+
+def voter(view: View) -> cards.Instance | None:
+    """The head that votes most for what the model expects after the focus token."""
+    query = view.state.focus
+    found: cards.Instance | None = view.work(
+        "Looking for a head", ("voter", query), lambda progress: cards.voter(view.loaded, view.trace, query)
+    )
+    return found
+
+
+def in_the_middle(view: View) -> cards.Instance | None:
+    """A token with as many tokens behind it as before it: the mask hides something from it."""
+    tokens = view.tokens
+    if len(tokens) < 3:
+        return None
+    middle = (len(tokens) - 1) // 2
+    hidden = len(tokens) - 1 - middle
+    return cards.Instance(
+        {"focus": middle},
+        f"Show token {middle}",
+        f"From token {middle}, “{tokens[middle].display}”, the mask hides {hidden} later "
+        f"token{'' if hidden == 1 else 's'}.",
+    )
 
 
 def projection(view: View) -> Callable[[], Card]:
@@ -47,15 +122,21 @@ def product(view: View) -> Callable[[], Card]:
         key = view.select(
             "key",
             "Key token",
-            range(len(tokens)),
-            format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
+            [-1, *range(len(tokens))],
+            format_func=lambda i: STRONGEST if i < 0 else f"{i}  {shorten(tokens[i].display, 24)}",
         )
     return lambda: cards.product(
-        view.loaded, view.trace, view.state.layer, view.state.head, view.state.focus, key
+        view.loaded,
+        view.trace,
+        view.state.layer,
+        view.state.head,
+        view.state.focus,
+        None if key < 0 else key,
     )
 
 
 def row(view: View) -> Callable[[], Card]:
+    offer(view, in_the_middle(view))
     with view.controls:
         causal = view.toggle("mask", "Causal mask", True)
         scaled = not view.loaded.spec.scaled or view.toggle("scale", "Scale by 1/√d_head", True)
@@ -65,6 +146,7 @@ def row(view: View) -> Callable[[], Card]:
 
 
 def head_map(view: View) -> Callable[[], Card]:
+    offer(view, looking_back(view))
     with view.controls:
         stage = view.segments("stage", "Show", cards.STAGES, "weights", STAGE_NAMES.__getitem__)
     return lambda: cards.head_map(
@@ -98,29 +180,48 @@ def projection_prose(view: View) -> str:
     place = (
         "as it enters the block"
         if spec.norms == "behind"
-        else f"behind the block’s {'first ' if spec.norms == 'before' else ''}{spec.norm}"
+        else f"after the block’s {'first ' if spec.norms == 'before' else ''}{spec.norm}"
     )
+    bias = ", to which this model adds a learned constant, the bias b" if cards.has_bias(view.loaded) else ""
     return f"""
-        Every head makes three vectors from a token: a **query** (what am I looking for?), a **key** (what can be
-        found at me?) and a **value** (what do I hand over?). All start from the same x, the residual stream
-        {place}; a learned matrix each turns its {spec.d_model} numbers into {spec.d_head},
-        one column for one number. {shared}
+        Every head makes three vectors from a token: a **query** (what am I looking for?), a **key** (what do I
+        offer?) and a **value** (what do I pass on if chosen?). All three start from the same x, the residual stream
+        {place}. For each, a learned matrix turns the {spec.d_model} numbers of x into {spec.d_head}; each column of
+        the matrix makes one number{bias}. {shared}
     """
 
 
 def vectors_prose(view: View) -> str:
     rotary = (
-        "This model has RoPE: after the projection each query and key is rotated by an angle that grows with its "
-        "position, and what you see is what enters the dot product. Values are not rotated. "
-        "(RoPE has a chapter of its own, number 10.)"
+        "This model has RoPE (rotary position embedding, chapter 10): after the projection each query and key is "
+        "rotated by an angle that grows with its position, and only then does it enter the dot product. Values are "
+        "not rotated."
         if view.loaded.spec.positions == "rotary"
-        else "In this model positions were added to the embeddings at the very bottom, so queries and keys are used "
-        "exactly as they leave the projection."
+        else "In this model position vectors are added to the embeddings before the first block, so queries and keys "
+        "are used exactly as they leave the projection."
     )
     return f"""
-        The same three matrices are applied to every token at once, so there is a row here for each token of the
-        prompt. The focus token, {focus(view)}, will use its **query**; from every token it may see it will need the
-        **key** and the **value**. {rotary}
+        The head’s three matrices are applied to every token of the prompt, so each of the three panels has one row
+        for each token. The focus token, {focus(view)}, will use its **query**; from every token that it may see, it
+        will need the **key** and the **value**. {rotary}
+    """
+
+
+def vectors_try(view: View) -> str:
+    alike = (
+        "are the same twice, for nothing has been mixed in yet and values are not rotated"
+        if view.loaded.spec.positions == "rotary"
+        else "differ only because their position vectors do"
+    )
+    return f"""
+        Use a word twice in the prompt. In layer 0 its values {alike}; go to the last layer and compare them again.
+    """
+
+
+def walk_prose(view: View) -> str:
+    return f"""
+        This figure takes the head from the query of {focus(view)} to its write, in seven steps. Each step needs
+        nothing but the strips above it, the keys and values of the tokens, and the head’s rows of W_O.
     """
 
 
@@ -134,27 +235,34 @@ def product_prose(view: View) -> str:
         "without that, and the sum is its **score**."
     )
     return f"""
-        How well does a key answer a query? Multiply them dimension by dimension and add up: a **dot product**. It is
-        large when the two point the same way, negative when they point apart. {scale}
+        How well a key answers a query is measured by their **dot product**: multiply the two dimension by dimension
+        and add up. It is large when the two point the same way, and negative when they point in opposite directions.
+        {scale}
     """
 
 
 def row_prose(view: View) -> str:
     seen, count = view.state.focus + 1, len(view.tokens)
+    sight = (
+        f"{focus(view)} is the last token, so here the mask hides nothing."
+        if seen == count
+        else f"From position {view.state.focus} the query sees {seen} of {count} keys."
+    )
     return f"""
-        {focus(view)} has a score for every key. It was trained to predict what comes next, so it must not see what
-        comes next: the **causal mask** replaces the scores of later keys with −∞. From position {view.state.focus} it
-        sees {seen} of {count} keys. **Softmax** (e to the power of each score, divided by the sum of them all) then
-        makes the rest into weights that are positive and add up to 1.
+        The query of {focus(view)} has a score with every key. The model learns to predict the next token, so no token
+        may see the ones after it: the **causal mask** replaces the scores of later keys with −∞. {sight}
+        **Softmax** (e to the power of each score, divided by the sum of all of them) then turns the scores into weights
+        that are positive and add up to 1.
     """
 
 
 def map_prose(view: View) -> str:
     count = len(view.tokens)
     return f"""
-        One row for each query, one column for each key: {count} × {count} scores in one matrix product, q·kᵀ. The row
-        of the focus token is framed. The mask takes away the upper triangle; softmax goes row by row, so a row adds up
-        to 1 and a column need not. The first token can look at nothing but itself.
+        The map of a head has one row for each query and one column for each key: all {count} × {count} scores come
+        from one matrix product, q·kᵀ, so twice as many tokens make four times as many scores. The row of the focus
+        token is framed. The mask takes away the upper triangle. Softmax works row by row, so a row adds up to 1, and a
+        column need not. The first token can look only at itself.
     """
 
 
@@ -162,18 +270,18 @@ def values_prose(view: View) -> str:
     return f"""
         The weights say where {focus(view)} looks; the **values** say what it finds there. Each visible value is
         multiplied by its weight, and the sum of them is the head’s **output**. Weight and effect are not the same: a
-        key with a large weight and a short value hands over little, and two values can cancel. The bars on the right
-        measure what is left of each in the sum.
+        key with a large weight and a short value contributes little, and two values can cancel. The bars on the right
+        measure how much of the sum comes from each key.
     """
 
 
 def output_prose(view: View) -> str:
     spec = view.loaded.spec
     return f"""
-        The output has {spec.d_head} numbers; the residual stream has {spec.d_model}. The **output projection** W_O
-        leads back, and every head owns {spec.d_head} of its rows. The product is what this head writes: it is added to
-        the residual stream at {focus(view)}, together with the writes of the {spec.n_head - 1} other heads of the
-        layer.
+        The output of a head has {spec.d_head} numbers, and the residual stream has {spec.d_model}. The **output
+        projection** W_O leads back to that width, and every head owns {spec.d_head} of its rows. The product is what
+        this head **writes**: it is added to the residual stream at {focus(view)}, together with the writes of the
+        {spec.n_head - 1} other heads of the layer.
     """
 
 
@@ -181,10 +289,10 @@ def promoted_prose(view: View) -> str:
     norm = view.loaded.spec.norm
     centred = "centred, divided by the scale" if view.loaded.spec.centred else "divided by the scale"
     return f"""
-        A direction in the residual stream is also a vote on the next token. Here the head’s write at {focus(view)}
+        Whatever is written to the residual stream also votes on the next token. Here the head’s write at {focus(view)}
         goes straight to the end: {centred} that the final {norm} measures on the **whole** residual stream of this
         token (the scale is held, not measured again on the write), times the norm’s weights, times the unembedding.
-        This is the **direct** effect on the logits only: later blocks read this write too, and what they make of it
+        This is only the **direct** effect on the logits: later blocks read this write too, and what they make of it
         is not in this figure.
     """
 
@@ -205,15 +313,14 @@ chapter(
             prose=projection_prose,
             draw=projection,
             try_this="Move the framed dimension: another column of the matrix, another number of the result. "
-            "Then change the head: x stays, the matrix is another one.",
+            "Then change the head: x stays the same, the matrix changes.",
         ),
         Beat(
             "vectors",
             "Every token gets all three",
             prose=vectors_prose,
             draw=vectors,
-            try_this="Use a word twice in the prompt. In layer 0 its values may still be alike; "
-            "go to the last layer and compare them again.",
+            try_this=vectors_try,
         ),
         Beat(
             "product",
@@ -242,7 +349,7 @@ chapter(
             "values",
             "The output is a weighted sum of values",
             prose=values_prose,
-            draw=for_head(cards.values),
+            draw=for_head(cards.values, unlike),
             try_this="Find a key whose share is clearly smaller than its weight. Its value is short, "
             "or points away from the sum; the table has its length.",
         ),
@@ -250,26 +357,24 @@ chapter(
             "output",
             "The head writes back to the residual stream",
             prose=output_prose,
-            draw=for_head(cards.output_projection),
+            draw=for_head(cards.output_projection, loudest),
             try_this="Compare the length of this write (below the figure) with that of all heads together. "
-            "Which head of the layer writes most here?",
+            "Then choose another token in the bar: does the same head write most there?",
         ),
         Beat(
             "promoted",
             "What it writes votes for some tokens and against others",
             prose=promoted_prose,
-            draw=for_head(cards.promoted),
+            draw=for_head(cards.promoted, voter),
             try_this="Compare a head of the first layer with one of the last. "
             "Whose promoted tokens look more like a continuation of the prompt?",
         ),
         Beat(
             "walk",
             "From one query to one write in seven steps",
-            prose="Everything above, for the focus token, in one figure. Move through the steps: each one needs "
-            "nothing but the strips above it, the keys and values of the tokens, and the head’s rows of W_O.",
+            prose=walk_prose,
             draw=walk,
-            try_this="Stop at step 5, click another token in the strip at the top of the page, "
-            "and see where that one looks.",
+            try_this="Stop at step 5, choose another token in the bar, and see where that one looks.",
         ),
     ],
     asks=ASKED,

@@ -19,7 +19,6 @@ OLSSON = (
 )
 WANG = "[Wang et al. 2022](https://arxiv.org/abs/2211.00593)"
 XIAO = "[Xiao et al. 2023](https://arxiv.org/abs/2309.17453)"
-ABNAR = "[Abnar & Zuidema 2020](https://arxiv.org/abs/2005.00928)"
 
 
 def wall_prose(view: View) -> str:
@@ -32,11 +31,12 @@ def wall_prose(view: View) -> str:
         else " Every head has its own keys and values."
     )
     return (
-        f"Chapter 8 followed one head. {markdown(view.loaded.name)} runs {spec.n_head} of them beside each other in "
-        f"each of its {spec.n_layer} layers, and each has its own query projection to {spec.d_head} numbers per "
-        f"token.{shared} What the heads of a layer read is laid end to end, and one output projection turns it into "
-        "a single write to the residual stream ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section "
-        "3.2.2)."
+        f"{markdown(view.loaded.name)} runs {spec.n_head} attention heads beside each other in each of its "
+        f"{spec.n_layer} layers, and each has its own query projection to {spec.d_head} numbers per token.{shared} "
+        "A softmax gives a token one mixture of the values; with several heads it can fetch different things from "
+        "different places at once. The outputs of a layer's heads are concatenated, and one output projection turns "
+        "them into a single write to the residual stream ([Vaswani et al. "
+        "2017](https://arxiv.org/abs/1706.03762), section 3.2.2)."
     )
 
 
@@ -45,15 +45,44 @@ def shared(view: View) -> tuple[int, int]:
     return view.state.layer, view.state.head
 
 
+WHY = {
+    "previous": "Of all heads it looks most at the token before: on random tokens with {score:.0%} of its attention.",
+    "induction": "Of all heads it has the largest induction score, {score:.2f}: on random tokens that come twice, it "
+    "looks at what came after the present token the first time.",
+}
+
+
+def offer(view: View, kind: str) -> None:
+    """A button for the strongest head of a kind, and what it is strongest in."""
+    seed = view.state.seed
+    (layer, head), score = view.work(
+        "Looking for a head", (seed, kind), lambda progress: cards.strongest(view.loaded, seed, kind)
+    )
+    there = shared(view) == (layer, head)
+    with view.controls:
+        st.button(
+            f"Show layer {layer}, head {head}",
+            key=f"{view.page}-{view.beat}-offer",
+            on_click=view.pick,
+            args=({"layer": layer, "head": head},),
+            disabled=there,
+        )
+        st.caption(("This head is shown. " if there else "") + WHY[kind].format(score=score))
+
+
 def draw_wall(view: View) -> Callable[[], Card]:
     return lambda: cards.wall(view.loaded, view.trace, *shared(view))
 
 
-def draw_head(view: View) -> Callable[[], Card]:
-    return lambda: cards.one_head(view.loaded, view.trace, *shared(view), view.state.focus)
+ARCS, MAP = "arcs over the text", "map"
 
 
 def draw_arcs(view: View) -> Callable[[], Card]:
+    offer(view, "previous")
+    with view.controls:
+        drawn = view.segments("drawn", "Drawn as", [ARCS, MAP])
+    if drawn == MAP:
+        return lambda: cards.one_head(view.loaded, view.trace, *shared(view), view.state.focus)
     with view.controls:
         least = view.slider("least", "Smallest weight drawn", 0.01, 0.9, 0.1, 0.01)
         only = view.toggle("only", "Only the chosen token's query")
@@ -66,14 +95,13 @@ def random_prose(view: View) -> str:
     length = cards.half_length(view.loaded)
     return rf"""
         On a sentence a head's map mixes what the head does with what the words mean. So take the meaning away: a start
-        token, {length} random tokens, and the same {length} again. A weight that falls on one of four places in the
-        second half now says what the head itself does. For a query at position $i$ of the second half, with
-        $n = {length}$:
+        token, {length} random tokens, and the same {length} again. The weights on four places, seen from the second
+        half, now tell what the head itself does. For a query at position $i$ of the second half, with $n = {length}$:
 
         | kind | looks at position | source |
         |---|---|---|
         | previous token | $i-1$ | {ELHAGE} |
-        | duplicate token | $i-n$, the same token before | {WANG} |
+        | duplicate token | $i-n$, where the same token stood before | {WANG} |
         | induction | $i-n+1$, what came after it | {ELHAGE}; {OLSSON} |
         | sink | $0$, the start | {XIAO} |
         """
@@ -91,21 +119,22 @@ def draw_random(view: View) -> Callable[[], Card]:
         seed = view.state.seed
         if which == CHOSEN:
             return cards.pattern(view.loaded, seed, *shared(view))
-        [head] = cards.strongest_heads(cards.repeated(view.loaded, seed), STRONGEST[which], 1)
-        return cards.pattern(view.loaded, seed, *head)
+        kind = STRONGEST[which]
+        head, _ = cards.strongest(view.loaded, seed, kind)
+        return cards.pattern(view.loaded, seed, *head, kind)
 
     return card
 
 
 SCORES = rf"""
-    A head's score is the mean weight on the place of a kind, over all queries of the second half:
+    A head's score for a kind is the mean weight that the queries of the second half give to that kind's place.
 
     $$s_\text{{kind}} = \frac{{1}}{{n}}\sum_{{i=n+1}}^{{2n}} A_{{i,\,\kappa(i)}}$$
 
-    with $\kappa(i)$ from the table above. The four places are different ones, so the four scores of a head share one
-    unit of attention. A softmax must spend that unit somewhere, and heads that have nothing to say often leave it on
-    the first token, the *attention sink* ({XIAO}); this can hide what they do with the rest. Take the sink out and
-    scale the rows to 1 again, and the rest is shown:
+    Here $A$ is the head's map, and $\kappa(i)$ is the position from the table above. The four places are different
+    keys, so the four scores of a head add up to at most 1. A softmax must put its weights somewhere, and heads that
+    find nothing to fetch often leave them on the first token, the *attention sink* ({XIAO}). This can hide what they
+    do with the rest, so the switch takes the sink out and scales the rows to 1 again:
 
     $$A'_{{ij}} = \frac{{A_{{ij}}}}{{\sum_{{k \ge 1}} A_{{ik}}}}, \quad j \ge 1$$
     """
@@ -137,6 +166,7 @@ def draw_second(view: View) -> Callable[[], Card]:
 
 
 def draw_ablation(view: View) -> Callable[[], Card]:
+    offer(view, "induction")
     spec = view.loaded.spec
     every = {
         cards.name(layer, head): (layer, head) for layer in range(spec.n_layer) for head in range(spec.n_head)
@@ -179,10 +209,8 @@ def draw_sweep(view: View) -> Callable[[], list[Card]] | list[Card]:
             progress(len(sweep.kl) / sweep.total, "Measuring")
 
     def made() -> list[Card]:
-        return [
-            cards.sweep_map(view.loaded, sweep, where, shared(view)),
-            cards.sweep_ranking(view.loaded, sweep, where),
-        ]
+        drawn = [cards.sweep_map(view.loaded, sweep, where, shared(view))]
+        return [*drawn, cards.sweep_ranking(view.loaded, sweep, where)] if sweep.done else drawn
 
     if running and not sweep.done:
         job = view.start("Measuring all heads", name, whole, long=True)
@@ -202,11 +230,13 @@ def measured_on(view: View, on: str) -> tuple[tuple[int, ...], range, str]:
     return ids, range(focus, focus + 1), f"after position {focus}"
 
 
-def draw_rollout(view: View) -> Callable[[], list[Card]]:
-    return lambda: [
-        cards.rollout(view.loaded, view.trace, view.state.layer, view.state.focus),
-        cards.shares(view.loaded, view.trace),
-    ]
+def draw_circuit(view: View) -> Callable[[], Card]:
+    most = min(6, view.loaded.spec.n_layer * view.loaded.spec.n_head // 4)
+    with view.controls:
+        removed = view.slider(
+            "removed", "Previous-token heads taken out, strongest first", 0, most, min(3, most), of=most
+        )
+    return lambda: cards.circuit(view.loaded, view.state.seed, removed)
 
 
 chapter(
@@ -226,96 +256,85 @@ chapter(
             "few words to the prompt and see which maps keep their shape.",
         ),
         Beat(
-            "head",
-            "A head's map says for each token where it looks",
-            "Each row is one query: the weights with which a token mixes the values of the tokens up to itself. A row "
-            "sums to 1, and keys after the query are masked. The weights say where a head looks; what it then takes "
-            "from there is in the values and in the output projection (chapter 8).",
-            draw_head,
-            "Choose in the bar a token that occurs twice in the prompt, and compare the rows of its two occurrences.",
-        ),
-        Beat(
             "arcs",
             "Over the text, a head becomes a way of reading",
-            "The same weights, drawn where the words are: every arc goes from a query back to a key, and its width is "
-            "the weight. What is left out is small, but there can be much of it: lower the limit and see.",
+            "Drawn over the text, the weights of one head show how it reads: every arc goes from a query back to a "
+            "key, and its width is the weight. Each omitted weight is small, but together they can be a large share: "
+            "lower the limit and see. The same weights as a map have one row for each query. They say where a head "
+            "looks; what it takes from there is in the values and in the output projection (chapter 8).",
             draw_arcs,
-            "Step through the heads of one layer in the bar, with the limit unchanged.",
+            "Step through the heads of one layer in the bar, with the limit unchanged. Then choose a token that occurs "
+            "twice in the prompt, and compare the rows of its two occurrences in the map.",
         ),
         Beat(
             "random",
             "A text without meaning shows what a head does by itself",
             random_prose,
             draw_random,
-            "Change the seed in the bar: the tokens are other ones. What stays in the map is the head's own habit.",
+            "Change the seed in the bar: the tokens change; whatever stays in the map is the head's habit.",
         ),
         Beat(
             "scores",
             "Four numbers tell how much of a head's attention has a known aim",
             SCORES,
             draw_scores,
-            "Remove the sink and look for heads whose score rises. The raw sink score, which stays on show, says how "
-            "little attention that rise is about.",
+            "Remove the sink and look for heads whose score rises. The raw sink score, which is still shown, tells how "
+            "little attention the rise is based on.",
         ),
         Beat(
             "kinds",
             "A head gets a name only where a score passes a threshold",
-            "The kind of a head is the largest of its scores, if that reaches the threshold; otherwise it is "
-            "unclassified. The threshold is a choice: at one half, a head must spend most of its attention on one aim. "
+            "A head is named after its largest score, if that reaches the threshold; otherwise it is unclassified. "
+            "The threshold is a choice: at one half, a head must spend at least half of its attention on one aim. "
             "Unclassified does not mean idle. These four aims are simple ones, and on text a head may do what random "
             "tokens never call for.",
             draw_kinds,
-            "Lower the threshold until the first cell changes its letter: would you still call that head by this name?",
+            "Lower the threshold until the next dot becomes a letter: would you call that head by this name?",
         ),
         Beat(
             "second",
-            "Induction shows in what a repeated text costs",
-            "Nothing foretells a random token at the first reading. At the second it can be foreseen, by a model that "
-            "finds where the present token stood before and reads on from there, which induction heads are said to "
-            f"do ({OLSSON}). So compare the surprisal of the same tokens at both readings, and then without the heads "
-            "that score highest on induction.",
+            "Induction makes a repeated text cheap",
+            "On the first reading nothing predicts a random token; on the second a model can, if it finds where the "
+            "present token stood before and reads on from there. Induction heads are said to do this "
+            f"({OLSSON}). So compare the surprisal of the same tokens at both readings, and then without the heads "
+            "that score highest on induction. Taking out any heads may hurt, so the control takes out as many others: "
+            "only what the loss of the induction heads costs beyond that speaks for them.",
             draw_second,
             "Set the number of removed heads to 0 and raise it by one at a time. Does the curve of the second reading "
             "go up with the first head, or only once several are gone?",
         ),
         Beat(
+            "circuit",
+            "Induction takes two heads, one after the other",
+            "An induction head needs help from a layer below: its query knows the present token, but the key that it "
+            "should find, the token after the earlier occurrence, is another token. A previous-token head in such a "
+            "layer solves this. It writes into each position which token stands before it, the induction head's keys "
+            f"read that, and the match is made ({ELHAGE}). If this is how it works, taking out the previous-token "
+            "heads must break the induction heads, and taking out as many others must not.",
+            draw_circuit,
+            "Begin with 0 and raise the number one by one. Does the first previous-token head break induction in this "
+            "model, or do several do the same work?",
+        ),
+        Beat(
             "ablate",
-            "Take a head out and see whether the next token minds",
-            "To ablate a head, its output is set to zero before the output projection, at every position. The rest of "
-            "the model runs as before, on a residual stream that lacks this write. How far the next-token distribution "
-            "moves is measured as KL divergence in nats. A small KL does not prove that a head is useless: later parts "
-            "of a model can make up for a missing one ([McDougall et al. 2023](https://arxiv.org/abs/2310.04625)).",
+            "Take a head out and see how the next token changes",
+            "To **ablate** a head, its output is set to zero before the output projection, at every position. The rest "
+            "of the model runs as before, on a residual stream that lacks this write. How far the next-token "
+            "distribution moves is measured as KL divergence (Kullback–Leibler) in nats. Zero is not neutral: a head "
+            "that writes nearly the same everywhere takes that constant away, too, which alone can change the "
+            "prediction. And a small KL does not prove that a head is useless: later parts of a model can make up for "
+            "a missing one ([McDougall et al. 2023](https://arxiv.org/abs/2310.04625)).",
             draw_ablation,
             "Remove two heads one by one, then both together. Is the effect of both the sum of the two?",
         ),
         Beat(
             "sweep",
-            "Head by head: which of them does this prediction rest on?",
-            "One forward pass for each head, each with that head taken out. The map says where in the model the heads "
-            "are that this prediction depends on; the bars rank them. The measurement can be stopped at any time and "
-            "goes on from there, and what has been measured is kept.",
+            "Taken out one by one, the heads show which of them a prediction depends on",
+            "The model runs once for each head, with that head taken out. The map shows which heads this prediction "
+            "depends on, and the bars rank them when all are measured. You can stop and resume; results are kept.",
             draw_sweep,
             "Compare the ranking on your prompt with the one on the second reading of the random tokens. Are the heads "
             "that score highest on induction on top there?",
-        ),
-        Beat(
-            "rollout",
-            "Rollout follows attention through all layers, and assumes a lot",
-            rf"""
-            After a few layers a position holds a mixture of tokens, so a weight on that position is no longer a weight
-            on its token. *Attention rollout* ({ABNAR}) multiplies the layers: heads are averaged to $\bar A_\ell$, and
-            the residual connection counts as one half,
-
-            $$R_\ell = \tfrac12\,(\bar A_\ell + I)\,R_{{\ell-1}}, \quad R_{{-1}} = I.$$
-
-            The caveat is in the assumptions. All heads count the same, whatever they write; values, MLPs and norms are
-            left out; and the one half is a convention, which the second figure compares with the lengths of the real
-            vectors. Read rollout as where attention could have carried something from, not as what the prediction is
-            due to.
-            """,
-            draw_rollout,
-            "Move the layer in the bar from the first to the last and watch the diagonal fade: every layer multiplies "
-            r"an entry of it by $\tfrac12(1 + \bar A_{ii})$, which is at least one half, whatever the head writes.",
         ),
     ],
     bar=("focus", "layer", "head", "seed"),

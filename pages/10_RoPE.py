@@ -27,8 +27,9 @@ def stand_in(view: View, positions: str = "rotary") -> str:
     name, other = markdown(view.loaded.name), STAND_IN[positions]
     if positions == "rotary":
         return (
-            f"*{name} has no RoPE: its positions are learned vectors. This figure is computed from {other}, the "
-            "bundled checkpoint with RoPE, on the same prompt.*"
+            f"*{name} has no RoPE: its positions are learned vectors. So the figures of this chapter are computed from "
+            f"{other}, the bundled checkpoint with RoPE, on the same prompt; the one about learned positions is from "
+            f"{name}.*"
         )
     return (
         f"*{name} has no learned positions. This figure is computed from {other}, the bundled checkpoint that has "
@@ -58,14 +59,17 @@ def pick_token(view: View, loaded: Loaded, name: str, label: str) -> int:
     return view.state.focus if same else pick_own_token(view, loaded, name, label)
 
 
-def pick_own_token(view: View, loaded: Loaded, name: str, label: str) -> int:
+def pick_own_token(view: View, loaded: Loaded, name: str, label: str, usual: int | None = None) -> int:
+    """A token of the prompt as this checkpoint cuts it; at first the last one, unless `usual` is another."""
     tokens = view.tokens_of(loaded)
+    last = len(tokens) - 1
     return view.select(
         name,
         label,
         range(len(tokens)),
+        last if usual is None else min(usual, last),
         format_func=lambda i: f"{i}  {shorten(tokens[i].display, 24)}",
-        of=view.chosen.prompt,
+        of=(view.chosen.prompt, usual),
     )
 
 
@@ -78,9 +82,15 @@ def pick_pair(view: View, loaded: Loaded) -> int:
     return view.slider("pair", "Pair", 0, last, min(3, last), of=last)
 
 
+SHIFTS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
 def pick_shift(view: View, loaded: Loaded, query: int) -> int:
     room = max(0, cards.room(loaded, query))
-    return view.slider("shift", "Positions added to both", 0, room, min(100, room), of=room)
+    offered = sorted({*(shift for shift in SHIFTS if shift < room), room})
+    return view.select_slider(
+        "shift", "Positions added to both", offered, 100 if 100 in offered else room, of=room
+    )
 
 
 def pick_theta(view: View, loaded: Loaded) -> float:
@@ -131,11 +141,18 @@ def turned(view: View) -> Callable[[], Card]:
 def distance(view: View) -> Callable[[], Card]:
     loaded = subject(view)
     with view.controls:
+        strongest = view.toggle("strongest", "The head that looks most at the token before", True)
+        place = () if strongest else (pick_layer(view, loaded), pick_head(view, loaded))
         query = pick_token(view, loaded, "query", "Query token")
-        key = pick_own_token(view, loaded, "key", "Key token")
-        index = pick_pair(view, loaded)
-        layer, head = pick_layer(view, loaded), pick_head(view, loaded)
-    return traced(view, cards.distance, "rotary", layer, head, query, key, index)
+        key = pick_own_token(view, loaded, "key", "Key token", max(0, query - 1))
+        largest = view.toggle("largest", "The pair whose wave changes most here", True)
+        index = None if largest else pick_pair(view, loaded)
+        near, far = cards.NEAR, min(loaded.spec.context, cards.LONGEST)
+        reach = view.segments(
+            "reach", "Distances", [near, far], format_func=lambda count: f"0 to {count - 1:,}", of=far
+        )
+    card = cards.looking_back if strongest else cards.distance
+    return traced(view, card, "rotary", *place, query, key, index, reach)
 
 
 def shift(view: View) -> Callable[[], Card]:
@@ -180,32 +197,29 @@ def decay(view: View) -> Callable[[], Card]:
 
 def pair_prose(view: View) -> str:
     return f"""
-        A dot product does not know where its two tokens stand. **Rotary position embedding** (RoPE; Su et al. 2021,
-        arXiv:2104.09864) tells it by turning them. Two numbers of a query are a point in a plane; at position *p* it
-        is rotated by *p* × *frequency*, and every pair has a frequency of its own. Keys are turned alike; values are
-        not, and nothing is added to the embeddings.
+        A dot product does not know where its two tokens stand; only the causal mask gives away a little of it
+        ([Haviv et al. 2022](https://arxiv.org/abs/2203.16634)). **Rotary position embedding** (RoPE;
+        [Su et al. 2021](https://arxiv.org/abs/2104.09864)) tells it by rotating both vectors. Two numbers of a query
+        are a point in a plane; at position *p* it is rotated by *p* × *frequency*, and every pair of numbers has a
+        frequency of its own. Keys are rotated in the same way; values are not, and nothing is added to the embeddings.
 
         {stand_in(view)}
     """
 
 
 def ladder_prose(view: View) -> str:
-    return f"""
-        Pair 0 is the fastest; from pair to pair the rotation gets slower. A fast pair tells neighbours apart but
-        repeats itself soon; a pair that needs more tokens for one turn than the context is long never repeats inside
-        it. Together they read like the hands of a clock: seconds, minutes, hours.
-
-        {stand_in(view)}
+    return """
+        Pair 0 rotates fastest, and each further pair more slowly. A fast pair tells neighbours apart but repeats
+        itself soon; a pair that needs more tokens for one turn than the context is long never repeats inside it.
+        Together they can be read like the hands of a clock: seconds, minutes, hours.
     """
 
 
 def turned_prose(view: View) -> str:
     return f"""
-        Here is one captured vector, all pairs of it: as it left the projection, and as it entered the dot product. On
-        each clock both hands have the same origin and reach the same circle, because a rotation changes a direction and
-        not a length. Low pairs go round soon; the highest hardly move within a short prompt. {stretched(view)}
-
-        {stand_in(view)}
+        Each dial shows one pair of a captured vector: as it left the projection, and as it entered the dot product. On
+        each dial both hands have the same length, because a rotation changes a direction and not a length. The first
+        pairs go round within a few tokens; the last ones hardly move within a short prompt. {stretched(view)}
     """
 
 
@@ -218,30 +232,27 @@ def stretched(view: View) -> str:
 
 
 def distance_prose(view: View) -> str:
-    return f"""
-        Turn the query by *m* × *frequency* and the key by *n* × *frequency*: the angle between them changes by
+    return """
+        Rotate the query by *m* × *frequency* and the key by *n* × *frequency*, and the angle between them changes by
         (*m* − *n*) × *frequency*. So each pair adds a cosine wave of the **distance** to the score, and the score is
-        the sum of them. What the two tokens are sets the height and the start of each wave; the distance does the
-        rest. No law says that the sum falls with the distance: which distances a head prefers is learned.
-
-        {stand_in(view)}
+        the sum of them. The contents of the two tokens set each wave's height and phase; the distance does the rest.
+        No law says that the sum falls with the distance: which distances a head prefers is learned. A head that looks
+        at the token before has learned waves that agree best at distance 1.
     """
 
 
 def shift_prose(view: View) -> str:
-    return f"""
+    return """
         If only the distance counts, then a query and its keys can move through the context **together** and no score
         may change. Here the positions of all tokens up to the query token are raised by the same number, and the
         captured queries and keys are rotated again. The lines are the keys that this query attends to most.
-
-        {stand_in(view)}
     """
 
 
 def learned_prose(view: View) -> str:
     return f"""
         GPT-2 adds a learned vector to the embedding, one for each position, from a table. Move the tokens and other
-        rows are added: query and key become other vectors, and their dot product another number. Nothing in this
+        rows are added: query and key become other vectors, and their dot product changes. Nothing in this
         arithmetic gives two tokens at the same distance the same score; training has to bring that about, row by row.
 
         {stand_in(view, "learned")}
@@ -249,23 +260,19 @@ def learned_prose(view: View) -> str:
 
 
 def theta_prose(view: View) -> str:
-    return f"""
+    return """
         One number, θ, sets all frequencies: pair *i* of *n* turns by θ^(−*i*/*n*) radians for each token, before any
         scaling that a config may add. RoFormer took θ = 10,000. A larger θ slows the high pairs down, so that more of
-        them stay within one turn of a longer context; Llama 3 uses 500,000 (arXiv:2407.21783, table 3).
-
-        {stand_in(view)}
+        them complete less than one turn in a longer context; Llama 3 uses 500,000 (arXiv:2407.21783, table 3).
     """
 
 
 def decay_prose(view: View) -> str:
-    return f"""
-        Let a query meet a key with **exactly its own numbers**. Side by side all pairs point the same way, so the
-        score is as large as it can be; further away they fall out of step, the fast ones first, and the waves cancel
-        in part. Only θ differs between the curves. The weights were trained with the checkpoint’s own, so this is
-        geometry, not how well the model would read with another θ.
-
-        {stand_in(view)}
+    return """
+        When a query meets a key with **exactly its own numbers**, all pairs point the same way at distance 0, and the
+        score is as large as it can be. Further away the pairs fall out of step, the fast ones first, and their waves
+        partly cancel. Only θ differs between the two curves. The weights were trained with the checkpoint’s own θ, so
+        this is geometry, not a measure of how well the model would read with another.
     """
 
 
@@ -275,8 +282,8 @@ chapter(
     question="How does a model know how far apart two tokens are?",
     lead=(
         "Attention compares vectors, and a vector by itself says nothing about its place. Rotary position embedding "
-        "turns queries and keys by an angle that grows with the position. This chapter turns them one pair of numbers "
-        "at a time, with the rotation that the checkpoint itself applies."
+        "rotates queries and keys by an angle that grows with the position. This chapter rotates them one pair of "
+        "numbers at a time, exactly as the checkpoint does."
     ),
     beats=[
         Beat(
@@ -292,7 +299,7 @@ chapter(
             "Every pair has its own frequency",
             prose=ladder_prose,
             draw=ladder,
-            try_this="Switch to the cosines. Follow one column down: no two positions have the same column.",
+            try_this="Switch to the cosines, and compare any two columns: no two positions have the same.",
         ),
         Beat(
             "turned",
@@ -306,8 +313,8 @@ chapter(
             "A score depends on the distance, and on nothing else about the positions",
             prose=distance_prose,
             draw=distance,
-            try_this="Choose pair 0, then the last pair, which goes through only a small part of its wave here. Is "
-            "there a head whose score is largest one token away?",
+            try_this="Choose other keys: does the score still peak at distance 1? Then take pair 0 and the last pair, "
+            "which goes through only a small part of its wave here, or another head, chosen in the bar.",
         ),
         Beat(
             "shift",

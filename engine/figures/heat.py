@@ -26,6 +26,7 @@ def heatmap(
     zero_one: bool = False,
     limit: float | None = None,
     masked: ArrayLike | None = None,
+    masked_name: str = "masked",
     row_name: str = "",
     column_name: str = "",
     value_name: str = "",
@@ -40,6 +41,7 @@ def heatmap(
     limit         diverging: the scale runs from -limit to limit (default: the largest magnitude shown);
                   sequential: from 0, or the smallest value if that is negative, to limit
     masked        booleans of the same shape: cells that were not computed, drawn hatched
+    masked_name   what the legend calls them
     print_values  a format such as ".2f" to print the numbers into the cells of a small matrix
     Cells that hold NaN or an infinity and are not masked are drawn crossed.
     """
@@ -65,7 +67,7 @@ def heatmap(
     )
     _overlay(figure, hidden, "/")
     _overlay(figure, broken, "x")
-    keys = [text for cells, text in ((hidden, "▨ masked"), (broken, "▩ NaN or ∞")) if cells.any()]
+    keys = [text for cells, text in ((hidden, f"▨ {masked_name}"), (broken, "▩ NaN or ∞")) if cells.any()]
     _note(figure, " &nbsp; ".join(keys), left=False, up=0)
     if print_values:
         _print(figure, shown, print_values)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, rgba
@@ -52,9 +52,22 @@ def lines(
     figure.update_layout(showlegend=len(series) > 1)
     figure.update_xaxes(type="log" if log_x else "linear", nticks=8)
     figure.update_yaxes(type="log" if log_y else "linear", nticks=7, rangemode="tozero" if zero else "normal")
+    if log_x:
+        figure.update_xaxes(**_decades([places]))
+    if log_y:
+        figure.update_yaxes(**_decades([floats(values) for values in series.values()]))
     if mark_x is not None:
         figure.add_vline(x=mark_x, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     return figure
+
+
+def _decades(values: Sequence[NDArray[np.float64]]) -> dict[str, object]:
+    """Ticks of a logarithmic axis: powers of ten alone where there are several of them."""
+    every = np.concatenate([np.ravel(one) for one in values]) if values else np.zeros(0)
+    drawn = np.log10(every[np.isfinite(every) & (every > 0)])
+    span = float(np.ptp(drawn)) if drawn.size else 0.0
+    whole = {"dtick": max(1, round(span / 6))} if span >= 2 else {}
+    return {"exponentformat": "power", **whole}
 
 
 def curve_with_points(

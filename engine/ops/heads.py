@@ -78,26 +78,3 @@ def row_entropy(attention: Floats) -> Floats:
     logs = np.log(attention, out=np.zeros_like(attention), where=attention > 0)
     result: Floats = -(attention * logs).sum(-1)
     return result
-
-
-def rollout(attention: Floats) -> NDArray[np.float64]:
-    """Attention rollout after each layer: (layer, head, query, key) in, (layer, query, key) out.
-
-    Heads are averaged, the residual connection counts as half, and layers are multiplied:
-    R₀ = ½(Ā₀ + I), Rₗ = ½(Āₗ + I) Rₗ₋₁ (Abnar & Zuidema 2020, Quantifying Attention Flow in Transformers).
-    """
-    mixing = 0.5 * (attention.mean(1, dtype=np.float64) + np.eye(attention.shape[-1]))
-    rolled = [mixing[0]]
-    for layer in mixing[1:]:
-        rolled.append(layer @ rolled[-1])
-    return np.stack(rolled)
-
-
-def attention_share(hidden: Floats, attn_out: Floats) -> Floats:
-    """How long attention's write is beside the stream that it joins: ‖write‖ / (‖write‖ + ‖stream‖), mean over seq.
-
-    hidden (layer+1, seq, d_model), attn_out (layer, seq, d_model) in, (layer,) out. Rollout takes it for one half.
-    """
-    write = np.linalg.norm(attn_out, axis=-1)
-    stream = np.linalg.norm(hidden[:-1], axis=-1)
-    return np.asarray((write / (write + stream)).mean(-1))

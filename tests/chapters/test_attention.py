@@ -7,16 +7,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engine import ReaderError, capture
+from engine import ReaderError, capture, tokenize
 from engine.chapters import c08_attention as cards
 from engine.chapters.c08_attention.outputs import direct
+from engine.checkpoints.prompts import prompts_for
 from engine.evidence.comparing import max_difference
 from engine.model.cache import traced
 from engine.model.head import PARTS, Head
 from engine.model.interventions import AblateHeads
 from engine.ops import attention as ops
 from engine.ops.sampling import softmax
-from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 
 TYPES = (
     "gpt2",
@@ -268,3 +269,101 @@ def test_tokens_reach_the_figure_escaped(loaded):
     for card in every_card(loaded, trace, query=2):
         assert "<b>x" not in card.figure.to_json().replace("\\u003c", "<")
         assert "<i>" not in card.figure.to_json().replace("\\u003c", "<")
+
+
+# Where the point of a beat is easiest to see.
+
+
+@pytest.fixture(params=[*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])])
+def opened(request):
+    """A checkpoint and the pass over the prompt that the chapter begins with on it."""
+    loaded = loaded_checkpoint(request.param)
+    return loaded, traced(loaded, [t.id for t in tokenize(loaded, prompts_for(request.param).default)])
+
+
+def heads_of(loaded):
+    return list(np.ndindex(loaded.spec.n_layer, loaded.spec.n_head))
+
+
+def test_the_head_offered_for_the_map_looks_back_by_one(opened):
+    loaded, trace = opened
+    with torch.no_grad():
+        returned = loaded.model(input_ids=torch.tensor([trace.ids]), output_attentions=True).attentions
+    seq = len(trace.ids)
+    mean = torch.stack(
+        [torch.stack([layer[0, :, i, i - 1] for i in range(2, seq)]).mean(0) for layer in returned]
+    )
+    found = cards.previous_token(trace)
+    place = found.picks["layer"], found.picks["head"]
+    assert float(mean[place]) == pytest.approx(float(mean.max()), abs=1e-5)
+    assert float(mean.max()) > 0.6, "no head of this checkpoint looks back by one on its prompt"
+    assert f"{float(mean.max()):.0%}" in found.reason
+    assert cards.previous_token(traced(loaded, trace.ids[:2])) is None
+
+
+def test_the_head_offered_for_the_values_parts_weight_from_share(opened):
+    loaded, trace = opened
+    query = len(trace.ids) - 1
+    found = cards.unlike(loaded, trace, query)
+    gaps = {}
+    for layer, head in heads_of(loaded):
+        shown = cards.values(loaded, trace, layer, head, query).shown
+        if np.abs(shown["shares"]).max() < 2:
+            gaps[layer, head] = (shown["weights"] - shown["shares"]).max()
+    assert gaps[found.picks["layer"], found.picks["head"]] == pytest.approx(max(gaps.values()), abs=1e-9)
+    assert max(gaps.values()) > 0.15
+
+
+def test_the_head_offered_for_the_output_loses_the_layer_most(opened):
+    loaded, trace = opened
+    query = len(trace.ids) - 1
+    found = cards.loudest(loaded, trace, 1, query)
+    lost = []
+    for head in range(loaded.spec.n_head):
+        without = traced(loaded, trace.ids, (AblateHeads(((1, head),)),)).attn_out[1, query]
+        lost.append(float(np.linalg.norm(trace.attn_out[1, query] - without)))
+    assert found.picks == {"layer": 1, "head": int(np.argmax(lost))}
+    assert f"{max(lost):.3g}" in found.reason
+
+
+def test_the_head_offered_for_the_vote_raises_the_models_own_favourite_most(loaded):
+    trace = traced(loaded, [t.id for t in tokenize(loaded, prompts_for(loaded.name).default)])
+    query = len(trace.ids) - 1
+    favourite = int(trace.logits[query].argmax())
+    votes = {
+        place: direct(Head(loaded, trace, *place), query).logits[favourite] for place in heads_of(loaded)
+    }
+    found = cards.voter(loaded, trace, query)
+    assert votes[found.picks["layer"], found.picks["head"]] == pytest.approx(max(votes.values()), abs=1e-6)
+    assert f"{max(votes.values()):+.2f}" in found.reason
+
+
+def test_the_key_that_the_product_begins_with_has_the_largest_weight(opened):
+    loaded, trace = opened
+    query = len(trace.ids) // 2
+    for layer, head in heads_of(loaded)[:6]:
+        key = int(trace.attention[layer, head, query].argmax())
+        assert (
+            cards.product(loaded, trace, layer, head, query).title
+            == cards.product(loaded, trace, layer, head, query, key).title
+        )
+
+
+def test_a_word_that_comes_twice_has_the_same_value_in_the_first_layer_with_rope_only(opened):
+    loaded, _ = opened
+    ids = [t.id for t in tokenize(loaded, "the king saw the king")]
+    trace = traced(loaded, ids)
+    first, second = (i for i, id in enumerate(ids) if id == ids[-1])
+    apart = np.abs(trace.v[:, :, first] - trace.v[:, :, second]).max((-2, -1))
+    assert (apart[0] < 1e-5) == (loaded.spec.positions == "rotary")
+    assert apart[-1] > 0.05
+
+
+def test_only_a_checkpoint_that_adds_a_bias_is_said_to(loaded):
+    _, bias = Head(loaded, traced(loaded, PROMPT), 0, 0).projection("query")
+    assert cards.has_bias(loaded) == bool(bias.any())
+
+
+def test_a_share_can_exceed_the_whole():
+    """As the note below the values says."""
+    assert ops.shares([[3.0, 0.0], [-1.0, 0.0]]).tolist() == [1.5, -0.5]

@@ -1,6 +1,7 @@
 """Chapter 6: the small engine against torch.autograd, and gradients of the model against other ways to get them."""
 
 import hashlib
+import sys
 
 import numpy as np
 import pytest
@@ -9,14 +10,22 @@ from torch.autograd import gradcheck
 
 from engine import ReaderError, tokenize
 from engine.chapters import c06_backprop as cards
+from engine.checkpoints.prompts import prompts_for
 from engine.evidence.oracles.derivatives import trained_copy
 from engine.model import gradients as ops
 from engine.model.cache import traced
 from engine.model.loaded import Loaded, tensors
 from engine.ops.autodiff import Tape, backward, residual_neuron
 from engine.ops.autodiff import gradients as arrived_at
-from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
+
+
+@pytest.fixture(params=[*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])])
+def opened(request):
+    """A checkpoint and the example that the chapter begins with on it."""
+    loaded = loaded_checkpoint(request.param)
+    return loaded, cards.example(loaded, tokenize(loaded, prompts_for(request.param).default))
 
 
 @pytest.fixture(params=[*BUNDLED, *TINY])
@@ -153,6 +162,73 @@ def test_a_small_step_lowers_the_loss_by_about_the_squared_length(loaded):
     exact = ops.ExactLoss(loaded, example)
     rate = 1e-3 / squared
     assert exact.moved(gradient, 0) - exact.moved(gradient, -rate) == pytest.approx(1e-3, rel=0.02)
+
+
+def test_the_first_step_helps_its_target_by_about_what_the_slope_says_and_moves_every_control(opened):
+    loaded, example = opened
+    card = cards.step(loaded, example, cards.small_rate(loaded, example))
+    before, after = (-np.log(card.shown[name][0]) for name in ("before", "after"))
+    assert before - after == pytest.approx(cards.SMALL, rel=0.6)
+    assert card.title.startswith("The step helps")
+    assert (card.shown["kl of the controls"] > 1e-6).all()
+
+
+def test_a_step_that_makes_the_target_less_likely_is_said_to_hurt():
+    title = sys.modules[cards.step.__module__]._title
+    assert title("“x”", 0.5, 0.4, 0.1).startswith("The step hurts: “x” goes from 50.0% to 40.0%;")
+    assert title("“x”", 2e-6, 3e-6, 0.1).startswith("The step helps: “x” goes from 0.0002% to 0.0003%;")
+
+
+def test_the_weight_that_the_chapter_begins_with_has_the_largest_derivative(opened):
+    loaded, example = opened
+    matrix = next(iter(cards.matrices(loaded)))
+    row, column = cards.steepest(loaded, example, 1, matrix)
+    model, loss = trained_copy(loaded, example)
+    loss.backward()
+    name = next(n for n, p in loaded.model.named_parameters() if p is loaded.part(matrix, 1).weight)
+    gradient = model.get_parameter(name).grad.abs()
+    assert float(gradient[row, column]) == pytest.approx(float(gradient.max()), rel=1e-4)
+
+
+def test_the_central_difference_is_best_between_a_large_step_and_a_tiny_one(opened):
+    loaded, example = opened
+    matrix = next(iter(cards.matrices(loaded)))
+    index = cards.steepest(loaded, example, 0, matrix)
+
+    def off(step):
+        shown = cards.weight(loaded, example, 0, matrix, index, step, 100.0).shown
+        return abs(shown["chord"] - shown["slope"])
+
+    assert min(off(1.0), off(1e-12)) > 100 * off(1e-4)
+
+
+def test_the_straight_line_leaves_the_curve(opened):
+    loaded, example = opened
+    matrix = next(iter(cards.matrices(loaded)))
+    shown = cards.weight(
+        loaded, example, 0, matrix, cards.steepest(loaded, example, 0, matrix), 1e-4, 100.0
+    ).shown
+    places, losses = shown["weight"], shown["losses"]
+    middle = len(places) // 2
+    straight = losses[middle] + shown["slope"] * (places - places[middle])
+    assert abs(straight - losses).max() > 0.1 * np.ptp(straight)
+
+
+def test_what_the_gradient_predicts_is_not_what_taking_a_token_out_does(opened):
+    """The prose says that the two can differ much, and the figure with which the chapter begins shows it."""
+    card = cards.blame(*opened)
+    assert abs(card.shown["predicted"] - card.shown["measured"]).max() > 1
+    assert "measured" in card.title
+
+
+def test_a_target_that_is_expected_has_the_shortest_gradients(opened):
+    loaded, example = opened
+    logits = traced(loaded, example.ids).logits[-1]
+    best, others = int(logits.argmax()), np.argsort(-logits)[[100, 1000, 5000]].tolist()
+    lengths = [
+        cards.norms(loaded, ops.Example(example.ids, target)).shown["whole"] for target in (best, *others)
+    ]
+    assert lengths[0] < min(lengths[1:])
 
 
 def every_card(loaded):

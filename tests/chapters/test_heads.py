@@ -1,4 +1,4 @@
-"""Chapter 9: scores, kinds, ablation, sweep and rollout against torch, transformers and sums on paper."""
+"""Chapter 9: scores, kinds, ablation, sweep and circuit against torch, transformers and sums on paper."""
 
 import copy
 import functools
@@ -15,7 +15,7 @@ from engine.evidence.card import Badge
 from engine.evidence.oracles.silenced import logits_without
 from engine.model.interventions import AblateHeads
 from engine.ops import heads as ops
-from tests.conftest import PROMPT, loaded_checkpoint
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 
 LENGTH = 5
 SEQ = 2 * LENGTH + 1
@@ -73,23 +73,6 @@ def test_uniform_attention_scores_what_the_caption_says():
         assert value == pytest.approx(ops.uniform_score(LENGTH))
 
 
-def test_rollout_of_two_layers_on_paper():
-    first = np.array([[1, 0], [1, 0]], float)  # the second position takes all from the first
-    second = np.eye(2)
-    attention = np.stack([first, second])[:, None]
-    rolled = ops.rollout(attention)
-    np.testing.assert_allclose(rolled[0], [[1, 0], [0.5, 0.5]])
-    np.testing.assert_allclose(rolled[1], [[1, 0], [0.5, 0.5]])
-    again = ops.rollout(np.stack([first, first])[:, None])[1]
-    np.testing.assert_allclose(again, [[1, 0], [0.75, 0.25]])
-
-
-def test_rollout_averages_heads():
-    rng = torch.rand((3, 4, 6, 6), generator=torch.Generator().manual_seed(0)).numpy()
-    together = ops.rollout(rng)
-    np.testing.assert_allclose(together, ops.rollout(rng.mean(1, keepdims=True)), atol=1e-6)
-
-
 def test_entropy_of_a_row_with_zeros():
     np.testing.assert_allclose(ops.row_entropy(np.array([[1, 0], [0.5, 0.5]])), [0, np.log(2)])
 
@@ -132,8 +115,8 @@ def all_cards(loaded, prompt=PROMPT, layer=1, head=2):
         cards.ablation(loaded, trace, chosen, query),
         cards.sweep_map(loaded, sweep, "at the last token"),
         cards.sweep_ranking(loaded, sweep, "at the last token"),
-        cards.rollout(loaded, trace, layer, query),
-        cards.shares(loaded, trace),
+        cards.circuit(loaded, 7, 0),
+        cards.circuit(loaded, 7, 2),
     ]
 
 
@@ -248,3 +231,82 @@ def test_a_context_too_short_for_a_repeat_is_refused(loaded):
     short = replace(loaded, spec=replace(loaded.spec, context=5))
     with pytest.raises(ReaderError):
         repeats.repeated_ids(short, 0)
+
+
+# What the prose says, on the checkpoints that the book comes with.
+
+
+@pytest.fixture(params=[*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])])
+def opened(request):
+    return loaded_checkpoint(request.param)
+
+
+def test_previous_token_heads_break_induction_and_as_many_others_do_not(opened):
+    shown = cards.circuit(opened, 0, 3).shown
+    as_it_is, without, others = (
+        np.mean(shown[name])
+        for name in ("as it is", "without the previous-token heads", "without as many others")
+    )
+    assert without < 0.7 * as_it_is
+    assert others > 0.85 * as_it_is
+
+
+def test_only_heads_below_the_strongest_induction_head_are_taken_out(opened):
+    shown = cards.circuit(opened, 0, 3).shown
+    assert max(shown["taken out"][::2]) < shown["followed"][0]
+    found = cards.found(cards.repeated(opened, 0), sink=True)["previous"]
+    below = np.sort(found[: shown["followed"][0]], axis=None)[::-1]
+    taken = [found[pair] for pair in zip(shown["taken out"][::2], shown["taken out"][1::2], strict=True)]
+    assert taken == below[:3].tolist()
+
+
+def test_a_control_never_takes_out_what_it_is_a_control_for(opened):
+    shown = cards.circuit(opened, 1, 3).shown
+    spared = {*zip(shown["taken out"][::2], shown["taken out"][1::2], strict=True)}
+    spared |= {*zip(shown["followed"][::2], shown["followed"][1::2], strict=True)}
+    assert len(shown["drawn"]) == 8
+    for drawn in shown["drawn"]:
+        pairs = {*zip(drawn[::2], drawn[1::2], strict=True)}
+        assert len(pairs) == 3
+        assert not pairs & spared
+
+
+def test_the_second_reading_is_cheap_and_dear_again_without_induction_heads(opened):
+    shown = cards.second_time(opened, 0, 3).shown
+    first, second, after = shown["means"]
+    assert second < 0.5 * first
+    assert after - second > 2 * (np.mean(shown["means, others removed"]) - second)
+
+
+def test_the_four_scores_of_a_head_share_one_unit(opened):
+    found = cards.found(cards.repeated(opened, 0), sink=True)
+    assert sum(found.values()).max() < 1 + 1e-5
+
+
+def test_the_strongest_head_of_a_kind_is_warned_of_where_it_is_weak(opened):
+    for kind in ops.KINDS:
+        head, score = cards.strongest(opened, 0, kind)
+        card = cards.pattern(opened, 0, *head, kind)
+        assert score == pytest.approx(
+            float(cards.found(cards.repeated(opened, 0), True)[kind].max()), abs=1e-6
+        )
+        assert ("No head here gives half" in card.title) == (score < 0.5)
+        assert "No head here" not in cards.pattern(opened, 0, *head).title
+
+
+def test_a_sweep_under_way_says_so_far_and_a_finished_one_does_not(loaded):
+    trace = capture(loaded, "So far so good")
+    sweep = cards.sweep_of(loaded, trace.ids, (len(trace.ids) - 1,))
+    cards.advance(loaded, trace, sweep, 0)
+    assert "1 of" in cards.sweep_map(loaded, sweep, "here").title
+    assert "so far" in cards.sweep_map(loaded, sweep, "here").title
+    while not sweep.done:
+        cards.advance(loaded, trace, sweep, 5)
+    assert "so far" not in cards.sweep_map(loaded, sweep, "here").title
+
+
+def test_the_title_of_the_arcs_says_how_many_are_drawn(loaded):
+    trace = capture(loaded, "a b c d e f g h i j k l m n o p q r s t u v w x y z " * 2)
+    card = cards.arcs(loaded, trace, 0, 0, None, 0.01)
+    assert card.shown["count"] > 80
+    assert "of which the 80 largest are drawn" in card.title

@@ -9,6 +9,7 @@ import torch
 
 from engine import ReaderError, tokenize
 from engine.chapters import c07_optimizers as cards
+from engine.checkpoints.prompts import prompts_for
 from engine.evidence.card import Oracle
 from engine.model import one_text as ops
 from engine.ops.optimizers import (
@@ -24,7 +25,7 @@ from engine.ops.optimizers import (
     rates_of,
 )
 from tests.chapters.test_backprop import fingerprint
-from tests.conftest import PROMPT
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 
 
@@ -273,3 +274,71 @@ def test_a_survey_with_altered_numbers_is_not_proved(loaded, factor):
     found = cards.survey(loaded, ids_of(loaded), 0, (0.6, -0.5), factor, 3, quiet, side=3)
     card = cards.plane(loaded, ids_of(loaded), 0, (0.6, -0.5), found, list(found.paths))
     assert altered_and_still_proved(card) == []
+
+
+@pytest.mark.parametrize(
+    ("rate", "fate"), [(0.06, "converges"), (0.08, "swings for ever"), (0.1, "diverges")]
+)
+def test_the_limit_itself_is_neither_convergence_nor_divergence(rate, fate):
+    card = cards.curvature(rate)
+    assert card.title.endswith(fate)
+    across = card.shown["across, curvature 25"]
+    assert np.sign(across[-1] - across[0]).round(9) == {"converges": -1, "diverges": 1}.get(fate, 0)
+
+
+@pytest.mark.parametrize("rate", [0.03, 0.06, 0.075])
+@pytest.mark.parametrize("steps", [60, 150, 300])
+def test_without_noise_a_falling_rate_only_slows_the_descent(rate, steps):
+    title = cards.noisy(rate, 0.0, steps, 0)[1].title
+    assert f"After {steps} steps without noise “constant”" in title
+    assert "nan" not in title
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_noise_a_falling_rate_ends_lower(seed):
+    card = cards.noisy(0.06, 2.0, 150, seed)[1]
+    ends = {name: values[-1] for name, values in card.shown.items()}
+    assert min(ends, key=ends.get) != "constant"
+    assert f"“{min(ends, key=ends.get)}” is lowest" in card.title
+    assert f"“constant” is at {ends['constant']:.3g}" in card.title
+
+
+def test_where_one_end_of_a_line_is_lower_and_the_others_higher_the_title_says_both():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    card = cards.cuts(loaded, [token.id for token in tokenize(loaded, "   ")], 0)
+    ends = np.concatenate([card.shown[name][[0, -1]] - card.shown[name][3] for name in card.shown])
+    assert ends.min() < 0 < ends.max()
+    assert card.title.endswith(f"between {-ends.min():.2f} nats lower and {ends.max():.2f} nats higher")
+
+
+@pytest.mark.parametrize("name", VECTOR)
+def test_no_optimizer_leaves_the_ridge_of_the_saddle(name):
+    path = descend(SURFACES["saddle"].function, (-2.5, 0.0), name, 0.03, 60)
+    assert (path.points[:, 1] == 0).all()
+    assert abs(path.points[-1, 0]) < 2.5
+
+
+@pytest.mark.parametrize("start", [(-3.5, 1.0), (0.02, -0.5), (3.0, 1e-3)])
+def test_adams_first_step_is_as_long_as_the_rate_in_every_coordinate(start):
+    path = descend(SURFACES["ravine"].function, start, "Adam", 0.03, 1)
+    assert abs(path.points[1] - path.points[0]) == pytest.approx([0.03, 0.03], rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("condition", [1.0, 10.0, 100.0, 1000.0, 10000.0])
+def test_muon_moves_the_weakest_direction_much_further_but_not_as_far_as_the_strongest(condition, seed):
+    shown = cards.matrix(condition, 1.0, 10, seed)[0].shown
+    assert 5 * shown["SGD: share"][-1] < shown["Muon: share"][-1] < 0.9
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2])],
+)
+def test_twenty_steps_are_enough_to_know_the_first_prompt_by_heart(name):
+    loaded = loaded_checkpoint(name)
+    ids = [token.id for token in tokenize(loaded, prompts_for(name).default)]
+    runs = cards.trained(loaded, ids, ["Adam"], 1.0, 20, quiet)
+    assert cards.writing(loaded, ids, runs).table["tokens of your text"][-1] == len(ids) - 3
+    assert runs[0].losses[-1] < 0.1 < runs[0].losses[0]
+    assert "with Adam" in cards.curves(loaded, ids, runs).title

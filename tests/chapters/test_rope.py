@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine import ReaderError, capture
+from engine import ReaderError, capture, tokenize
 from engine.chapters import c10_rope as cards
 from engine.chapters.c10_rope.rotation import before, rotation, with_theta
+from engine.checkpoints.prompts import prompts_for
 from engine.evidence.oracles.rope import RopeAgain, counted_turns
+from engine.model.cache import traced
 from engine.model.head import Head
-from tests.conftest import PROMPT, TINY, loaded_checkpoint
+from tests.conftest import PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 
 ROTARY = [
@@ -62,6 +64,7 @@ def drawn(loaded, trace):
         cards.rotated(loaded, trace, 1, 1, 6, 30),
         cards.distance(loaded, trace, 1, 1, 6, 2, 0),
         cards.distance(loaded, trace, 1, 1, 2, 6, pairs - 1),
+        cards.looking_back(loaded, trace, last, last - 1, None, cards.NEAR),
         cards.theta_ladder(loaded, 5e5),
         cards.theta_decay(loaded, trace, 1, 1, 6, 5e5, 4),
     ]
@@ -258,3 +261,78 @@ def test_what_is_not_there_is_refused_in_a_sentence():
     ):
         with pytest.raises(ReaderError):
             draw()
+
+
+# What the prose says, on the checkpoints with RoPE that the book comes with.
+
+
+@pytest.fixture(params=["pocket-llama", pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])])
+def opened(request):
+    loaded = loaded_checkpoint(request.param)
+    return loaded, traced(loaded, [t.id for t in tokenize(loaded, prompts_for(request.param).default)])
+
+
+def test_the_head_that_looks_back_by_one_scores_highest_at_distance_one(opened):
+    """Not only for the query and the key that are shown: for nearly all of the prompt, in either order."""
+    loaded, trace = opened
+    last = len(trace.ids) - 1
+    layer, head, weight = cards.previous_head(trace)
+    card = cards.looking_back(loaded, trace, last, last - 1, None, cards.NEAR)
+    assert "is largest at distance 1," in card.title
+    assert f"layer {layer}, head {head}" in card.note.lower()
+    assert f"{weight:.0%}" in card.note
+    assert weight == pytest.approx(
+        max(
+            float(np.mean([trace.attention[place][i, i - 1] for i in range(2, last + 1)]))
+            for place in np.ndindex(*trace.attention.shape[:2])
+        ),
+        abs=1e-6,
+    )
+    best = [
+        int(cards.distance(loaded, trace, layer, head, q, k, None, cards.NEAR).shown["score"].argmax())
+        for q in range(last + 1)
+        for k in range(last + 1)
+    ]
+    assert np.mean(np.array(best) == 1) > 0.8
+
+
+def test_the_pair_of_the_distance_is_the_one_that_changes_most(opened):
+    loaded, trace = opened
+    shown = cards.distance(loaded, trace, 1, 1, 5, 4, None, cards.NEAR).shown["pair"]
+    every = [
+        np.ptp(cards.distance(loaded, trace, 1, 1, 5, 4, pair, cards.NEAR).shown["pair"])
+        for pair in range(cards.rotation(loaded).pairs)
+    ]
+    assert np.ptp(shown) == pytest.approx(max(every))
+
+
+def test_where_the_score_is_largest_at_distance_zero_the_title_says_it_once(opened):
+    loaded, trace = opened
+    cards_of = [
+        cards.distance(loaded, trace, layer, head, 5, 5, None, cards.NEAR)
+        for layer in range(3)
+        for head in range(loaded.spec.n_head)
+    ]
+    for card in cards_of:
+        assert ("at distance 0 it is" in card.title) == (card.shown["score"].argmax() != 0)
+    assert {card.shown["score"].argmax() == 0 for card in cards_of} == {True, False}
+
+
+def test_the_first_pairs_go_round_within_a_few_tokens_and_the_last_hardly_move(opened):
+    loaded, _ = opened
+    turns = np.array(cards.rotation(loaded).inv_freq) / (2 * math.pi)
+    assert turns[0] * 7 > 1
+    assert turns[-1] * 20 < 0.05
+    assert (np.diff(turns) < 0).all()
+
+
+def test_the_note_on_row_zero_is_there_where_the_first_step_is_the_largest_by_far():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    trace = traced(loaded, [t.id for t in tokenize(loaded, prompts_for("pocket-gpt2").default)])
+    told = []
+    for head in range(loaded.spec.n_head):
+        card = cards.learned(loaded, trace, head, len(trace.ids) - 1, 100)
+        steps = np.abs(np.diff(card.shown["lines"], axis=1)).max(0)
+        told.append("away from row 0" in card.note)
+        assert told[-1] == (steps[0] >= 2 * steps[1:].max())
+    assert set(told) == {True, False} or all(told)

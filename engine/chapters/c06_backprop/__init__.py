@@ -4,14 +4,15 @@ from engine.chapters.c06_backprop.blame import ORDERS, blame
 from engine.chapters.c06_backprop.loss import loss
 from engine.chapters.c06_backprop.loss_example import example
 from engine.chapters.c06_backprop.norms import MEASURES, norms
-from engine.chapters.c06_backprop.step import RATES, step
+from engine.chapters.c06_backprop.step import RATES, SMALL, small_rate, step
 from engine.chapters.c06_backprop.toy import STEPS, toy
-from engine.chapters.c06_backprop.weight import matrices, shape, weight
+from engine.chapters.c06_backprop.weight import matrices, shape, steepest, weight
 
 __all__ = [
     "MEASURES",
     "ORDERS",
     "RATES",
+    "SMALL",
     "STEPS",
     "blame",
     "example",
@@ -19,6 +20,8 @@ __all__ = [
     "matrices",
     "norms",
     "shape",
+    "small_rate",
+    "steepest",
     "step",
     "toy",
     "weight",

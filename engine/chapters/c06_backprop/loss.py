@@ -35,8 +35,8 @@ def loss(loaded: Loaded, asked: Example) -> Card:
 
     return Card(
         key="loss",
-        title=f"The loss is {nats:.3f} nats: it pulls {name} up by {-gradient[asked.target]:.3f} and pushes all "
-        f"others down",
+        title=f"The loss is {nats:.3f} nats: its derivative is {_signed(gradient[asked.target])} at {name} and "
+        f"positive at all others",
         alt=f"Signed bars: the derivative of the loss with respect to the logits of {len(names)} tokens.",
         badge=Badge.LIVE,
         figure=bars(
@@ -67,8 +67,13 @@ def loss(loaded: Loaded, asked: Example) -> Card:
             result = {{"loss": value, "gradient": logits.grad[{order.tolist()}]}}
             """,
         ),
-        note=f"The derivatives of all {len(gradient):,} logits add up to zero: what the target gains, the others lose.",
+        note=f"Gradient descent goes against the derivative: it raises the logit of {name} and lowers all others. "
+        f"The derivatives of all {len(gradient):,} logits add up to zero.",
     )  # fmt: skip
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
 
 
 def _again(loaded: Loaded, asked: Example, order: NDArray[np.intp]) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """One step of gradient descent on a private copy: what it was for, and what else it changed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from engine import ReaderError, tokenize
 from engine.chapters.c06_backprop.loss_example import code, target_name
@@ -21,8 +23,20 @@ from engine.tokens.text import quoted, shorten
 RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 LETTERS = ("A", "B", "C")
 CONTROLS = len(LETTERS)
+SMALL = 0.1
+"""Nats by which the step that a page begins with would lower the loss, if the loss were a straight line."""
 OFF = 3e-5
 """Logits and probabilities after one step: fp32 gradients whose sums run in another order, times the learning rate."""
+
+
+def small_rate(loaded: Loaded, asked: Example) -> float:
+    """The rate on offer with which a straight line along the gradient falls by about `SMALL`."""
+    wanted = SMALL / max(_squared(gradients(loaded, asked)), 1e-30)
+    return min(RATES, key=lambda rate: abs(np.log(rate / wanted)))
+
+
+def _squared(gradient: Mapping[str, torch.Tensor]) -> float:
+    return sum(float(g.double().square().sum()) for g in gradient.values())
 
 
 def step(loaded: Loaded, asked: Example, rate: float) -> Card:
@@ -38,7 +52,7 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
     followed = [asked.target, *(int(row.argmax()) for row in before[1:])]
     p, q = (np.exp(rows[range(len(prompts)), followed]) for rows in (before, after))
     kl = kl_divergence(before, after)
-    squared = sum(float(g.double().square().sum()) for g in gradient.values())
+    squared = _squared(gradient)
     change = float(after[0, asked.target] - before[0, asked.target])
     favourites = [
         (display(loaded, int(a.argmax())), _favourite(loaded, b)) for a, b in zip(before, after, strict=True)
@@ -114,7 +128,16 @@ def step(loaded: Loaded, asked: Example, rate: float) -> Card:
 def _title(name: str, p: float, q: float, worst: float) -> str:
     if not np.isfinite(q):
         return "The step was so large that the model computes no finite number any more"
-    return f"{name} goes from {p:.1%} to {q:.1%}; the controls move by up to {worst:.2g} nats (KL)"
+    what = "helps" if q > p else "hurts"
+    return (
+        f"The step {what}: {name} goes from {_chance(p)} to {_chance(q)}; the controls move by up to {worst:.2g} "
+        "nats (KL)"
+    )
+
+
+def _chance(p: float) -> str:
+    """A probability in per cent, also where it is a tiny one."""
+    return f"{p:.1%}" if p >= 0.001 else f"{100 * p:.2g}%"
 
 
 def _favourite(loaded: Loaded, row: Float) -> str:

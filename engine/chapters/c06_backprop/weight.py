@@ -13,7 +13,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.derivatives import FINE, WeightMoved
 from engine.evidence.rounding import EXACT
 from engine.figures.learning import tangent
-from engine.model.gradients import ExactLoss, Example
+from engine.model.gradients import ExactLoss, Example, loss_of, skeleton, weights
 from engine.model.loaded import Loaded
 
 MATRICES = {
@@ -26,7 +26,7 @@ MATRICES = {
     "up_proj": "MLP up",
     "down_proj": "MLP down",
 }
-POINTS = 9
+POINTS = 17
 
 
 def matrices(loaded: Loaded) -> dict[str, str]:
@@ -37,6 +37,17 @@ def matrices(loaded: Loaded) -> dict[str, str]:
 def shape(loaded: Loaded, layer: int, matrix: str) -> tuple[int, ...]:
     """The shape of a matrix as the checkpoint stores it."""
     return tuple(_tensor(loaded, layer, matrix).shape)
+
+
+def steepest(loaded: Loaded, asked: Example, layer: int, matrix: str) -> tuple[int, int]:
+    """Row and column of the weight of a matrix whose derivative is the largest, of either sign."""
+    tensor, module = _tensor(loaded, layer, matrix), skeleton(loaded)
+    name = next(n for n, p in loaded.model.named_parameters() if p is tensor)
+    at = weights(module)
+    leaf = at[name].requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(module, at, asked), leaf)
+    row, column = divmod(int(gradient.abs().argmax()), gradient.shape[1])
+    return row, column
 
 
 def _tensor(loaded: Loaded, layer: int, matrix: str) -> torch.Tensor:

@@ -36,11 +36,11 @@ def cuts(loaded: Loaded, ids: Sequence[int], seed: int) -> Card:
     offsets = np.linspace(-REACH, REACH, CUT)
     points = np.concatenate([np.stack([offsets, 0 * offsets], 1), np.stack([0 * offsets, offsets], 1)])
     first, second = Plane(loaded, ids, seed).losses(points).reshape(2, CUT)
-    rise = min(first[[0, -1]].min(), second[[0, -1]].min()) - first[CUT // 2]
+    rises = np.concatenate([first[[0, -1]], second[[0, -1]]]) - first[CUT // 2]
     return Card(
         key="cuts",
-        title=f"The trained weights have a loss of {first[CUT // 2]:.3f}; at the ends of both lines it is at least "
-        f"{abs(rise):.2f} nats {'higher' if rise > 0 else 'lower'}",
+        title=f"The trained weights have a loss of {first[CUT // 2]:.3f}; at the ends of the two lines it is "
+        f"{_between(float(rises.min()), float(rises.max()))}",
         alt="Two curves: the loss of the prompt while the last block's weights move along one direction or the other.",
         badge=Badge.LIVE,
         figure=lines(
@@ -65,6 +65,14 @@ def cuts(loaded: Loaded, ids: Sequence[int], seed: int) -> Card:
         note=f"All weights of block {loaded.spec.n_layer - 1}, moved along seeded random directions in which each "
         f"tensor is as long as the one it moves. fp32.",
     )  # fmt: skip
+
+
+def _between(low: float, high: float) -> str:
+    if low > 0:
+        return f"{low:.2f} to {high:.2f} nats higher"
+    if high < 0:
+        return f"{-high:.2f} to {-low:.2f} nats lower"
+    return f"between {-low:.2f} nats lower and {high:.2f} nats higher"
 
 
 @dataclass(frozen=True, eq=False)

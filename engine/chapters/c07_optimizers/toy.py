@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,9 @@ def curvature(rate: float, steps: int = 40) -> Card:
     """Gradient descent along and across the ravine: every step multiplies the distance by 1 − rate · curvature."""
     along, across = (descend(partial(_parabola, c), [1.0], "SGD", rate, steps) for c in (FLAT, STEEP))
     factors = {"along": 1 - rate * FLAT, "across": 1 - rate * STEEP}
-    apart = abs(factors["across"]) > 1
-    end = f"×{factors['across']:.3g} across"
     title = (
-        f"Each step takes ×{factors['along']:.3g} along and {end}: it {'diverges' if apart else 'converges'}"
+        f"Each step multiplies the distance by {_number(factors['along'])} along and by "
+        f"{_number(factors['across'])} across: {_fate(factors['across'])}"
     )
     series = {
         f"along, curvature {FLAT:g}": _padded(np.abs(along.points[:, 0]), steps + 1),
@@ -186,6 +186,17 @@ def curvature(rate: float, steps: int = 40) -> Card:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")
+
+
+def _fate(factor: float) -> str:
+    """What becomes of a distance that every step multiplies by this."""
+    if isclose(abs(factor), 1):
+        return "it swings for ever"
+    return "it converges" if abs(factor) < 1 else "it diverges"
+
+
 def _powers(rate: float, steps: int) -> dict[str, Any]:
     """Distances down to where a logarithm has no place for them, and up to the first that is too far away."""
     factors = [1 - rate * FLAT, 1 - rate * STEEP]
@@ -210,8 +221,6 @@ def noisy(rate: float, noise: float, steps: int, seed: int) -> list[Card]:
     }
     mean = {name: _padded(run.losses / RUNS, steps + 1) for name, run in runs.items()}
     shown = {name: _drawn(values) for name, values in mean.items()}
-    last = {name: float(values[-1]) for name, values in mean.items()}
-    best = min(last, key=lambda name: last[name] if np.isfinite(last[name]) else np.inf)
     return [
         Card(
             key="schedules",
@@ -231,8 +240,7 @@ def noisy(rate: float, noise: float, steps: int, seed: int) -> list[Card]:
         ),
         Card(
             key="noisy",
-            title=f"After {steps} noisy steps “{best}” is lowest, at {last[best]:.3g}; constant stays at "
-            f"{last['constant']:.3g}",
+            title=_lowest(steps, noise, {name: float(run.losses[-1]) / RUNS for name, run in runs.items()}),
             alt="A line for each schedule: the mean loss of many noisy runs at every step, on a logarithmic axis.",
             badge=Badge.TOY,
             figure=lines(np.arange(steps + 1), mean, x_name="step", y_name=f"loss, mean of {RUNS} runs", log_y=True,
@@ -251,6 +259,17 @@ def noisy(rate: float, noise: float, steps: int, seed: int) -> list[Card]:
             note=f"SGD on {ground.formula}, with noise of standard deviation {noise:g} on every derivative.",
         ),
     ]  # fmt: skip
+
+
+def _lowest(steps: int, noise: float, ends: Mapping[str, float]) -> str:
+    """Which schedule ends lowest, in words; below `TINY` there is no order any more."""
+    first, second = sorted(ends, key=lambda name: ends[name])[:2]
+    start = f"After {steps} {'noisy steps' if noise else 'steps without noise'}"
+    gone = [f"“{name}”" for name, end in ends.items() if end <= TINY]
+    if gone:
+        return f"{start} {' and '.join(gone)} {'has' if len(gone) == 1 else 'have'} a loss below {TINY:g}"
+    other = second if first == "constant" else "constant"
+    return f"{start} “{first}” is lowest, at {ends[first]:.3g}; “{other}” is at {ends[other]:.3g}"
 
 
 def _drawn(values: Floats) -> Floats:

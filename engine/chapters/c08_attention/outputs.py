@@ -38,7 +38,8 @@ def values(loaded: Loaded, trace: Trace, layer: int, head: int, query: int) -> C
 
     return Card(
         key="values",
-        title=f"{one.quoted(top)} (position {top}) makes {share[top]:.0%} of what this head gives {one.quoted(query)}",
+        title=f"{one.quoted(top)} (position {top}) accounts for {share[top]:.0%} of what this head gives "
+        f"{one.quoted(query)}",
         alt=f"For each of {seen} keys its weight, its weighted value vector and its share of their sum. "
         f"The largest share is {share[top]:.3g}, of {one.quoted(top)} at position {top}.",
         badge=Badge.LIVE,
@@ -66,8 +67,8 @@ def values(loaded: Loaded, trace: Trace, layer: int, head: int, query: int) -> C
         code=code.script(one, code.output_matrix(one), _values_result(query)),
         numbers={"weights": weights, "output": output, "shares": share},
         atol=tolerance(loaded, output, share, 1.0),
-        note="share = (weight·value) · sum / |sum|²: the part of the sum that comes from this key. Shares add up to "
-        "100 %; a value that points against the sum has a negative one.",
+        note="share = (weight·value) · sum / |sum|²: how much of the sum comes from this key. Shares add up to 100 %; "
+        "a value that points against the sum has a negative share, and then others can exceed 100 %.",
     )
 
 
@@ -128,7 +129,7 @@ class Direct:
 
 def direct(one: Head, query: int, count: int = SHOWN) -> Direct:
     """The head's write through the final norm (its scale held) and the unembedding, minus the vocabulary's mean."""
-    table = _weight(one.loaded, "unembedding").float().cpu()
+    table = weight_of(one.loaded, "unembedding").float().cpu()
     logits = F.linear(torch.tensor(_held(one, query), dtype=torch.float32), table).double().numpy()
     logits -= logits.mean()
     promoted, suppressed = ops.extremes(logits, count)
@@ -199,7 +200,7 @@ def removed(one: Head) -> NDArray[np.float32]:
 
 def _held(one: Head, query: int) -> NDArray[np.float64]:
     loaded = one.loaded
-    gain = _weight(loaded, "final_norm").float().cpu().numpy()
+    gain = weight_of(loaded, "final_norm").float().cpu().numpy()
     stream = one.trace.hidden[-1, query]
     return ops.through_final_norm(one.write(query), stream, gain, loaded.spec.norm_eps, loaded.spec.centred)
 
@@ -207,7 +208,7 @@ def _held(one: Head, query: int) -> NDArray[np.float64]:
 @torch.no_grad()
 def _difference(one: Head, query: int, ids: list[int]) -> NDArray[np.float64]:
     """Logits of some tokens (minus the vocabulary's mean) with the write, minus those without it, the scale held."""
-    table, gain = _weight(one.loaded, "unembedding"), _weight(one.loaded, "final_norm").float().cpu()
+    table, gain = weight_of(one.loaded, "unembedding"), weight_of(one.loaded, "final_norm").float().cpu()
     rows = table[ids].float().cpu() - table.mean(0, dtype=torch.float32).cpu()
     whole = torch.tensor(one.trace.hidden[-1, query])
     rest = whole - torch.tensor(one.write(query), dtype=torch.float32)
@@ -224,7 +225,8 @@ def _difference(one: Head, query: int, ids: list[int]) -> NDArray[np.float64]:
     return difference
 
 
-def _weight(loaded: Loaded, name: str) -> torch.Tensor:
+def weight_of(loaded: Loaded, name: str) -> torch.Tensor:
+    """The weight of one of the model's own parts, such as the final norm, as it is."""
     weight: Any = loaded.part(name).weight
     tensor: torch.Tensor = weight.detach()
     return tensor

@@ -24,9 +24,14 @@ Stage = Literal["scores", "masked", "weights"]
 STAGES: tuple[Stage, ...] = ("scores", "masked", "weights")
 
 
-def product(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key: int) -> Card:
-    """The products q_i·k_i of one query and one key, their sum, and the score sum/√d_head."""
+def product(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key: int | None = None) -> Card:
+    """The products q_i·k_i of one query and one key, their sum, and the score sum/√d_head.
+
+    `key` None is the one that this query gives the largest weight.
+    """
     one = Head(loaded, trace, layer, head)
+    if key is None:
+        key = int(np.nan_to_num(one.weights[one.position(query), : query + 1]).argmax())
     parts = ops.products(one.q[one.position(query)], one.k[one.position(key, "key")])
     total, d_head = float(parts.sum()), loaded.spec.d_head
     score = total * one.scale

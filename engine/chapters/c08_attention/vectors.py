@@ -100,6 +100,12 @@ def vectors(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, rot
     )
 
 
+def has_bias(loaded: Loaded) -> bool:
+    """Whether this checkpoint adds a bias to its queries, keys and values."""
+    name, _ = loaded.adapter.columns("query", loaded.spec, 0, 0)
+    return getattr(loaded.part(name, 0), "bias", None) is not None
+
+
 def _again(one: Head, rotated: bool) -> dict[str, Any]:
     again = head_again(one)
     if not rotated:

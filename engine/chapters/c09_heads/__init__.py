@@ -1,11 +1,11 @@
 """Chapter 9: many heads beside each other, what kinds there are, and what happens without one."""
 
 from engine.chapters.c09_heads.ablation import ablation
+from engine.chapters.c09_heads.circuit import circuit
 from engine.chapters.c09_heads.kinds import THRESHOLD, classes, found, score_map
 from engine.chapters.c09_heads.maps import arcs, one_head, wall
 from engine.chapters.c09_heads.naming import name, names
-from engine.chapters.c09_heads.repeats import pattern, repeated, second_time, strongest_heads
-from engine.chapters.c09_heads.rollout import rollout, shares
+from engine.chapters.c09_heads.repeats import pattern, repeated, second_time, strongest, strongest_heads
 from engine.chapters.c09_heads.sweep import Sweep, advance, ranked, sweep_map, sweep_of, sweep_ranking
 from engine.model.repeated import half_length, repeated_ids
 
@@ -15,6 +15,7 @@ __all__ = [
     "ablation",
     "advance",
     "arcs",
+    "circuit",
     "classes",
     "found",
     "half_length",
@@ -25,10 +26,9 @@ __all__ = [
     "ranked",
     "repeated",
     "repeated_ids",
-    "rollout",
     "score_map",
     "second_time",
-    "shares",
+    "strongest",
     "strongest_heads",
     "sweep_map",
     "sweep_of",

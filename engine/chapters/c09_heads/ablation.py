@@ -117,8 +117,8 @@ _LOGITS_WITHOUT = """\
 d_head = {d_head}
 
 
-def logits_without(heads):
-    \"\"\"Logits (seq, vocab) when the outputs of the (layer, head) pairs are zero before the output projection.\"\"\"
+def silenced(heads):
+    \"\"\"Hooks that set the outputs of the (layer, head) pairs to zero before the output projection.\"\"\"
     hooks = []
     for layer, head in heads:
         def zero(module, args, start=head * d_head):
@@ -127,6 +127,11 @@ def logits_without(heads):
             return (joined,)
 
         hooks.append(model.get_submodule(f"{path}").register_forward_pre_hook(zero))
+    return hooks
+
+
+def logits_without(heads):
+    hooks = silenced(heads)
     with torch.no_grad():
         logits = model(ids).logits[0].float()
     for hook in hooks:

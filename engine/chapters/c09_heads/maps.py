@@ -21,6 +21,9 @@ from engine.model.trace import Trace
 from engine.ops.heads import row_entropy
 from engine.tokens.text import shorten
 
+DRAWN = 80
+"""Arcs in one figure, at most."""
+
 RETURNED = (
     "against what transformers returns with output_attentions=True for the same ids (the same pass once more: it finds "
     "a wrong head, a wrong index or a leak; chapter 8 proves the arithmetic of a map)"
@@ -114,11 +117,12 @@ def arcs(loaded: Loaded, trace: Trace, layer: int, head: int, query: int | None,
     whose = "the whole text" if query is None else f"“{shorten(tokens[query])}”"
     return Card(
         key="arcs",
-        title=f"{name(layer, head)} over {whose}: {len(pairs)} weights of {least:g} or more",
+        title=f"{name(layer, head)} over {whose}: {len(pairs)} weight{'' if len(pairs) == 1 else 's'} of {least:g} "
+        f"or more{'' if len(pairs) <= DRAWN else f', of which the {DRAWN} largest are drawn'}",
         alt=f"The prompt's tokens on a line, joined by arcs from each query back to its keys, wider for larger "
         f"weights of layer {layer}, head {head}.",
         badge=Badge.LIVE,
-        figure=arcs_figure(weights, tokens, query=query, least=least),
+        figure=arcs_figure(weights, tokens, query=query, least=least, most=DRAWN),
         table={
             "query": [f"{i} {tokens[i]}" for i, _ in shown],
             "key": [f"{j} {tokens[j]}" for _, j in shown],
@@ -133,7 +137,7 @@ def arcs(loaded: Loaded, trace: Trace, layer: int, head: int, query: int | None,
         ),
         code=preamble(loaded, ids) + ATTENTION_CODE + _arcs_code(layer, head, shown, query, least),
         note="An arc joins a query to an earlier key; a ring is weight on the token itself. "
-        "At most the 80 largest are drawn.",
+        f"At most the {DRAWN} largest are drawn.",
     )
 
 

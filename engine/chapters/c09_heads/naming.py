@@ -22,6 +22,11 @@ def names(heads: Iterable[tuple[int, int]]) -> str:
     return ", ".join(name(layer, head) for layer, head in heads)
 
 
+def flat(heads: Iterable[tuple[int, int]]) -> list[int]:
+    """layer, head, layer, head, …"""
+    return [number for pair in heads for number in pair]
+
+
 def table(columns: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Columns of a card's table from sequences and arrays of any shape, flattened."""
     return {title: np.asarray(values).ravel().tolist() for title, values in columns.items()}

@@ -111,9 +111,11 @@ def sweep_map(loaded: Loaded, sweep: Sweep, where: str, chosen: tuple[int, int] 
         missing[layer, head] = False
     (first, largest), count = order[0], len(order)
     part = f"All {count} heads" if sweep.done else f"{count} of {sweep.total} heads"
+    so_far = "" if sweep.done else "so far "
     return Card(
         key="sweep-map",
-        title=f"{part} measured: {name(*first)} matters most, without it the distribution moves by {largest:.4f} nats",
+        title=f"{part} measured: {so_far}{name(*first)} has the largest effect, without it the distribution moves by "
+        f"{largest:.4f} nats",
         alt="Heat map of layers and heads; darker cells are heads whose removal moves the distribution further; "
         "heads not measured are hatched.",
         badge=Badge.LIVE,
@@ -127,7 +129,13 @@ def sweep_map(loaded: Loaded, sweep: Sweep, where: str, chosen: tuple[int, int] 
 def _map(grid: np.ndarray, missing: np.ndarray, chosen: tuple[int, int] | None) -> go.Figure:
     """A heat map of KL by layer and head in which a cell can be clicked."""
     figure = heatmap(
-        grid, concept="logits", masked=missing, row_name="layer", column_name="head", value_name="KL (nats)"
+        grid,
+        concept="logits",
+        masked=missing,
+        masked_name="not measured",
+        row_name="layer",
+        column_name="head",
+        value_name="KL (nats)",
     )
     places = list(np.ndindex(*grid.shape))
     targets(

@@ -1,6 +1,6 @@
 """Chapter 10: rotary position embedding, and learned positions beside it."""
 
-from engine.chapters.c10_rope.distance import distance
+from engine.chapters.c10_rope.distance import LONGEST, NEAR, distance, looking_back, previous_head
 from engine.chapters.c10_rope.ladder import ladder
 from engine.chapters.c10_rope.pair import pair
 from engine.chapters.c10_rope.rotation import rotation
@@ -9,11 +9,15 @@ from engine.chapters.c10_rope.theta import REACHES, theta_decay, theta_ladder, t
 from engine.chapters.c10_rope.turned import turned
 
 __all__ = [
+    "LONGEST",
+    "NEAR",
     "REACHES",
     "distance",
     "ladder",
     "learned",
+    "looking_back",
     "pair",
+    "previous_head",
     "room",
     "rotated",
     "rotation",

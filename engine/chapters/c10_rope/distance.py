@@ -19,18 +19,55 @@ from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops import rope
 
+NEAR = 33
+"""Distances of a first look, from 0: as far as single tokens can be told apart."""
+
 LONGEST = 2048
 """Distances shown; more would be a solid block of ink for the fast pairs."""
 
 
-def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key: int, index: int) -> Card:
-    """The score of one query with one key at every distance in the context, and the part of pair `index` in it."""
+def previous_head(trace: Trace) -> tuple[int, int, float]:
+    """(layer, head, weight): the head that gives the token before each query the largest mean weight.
+
+    The queries begin with the third token: the token before the second one is the first, which many heads look at in
+    any case. For fewer tokens it is the first head.
+    """
+    if len(trace.tokens) < 3:
+        return 0, 0, 0.0
+    mean = np.nan_to_num(trace.attention.diagonal(-1, axis1=-2, axis2=-1)[..., 1:].mean(-1, dtype=np.float64))
+    layer, head = (int(i) for i in np.unravel_index(int(mean.argmax()), mean.shape))
+    return layer, head, float(mean[layer, head])
+
+
+def looking_back(
+    loaded: Loaded, trace: Trace, query: int, key: int, index: int | None = None, furthest: int = LONGEST
+) -> Card:
+    """`distance` for the head that looks most at the token before, and why it is shown."""
+    layer, head, weight = previous_head(trace)
+    why = (
+        f"Of all heads it looks most at the token before: with {weight:.0%} of its attention on this prompt. "
+    )
+    return distance(loaded, trace, layer, head, query, key, index, furthest, why if weight else "")
+
+
+def distance(
+    loaded: Loaded, trace: Trace, layer: int, head: int, query: int, key: int, index: int | None = None,
+    furthest: int = LONGEST, why: str = "",
+) -> Card:  # fmt: skip
+    """The score of one query with one key at every distance, and the part of pair `index` in it.
+
+    index     None is the pair whose part changes most over these distances
+    furthest  how many distances, at most as many as the context has
+    why       a sentence for the caption
+    """
     one, own = Head(loaded, trace, layer, head), rotation(loaded)
     q, k = (x[one.position(i)] for x, i in zip(before(one), (query, key), strict=True))
-    within(index, own.pairs, "pair")
-    away = np.arange(min(loaded.spec.context, LONGEST))
+    away = np.arange(min(loaded.spec.context, furthest, LONGEST))
     turned, fixed = at_positions(own, q, range(len(away))), at_positions(own, k, range(1))[0]
     products = rope.split(turned, own.pairs) * rope.split(fixed, own.pairs)  # distance, pair, 2
+    if index is None:
+        index = int(np.nan_to_num(np.ptp(products.sum(-1), axis=0)).argmax())
+    within(index, own.pairs, "pair")
     score = (turned.astype(np.float64) @ fixed.astype(np.float64)) * ops.scale(loaded.spec.d_head)
     part = products[:, index].sum(-1) * ops.scale(loaded.spec.d_head)
     near = max(rounding(own, q, k, len(away)), tolerance(loaded, score, steps=STEPS))
@@ -38,8 +75,8 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
     best = int(np.nan_to_num(score).argmax())
     return Card(
         key="distance",
-        title=f"{one.quoted(query)} asks, {one.quoted(key)} answers: {short(score[0])} side by side, at most "
-        f"{short(score[best])}, {best} tokens apart",
+        title=f"{one.quoted(query)} asks, {one.quoted(key)} answers: the score is largest at distance {best}, "
+        f"{short(score[best])}" + (f"; at distance 0 it is {short(score[0])}" if best else ""),
         alt=f"The score over {len(away)} distances, between {score.min():.3g} and {score[best]:.3g}, and the "
         f"cosine wave of pair {index} in it.",
         badge=Badge.LIVE,
@@ -62,8 +99,8 @@ def distance(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, ke
         code=code.script(
             one, _SCRIPT.format(query=query, key=key, index=index, pairs=own.pairs, count=len(away))
         ),
-        note=f"{one.name[0].upper()}{one.name[1:]} of {loaded.name}. The contents of query and key are the captured "
-        f"ones and never change; only the rotation does. Pair {index} repeats every "
+        note=f"{one.name[0].upper()}{one.name[1:]} of {loaded.name}. {why}The contents of query and key are the "
+        f"captured ones and never change; only the rotation does. Pair {index} repeats every "
         f"{short(float(rope.wavelengths(own.inv_freq)[index]))} tokens."
         + (
             f" Dotted: the distance they have in the prompt, {here}."

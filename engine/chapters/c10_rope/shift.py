@@ -131,8 +131,19 @@ def learned(loaded: Loaded, trace: Trace, head: int, query: int, shift: int) -> 
         ),
         script=_LEARNED.format(query=query, shift=shift, heads=loaded.adapter.heads_lines),
         note="This is exact in layer 0, where a token’s vector is its embedding plus its position vector and no other "
-        "token has been mixed in. Deeper layers read what the layers below wrote, and that changes too.",
+        "token has been mixed in. Deeper layers read what the layers below wrote, and that changes too."
+        + _first(moved),
     )
+
+
+def _first(moved: Moved) -> str:
+    """A sentence where the largest step of all lines is the first, in which the first token leaves row 0."""
+    if len(moved.shifts) < 3 or not np.isfinite(moved.curves).all():
+        return ""
+    steps = np.abs(np.diff(moved.curves, axis=1))
+    if steps[:, 0].max() < 2 * steps[:, 1:].max():
+        return ""
+    return " The lines change most in the first step: it leads away from row 0 of the table, where every text begins."
 
 
 def _stay(change: float) -> str:

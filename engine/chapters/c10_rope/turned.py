@@ -37,7 +37,7 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
     return Card(
         key="turned",
         title=_title(letter, token, own.factor, change),
-        alt=f"{own.pairs} clocks, one for each pair, with a dotted hand before RoPE and a solid one after it. Pair 0 "
+        alt=f"{own.pairs} dials, one for each pair, with a dotted hand before RoPE and a solid one after it. Pair 0 "
         f"has turned by {short(angles[0])} radians, the last by {short(angles[-1])}.",
         badge=Badge.LIVE,
         figure=clocks(
@@ -80,7 +80,7 @@ def turned(loaded: Loaded, trace: Trace, layer: int, head: int, token: int, part
             },
         ),
         code=code.script(one, _script(part, token, own.pairs)),
-        note=f"{one.quoted(token)} in {one.name} of {loaded.name}. Each clock has its own scale; its circle is the "
+        note=f"{one.quoted(token)} in {one.name} of {loaded.name}. Each dial has its own scale; its circle is the "
         f"pair’s length before RoPE. Largest change of a length{'' if own.factor == 1 else ', the factor apart'}: "
         f"{change:.1e}.{_left(own.pairs, loaded.spec.d_head)}",
     )

@@ -47,21 +47,6 @@ def kind_scores(weights: Tensor, length: int, sink: bool) -> dict[str, Tensor]:
     return found | scored
 
 
-def rolled_out(weights: Tensor, last: int) -> Tensor:
-    """Rollout to the output of layer `last`, (query, key); weights (layer, head, query, key) in.
-
-    Each query hands one unit down from that layer to the embeddings: half of it straight on, half along the mean
-    weights of the layer's heads.
-    """
-    mean = weights.double().mean(1)
-    rows = []
-    for unit in torch.eye(mean.shape[-1], dtype=torch.float64):
-        for layer in mean[: last + 1].flip(0):
-            unit = 0.5 * unit + 0.5 * (unit @ layer)
-        rows.append(unit)
-    return torch.stack(rows)
-
-
 @torch.no_grad()
 def streams_and_writes(loaded: Loaded, ids: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
     """The stream that enters each block, and what its attention adds to it, (seq, d_model) each, in float32.
@@ -80,9 +65,3 @@ def streams_and_writes(loaded: Loaded, ids: Sequence[int]) -> list[tuple[Tensor,
             write = loaded.part("attn_norm", layer)(write)
         found.append((stream[0].float().cpu(), write.float().cpu()))
     return found
-
-
-def write_shares(loaded: Loaded, ids: Sequence[int]) -> list[float]:
-    """How long attention's write is beside the stream that enters the block, mean over positions, for each layer."""
-    lengths = [[x.norm(dim=-1) for x in pair] for pair in streams_and_writes(loaded, ids)]
-    return [float((write / (write + stream)).mean()) for stream, write in lengths]

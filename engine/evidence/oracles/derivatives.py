@@ -93,6 +93,20 @@ def embeddings_again(loaded: Loaded, asked: Example, moved: Sequence[int]) -> tu
     return scores, lengths
 
 
+@torch.no_grad()
+def silenced(loaded: Loaded, asked: Example, positions: Sequence[int]) -> list[float]:
+    """The change of the loss (nats) when transformers gets an embedding of zeros at each of these positions."""
+    ids = torch.tensor([asked.ids], device=loaded.model.device)
+    target = torch.tensor([asked.target], device=loaded.model.device)
+    vectors = loaded.model.get_input_embeddings()(ids)
+
+    def loss(given: torch.Tensor) -> float:
+        return float(cross_entropy(loaded.model(inputs_embeds=given, use_cache=False).logits[:, -1], target))
+
+    kept = 1.0 - torch.nn.functional.one_hot(torch.tensor(positions), len(asked.ids)).to(vectors)
+    return [loss(vectors * mask[:, None]) - loss(vectors) for mask in kept]
+
+
 class WeightMoved:
     """One weight of a private float64 copy, overwritten to read the loss there."""
 

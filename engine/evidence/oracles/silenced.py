@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,13 +21,40 @@ def logits_without(loaded: Loaded, ids: Sequence[int], heads: Iterable[tuple[int
     The copy shares every other weight with the model, which stays untouched. bitsandbytes weights are packed, so
     there the copy's projection gets its input with the heads' columns set to zero.
     """
+    return logits_of(_copy_without(loaded, heads), ids)
+
+
+@torch.no_grad()
+def attention_without(loaded: Loaded, ids: Sequence[int], heads: Iterable[tuple[int, int]]) -> torch.Tensor:
+    """The weights (layer, head, query, key) that transformers returns for the same private copy."""
+    model = _copy_without(loaded, heads)
+    batch = torch.tensor([list(ids)], device=loaded.model.device)
+    out = model(input_ids=batch, use_cache=False, output_attentions=True)
+    return torch.stack([weights[0].float().cpu() for weights in out.attentions])
+
+
+def drawn_heads(
+    loaded: Loaded, spared: Sequence[int], count: int, draws: int, seed: int
+) -> list[list[tuple[int, int]]]:
+    """Some times `count` heads (layer, head) by the order that torch draws from the seed, without the `spared` ones.
+
+    Heads are numbered through the layers.
+    """
+    wide = loaded.spec.n_head
+    left = torch.tensor(sorted(set(range(loaded.spec.n_layer * wide)) - set(spared)))
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(left), generator=generator) for _ in range(draws)]
+    return [[divmod(number, wide) for number in left[order][:count].tolist()] for order in orders]
+
+
+def _copy_without(loaded: Loaded, heads: Iterable[tuple[int, int]]) -> Any:
     model = private_copy(loaded)
     by_layer: dict[int, set[int]] = defaultdict(set)
     for layer, head in heads:
         by_layer[layer].add(head)
     for layer, chosen in by_layer.items():
         _silence(loaded, model, layer, chosen)
-    return logits_of(model, ids)
+    return model
 
 
 def _silence(loaded: Loaded, model: nn.Module, layer: int, heads: set[int]) -> None:
