@@ -5,7 +5,6 @@ from collections.abc import Callable
 from engine.chapters import c11_block as cards
 from engine.chapters.c05_sampling import lens
 from engine.chapters.c11_block.questions import ASKED
-from engine.checkpoints.catalogue import BUNDLED
 from engine.evidence.card import Card
 from engine.model import interventions as iv
 from engine.model.adapters import Spec
@@ -44,11 +43,12 @@ def parameters(view: View) -> Callable[[], Card]:
 def ledger(view: View) -> Callable[[], Card]:
     with view.controls:
         word = words.field(view, "word", "Whose logit (empty: the favourite's)")
+        whole = cards.foldable(view.loaded) and view.toggle("whole", "Every part by itself")
 
     def make() -> Card:
         trace, position = view.trace, view.state.focus
         target = word.token.id if word else int(top(trace.logits[position], 1)[0])
-        return cards.residual_ledger(view.loaded, trace, position, target)
+        return cards.residual_ledger(view.loaded, trace, position, target, whole)
 
     return make
 
@@ -121,8 +121,9 @@ def apart(view: View) -> Callable[[], list[Card]]:
 
 
 def designs(view: View) -> Callable[[], Card]:
-    other = next(c.name for c in BUNDLED[::-1] if c.name != view.loaded.name)
-    return lambda: cards.two_designs(view.loaded, view.load(checkpoint=other, precision=REFERENCE))
+    return lambda: cards.two_designs(
+        view.loaded, view.load(checkpoint=cards.unlike(view.loaded), precision=REFERENCE)
+    )
 
 
 def scale(view: View) -> Callable[[], Card]:
@@ -142,28 +143,47 @@ def order(view: View) -> str:
     else:
         how = "Attention reads the stream through a norm and adds its write; the MLP then does the same with the sum."
     return f"""
-    {markdown(view.loaded.name)} is {spec.n_layer} blocks of the same shape between an embedding and an unembedding.
-    {how} The stream itself passes every block unchanged but for what is added, which is why it is called the
-    *residual stream*. Choose a part to see its equation and the shapes of its weights.
+    {markdown(view.loaded.name)} is {spec.n_layer} blocks of the same shape between an embedding, which turns tokens
+    into vectors, and an unembedding, which turns vectors into logits. {how} A block changes the stream only by what
+    it adds, which is why the stream is called the *residual stream*. Choose a part to see its equation and the shapes
+    of its weights.
     """
 
 
 def growth(view: View) -> str:
-    place = (
-        "The norm behind each sublayer brings what it writes to a standard size, whatever the size of what it read."
-        if view.loaded.spec.norms == "behind"
-        else "The norm before each sublayer brings the stream to a standard size, so a sublayer sees directions, not "
-        "lengths."
+    return cards.about_norms(view.loaded)
+
+
+def counting(view: View) -> str:
+    tied = (
+        "The unembedding is *tied*: it uses the embedding's own matrix, which is counted once."
+        if view.loaded.spec.tied
+        else "The unembedding has a matrix of its own."
     )
     return f"""
-    {place}
-    The stream itself is never scaled back: what is written stays, and later writes have to be large to matter.
-    {
-        "LayerNorm subtracts the mean and divides by the standard deviation"
-        if view.loaded.spec.centred
-        else "RMSNorm divides by the root mean square"
-    }, then multiplies by a
-    learned gain.
+    The bars count every trained number of {markdown(view.loaded.name)}, tensor by tensor, all blocks together. {tied}
+    Every block has norms, but they hold next to no numbers.
+    """
+
+
+def summands(view: View) -> str:
+    start = "embedding of the token"
+    if view.loaded.spec.positions == "learned":
+        start += " and of its position"
+    return f"""
+    The residual stream after the last block is the {start}, plus everything that attention and the MLPs added. A norm
+    and a dot product turn it into a logit. Keep the norm's scale at the value it took, and that logit splits exactly
+    into one signed entry for each addition. A large entry says that this part pushed the logit here; it does not say
+    why.
+    """
+
+
+def descent(view: View) -> str:
+    return f"""
+    Between GPT-2 ([Radford et al. 2019](https://github.com/openai/gpt-2)) and Llama
+    ([Touvron et al. 2023](https://arxiv.org/abs/2302.13971)), positions, norm, activation and MLP were replaced. The
+    plan stayed: embed, add attention, add an MLP, repeat, unembed. The table sets {markdown(view.loaded.name)} beside
+    {markdown(cards.unlike(view.loaded))}, choice by choice.
     """
 
 
@@ -171,8 +191,8 @@ chapter(
     number=11,
     title="Transformer block",
     question="What is one block, and what would be missing without each of its parts?",
-    lead="Norm, attention, norm, MLP: a transformer is this block, repeated. Everything it does is to add vectors to a "
-    "running sum. So the answer can be taken apart into what each part added, and each part can be left out.",
+    lead="Norm, attention, norm, MLP: a transformer is this block, repeated. All that a block does is add vectors to a "
+    "running sum. The answer can therefore be split into what each part added, and each part can be left out.",
     bar=("focus", "layer"),
     beats=[
         Beat(
@@ -185,24 +205,16 @@ chapter(
         Beat(
             "parameters",
             "Every trained number is in one of these parts",
-            prose="""
-            Counted tensor by tensor, all blocks together. A tied unembedding uses the embedding's own matrix, so it
-            is counted once. Norms are there for every block and weigh next to nothing.
-            """,
+            prose=counting,
             draw=parameters,
             try_this="Open the table: the shares sum to one, and the counts to the model's `num_parameters()`.",
         ),
         Beat(
             "ledger",
             "A logit is a sum, and every part has its line in it",
-            prose="""
-            The last stream is the token's embedding plus everything that attention and the MLPs wrote. A norm and a
-            dot product turn it into a logit. Hold the norm's scale at the value it took, and that logit splits into
-            one signed entry for each write, exactly. A large entry says that this part pushed the logit here; it does
-            not say why.
-            """,
+            prose=summands,
             draw=ledger,
-            try_this="Ask for the logit of a token that does not fit, and look at who argued against it.",
+            try_this="Ask for the logit of a token that does not fit, and see which parts pushed it down.",
         ),
         Beat(
             "norms",
@@ -215,9 +227,9 @@ chapter(
             "grid",
             "Read early, the stream already holds a guess",
             prose="""
-            The final norm and the unembedding can be put on the stream after any block. Early rows are rough, because
-            the later blocks were trained to finish the work, and the readout was never trained for them. This is the
-            logit lens
+            The final norm and the unembedding can be applied to the stream after any block. What they read early is
+            rough: later blocks still change the stream, and both were trained only on what the last block leaves. This
+            is the *logit lens*
             ([nostalgebraist 2020](https://www.lesswrong.com/posts/AcKRB8wDpdaN6v6ru/interpreting-gpt-the-logit-lens)).
             """,
             draw=grid,
@@ -227,10 +239,10 @@ chapter(
             "apart",
             "Take a part out, and see what it was for",
             prose="""
-            Each switch changes one forward pass; the loaded model stays as it is. Without the mask, tokens see the
-            future they were never trained to see. Without positions, the order of words is known only through the
-            mask. Without a residual path, a block has to repeat in its write everything that later blocks need. Below
-            the figure, both models go on writing.
+            Each switch below takes a part out of one forward pass; the loaded model stays as it is. Without the mask,
+            tokens attend to later ones, which they never could in training. Without positions, only the mask tells
+            anything about the order of the words. Without a residual path, what later blocks need is lost unless the
+            block itself writes it again. Under the bars, the intact and the changed model both go on writing.
             """,
             draw=apart,
             try_this="Take out some heads, then all MLPs, then one residual path. Which one hurts least?",
@@ -238,19 +250,15 @@ chapter(
         Beat(
             "designs",
             "Two designs, the same plan",
-            prose="""
-            From GPT-2 ([Radford et al. 2019](https://github.com/openai/gpt-2)) to Llama
-            ([Touvron et al. 2023](https://arxiv.org/abs/2302.13971)) positions, norm, activation and MLP were
-            exchanged. The plan stayed: embed, add attention, add an MLP, repeat, unembed.
-            """,
+            prose=descent,
             draw=designs,
         ),
         Beat(
             "scale",
             "Larger models spend their numbers elsewhere",
             prose="""
-            An embedding grows with the vocabulary and the width; a block grows with the width squared. So in a small
-            model the vocabulary is a large share, and in a large one it vanishes beside attention and the MLPs.
+            An embedding grows with the vocabulary and the width of the model; a block grows with the width squared.
+            So the vocabulary is a large share of a small model, and a small share of a large one.
             """,
             draw=scale,
         ),

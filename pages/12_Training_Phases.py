@@ -56,14 +56,14 @@ def story(view: View) -> Callable[[], list[Card]]:
 
 def birth(view: View) -> Callable[[], Card]:
     with view.controls:
-        run = pick_run(view)
+        run = pick_run(view, cards.clearest())
         axis = view.segments("axis", "Steps", ["evenly", "logarithmic"])
     return lambda: cards.birth(run, log=axis == "logarithmic")
 
 
 def through(view: View) -> Callable[[], Card]:
     with view.controls:
-        run = pick_run(view)
+        run = pick_run(view, cards.clearest())
         kind = view.segments("kind", "Score", list(cards.SCORES), "induction")
     return lambda: cards.heads_through(run, kind)
 
@@ -76,7 +76,9 @@ def prompt(view: View) -> Callable[[], list[Card]]:
     def make() -> list[Card]:
         stages = cards.stages(finished(view, run))
         traces = [view.capture(loaded=stage.loaded) for stage in stages]
-        return [cards.next_token(stages, traces, position), cards.surprisal(stages, traces)]
+        following = cards.next_token(stages, traces, position)
+        alone = len(traces[-1].tokens) < 2  # nothing stands before the only token, so it has no surprisal
+        return [following] if alone else [following, cards.surprisal(stages, traces)]
 
     return make
 
@@ -105,10 +107,10 @@ def grokking(view: View) -> Callable[[], list[Card]]:
     return lambda: [cards.grokked(seed, until), cards.spread(until)]
 
 
-def pick_run(view: View) -> str:
-    """The checkpoint whose training the beats show: the one being read where it is bundled, unless one is picked."""
+def pick_run(view: View, best: str = "") -> str:
+    """The checkpoint whose training the beats show: until one is picked, `best` or the one being read, if bundled."""
     here = view.state.checkpoint
-    default = here if here in cards.RUNS else next(iter(cards.RUNS))
+    default = best or (here if here in cards.RUNS else next(iter(cards.RUNS)))
     return pick(view, "run", "Training of", list(cards.RUNS), default)
 
 
@@ -135,14 +137,25 @@ def pick_position(view: View, run: str) -> int:
 
 def about_birth(view: View) -> str:
     return f"""
-    An *induction head* looks for where the present token stood before, and at what came after it: the simplest way to
-    copy from the context ({OLSSON}). The test has no meaning to lean on: random tokens, and then the same ones again.
-    A head's **induction score** is its mean attention to the right place in the second half (chapter 9).
+    An *induction head* looks for an earlier occurrence of the current token and attends to the token after it, the
+    simplest way to copy from the context ({OLSSON}). It is tested on random tokens followed by the same ones again,
+    so that no meaning helps. A head's **induction score** is its mean attention to the right place in the second half
+    (chapter 9).
+
+    The models of that paper learn this from ordinary text, after billions of tokens. The runs here read millions, and
+    their text was made to repeat itself; that decides when the score rises. {cards.about_clearest()}
 
     {cards.mixed_in("pocket-llama")}
 
     {cards.mixed_in("pocket-gpt2")}
     """
+
+
+def about_prompt(view: View) -> str:
+    known = view.loaded.name in cards.RUNS
+    here = markdown(view.loaded.name)
+    instead = f"No snapshots of the training of {here} are here, so two smaller models stand in for it."
+    return cards.about_snapshots() + ("" if known else f" {instead}")
 
 
 def train(view: View) -> Sequence[Card]:
@@ -178,13 +191,13 @@ chapter(
             prose=lambda view: cards.told(cards.STORY),
             draw=story,
             try_this=(
-                "With the run from random weights, begin at 0 and move up one step at a time. At which loss does the "
-                "text get words, and at which sentences?"
+                "With the run from random weights, begin at 0 and move up one step at a time. At which loss do words "
+                "appear in the text, and at which sentences?"
             ),
         ),
         Beat(
             "birth",
-            "Copying from the context is learned at a time of its own",
+            "Copying from the context is learned when the text rewards it",
             prose=about_birth,
             draw=birth,
             try_this="Compare the two runs: how many updates lie between a score of 0.1 and most of the final score?",
@@ -195,7 +208,7 @@ chapter(
             prose=(
                 "Every row is one head of the finished model, followed through the run. An induction head needs a "
                 "helper: a head in an earlier layer that looks at the **previous token**, so that each position knows "
-                f"what stood before it ({OLSSON}). See in which order the rows of the two maps darken."
+                f"what stood before it ({OLSSON}). Compare the two scores: which rows darken first?"
             ),
             draw=through,
             try_this="Find the darkest row of the induction map, then look for its helper in the layers before it.",
@@ -203,7 +216,7 @@ chapter(
         Beat(
             "prompt",
             "Your prompt, read by the model as it was",
-            prose=lambda view: cards.about_snapshots(),
+            prose=about_prompt,
             draw=prompt,
             try_this="Type a name twice into the prompt and look at the surprisal of its second occurrence.",
         ),
@@ -211,8 +224,8 @@ chapter(
             "twice",
             "Before and after: what a second reading costs",
             prose=(
-                "Read some tokens, then the same ones again. Whoever can look back knows the second half already. "
-                "The kept snapshots show it live: the lines are the surprisal of each token at its second reading."
+                "When a text repeats itself, a model that can look back knows the second half already. "
+                "Each line is one stage of training: the surprisal of every token at its second reading."
             ),
             draw=twice,
             try_this="Change the seed in the bar: other tokens. Then read your own prompt twice, where the model can "
@@ -220,7 +233,7 @@ chapter(
         ),
         Beat(
             "grokking",
-            "Learned by heart at once, understood much later, or not at all",
+            "Memorised at once, generalised much later, or not at all",
             prose=lambda view: cards.about_grokking(POWER, NANDA),
             draw=grokking,
             try_this=(
@@ -231,15 +244,16 @@ chapter(
             "train",
             "From noise to words in a minute, and then by heart",
             prose=f"""
-            This GPT-2 is as small as they come: its tokens are characters, and it sees the last {tiny.CONTEXT}. It
-            starts no better than a guess among all characters (dashed line). Below the dotted line it must be using
-            context, for the frequencies of characters lead no lower. The end of the text is kept from it: when only
-            the loss of the batches still falls, it is learning the text by heart.
+            A very small GPT-2 can be trained while you watch: its tokens are characters, and it sees the last
+            {tiny.CONTEXT} of them. It starts no better than a uniform guess among all characters (dashed line). Below
+            the dotted line it must be using context, because the frequencies of characters alone get no lower. The end
+            of the text is held out: when only the loss of the batches still falls, the model is learning the text by
+            heart.
 
-            A run pauses after a minute, and this server trains one at a time.
+            A run pauses after a minute, and this server trains one model at a time.
             """,
             draw=train,
-            try_this="Stop and continue: the curve goes on as if nothing had been. Then paste a text of your own.",
+            try_this="Stop and continue: the curve goes on as if nothing had happened. Then paste a text of your own.",
         ),
     ],
     asks=ASKED,

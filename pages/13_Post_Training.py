@@ -300,12 +300,14 @@ def about_answers(view: View) -> str:
     tuned = cards.listed(here.tuned)
     note = f"*{markdown(here.note)}*" if here.note else ""
     return f"""
-    A pre-trained model continues text; it was never told that a request wants an answer. **Post-training** goes on
-    training the same weights on requests with answers. Here are the versions that came of it, {tuned}, beside the
-    base: the same request, the same seed, all at fp32. The base reads the bare request, the others read it through a
-    chat template.
+    A pre-trained model continues text; nothing in its training told it that a request wants an answer.
+    **Post-training** trains it further, on requests with answers. Below, the base and its tuned versions, {tuned},
+    answer the same request with the same seed, all at fp32. The base reads the bare request, the others read it
+    through a chat template.
 
-    An answer is over when the model itself writes an end token. What has none was cut off at the limit.
+    An answer is over when the model itself writes an end token. An answer without one was cut off at the token limit.
+
+    {cards.about_origin(here)}
 
     {note}
     """
@@ -314,22 +316,35 @@ def about_answers(view: View) -> str:
 def about_preference(view: View) -> str:
     return f"""
     Preference tuning needs no answer to imitate, only a verdict: of two answers to a request, one is better. **DPO**
-    ({RAFAILOV}, eq. 7) raises the log-probability of the *chosen* answer against that of the *rejected*
-    one, each measured against a frozen **reference**, here {family(view).reference}, so that the model does not drift
-    off. The **reward** of an answer is $r = \\beta\\,(\\ln \\pi - \\ln \\pi_{{ref}})$, the loss
-    $-\\ln \\sigma(r_c - r_r)$.
+    (direct preference optimization, {RAFAILOV}, eq. 7) raises the log-probability of the *chosen* answer against that
+    of the *rejected* one. The version being trained is called the **policy**; each log-probability is measured against
+    a frozen **reference**, here {family(view).reference}, so that the policy does not drift off. The **reward** of an
+    answer is $r = \\beta\\,(\\ln \\pi - \\ln \\pi_{{ref}})$, the loss $-\\ln \\sigma(r_c - r_r)$, and $r_c - r_r$ the
+    *margin*.
 
-    Where the margin is large already, next to nothing is pushed. β sets how far the policy may leave the reference.
+    A pair with a large margin hardly changes the policy any more. The larger β, the closer the policy has to stay to
+    the reference.
+    """
+
+
+def about_measured(view: View) -> str:
+    return f"""
+    The preferred answers were chosen by a written rule that a program can apply: does the answer use every asked word,
+    end properly, keep the asked length, and repeat nothing? The same rule marks the answers of all versions to
+    requests that none of them was tuned on. Whether a text is any good, the rule does not ask.
+
+    {cards.about_reward()}
     """
 
 
 def about_limits(view: View) -> str:
     count = cards.parameters(family(view))
     return f"""
-    The base has {count / 1e6:,.1f} million parameters. Examples can teach it a *form*: to stay with a request, to
-    stop. That a tuned model's knowledge is almost all from pre-training, and tuning mainly picks a style,
-    is a hypothesis of {ZHOU}. Put it to the test: sums, facts, and instructions of a kind that the bundled versions
-    were never tuned on, beside one of a kind that they were.
+    Examples can teach a model a *form*: to keep to a request, and to stop. That what a tuned model knows comes almost
+    all from pre-training, and that tuning mainly picks a style, is a hypothesis of {ZHOU}. The questions ask for sums,
+    facts, and instructions of a kind that the bundled versions were never tuned on, and for one sentence of a kind
+    that they were. A base of {count / 1e6:,.1f} million parameters knows few of the answers; see whether its tuned
+    versions know more.
 
     Each answer is marked by a pattern, not by taste. A pattern can be met by luck, so ask with several seeds.
     """
@@ -340,8 +355,8 @@ chapter(
     title="Post-training",
     question="How does a model that continues text learn to answer?",
     lead=(
-        "Pre-training ends with a model that goes on with whatever it is given. Assistants are made from it by two "
-        "further, much shorter trainings: on answers to imitate, then on pairs of which one answer is preferred."
+        "A pre-trained model continues whatever text it is given. An assistant is usually made from it by two "
+        "further, much shorter trainings: on answers to imitate, then on pairs of answers of which one is preferred."
     ),
     beats=[
         Beat(
@@ -358,9 +373,10 @@ chapter(
             "template",
             "To the model, a conversation is one text with marks in it",
             prose="""
-            A model has no idea of speakers. A **chat template** writes the conversation as one row of tokens, with
-            **special tokens** where a turn begins or ends. They have ids of their own, which no text is
-            encoded to: what you type cannot become one, even if it looks like it.
+            A model knows nothing of speakers; it reads one row of tokens. A **chat template** writes a conversation as
+            such a row, with **special tokens** where a turn begins or ends. They have ids of their own. This page
+            encodes what you type as ordinary text, even if it spells such a mark. A careless server's tokenizer would
+            turn it into the mark itself, and whoever types it could end a turn or begin one.
 
             The row ends where the assistant's turn begins. Predicting the next token from there *is* answering.
             """,
@@ -371,9 +387,9 @@ chapter(
             "without",
             "Without the template, nothing says whose turn it is",
             prose="""
-            The same tuned version, the same seed, the same request: once through the template and once as bare text.
-            Without the marks nothing sets the request apart from what the version writes itself. It may go on with the
-            request's own sentence, or, where the request ends as an answer does, write the end token at once.
+            One tuned version reads the same request twice, with the same seed: through the template, and as bare text.
+            Without the marks, nothing separates the request from what the version writes itself. It may continue the
+            request, or, where the request ends as an answer does, write the end token at once.
             """,
             draw=without,
             try_this="Lower the temperature to 0: both texts are now the version's favourites. Which of them ends?",
@@ -386,7 +402,7 @@ chapter(
             tokens of the request and of the template are labelled −100 and left out of the mean. The model is not
             trained to ask, only to answer, and to end: the end mark carries loss too.
 
-            All of them are read by one pass all the same. Write an answer and see what it costs.
+            The model still reads every token, in one pass. Write an answer and see what it costs.
             """,
             draw=mask,
             try_this="Compare the base with the tuned versions: where does the loss of the same answer fall most?",
@@ -395,46 +411,41 @@ chapter(
             "kl",
             "Tuning moves some predictions further than others",
             prose="""
-            All versions read the same tokens, and each gives a distribution at every position. The **KL divergence**
-            of a tuned version from the base says how far its prediction has moved there. Preference tuning with
-            a reward model pays a penalty for this quantity
+            The **KL divergence** of a tuned version from the base says how far its prediction has moved at a token. All
+            versions read the same tokens, and each gives a distribution at every position. Preference tuning with a
+            reward model adds a penalty on such a KL, measured from the fine-tuned version instead of the base
             ([Ouyang et al. 2022](https://arxiv.org/abs/2203.02155)); in DPO the reference plays that part.
 
-            Below: the favourites of each version after the token you choose.
+            The second figure shows the favourites of each version after the token you choose.
             """,
             draw=drift,
             try_this="Switch to the request and its answer: what do the versions expect where the answer begins?",
         ),
         Beat(
             "preference",
-            "DPO pushes two answers apart, against a frozen reference",
+            "DPO pushes two answers apart, measured against a frozen reference",
             prose=about_preference,
             draw=preference,
             try_this=(
-                "Make the reference itself the policy: both rewards are 0 and the loss is ln 2, as before DPO's first "
-                "step. Then swap the two answers."
+                "Choose the reference itself as the policy: both rewards are 0 and the loss is ln 2, as before DPO's "
+                "first update. Then swap the two answers."
             ),
         ),
         Beat(
             "runs",
             "Both trainings, as they went",
             prose="""
-            These runs made the bundled tuned versions. Fine-tuning is watched on held-out answers, and on plain prose
-            to see what it costs. Preference tuning is watched on held-out pairs: how often the margin is positive
-            (at update 0 every margin is 0), and where the two log-probabilities go.
+            Two recorded runs made the bundled tuned versions. Fine-tuning is measured on held-out answers, and on plain
+            prose to see what it costs. Preference tuning is measured on held-out pairs: how often the margin is
+            positive (before the first update every margin is 0), and where the two log-probabilities go.
             """,
             draw=runs,
             try_this="Look at DPO's log-probabilities. The loss asks only for a distance: does the chosen one rise?",
         ),
         Beat(
             "measured",
-            "What came of it, counted on held-out requests",
-            prose="""
-            The pairs were ranked by a written rule that a program can apply: does the answer use every asked word, end
-            properly, keep the asked length, and repeat nothing? The same rule marks answers of all versions to
-            requests that none of them was tuned on. What is rewarded is the score: one part of it may rise at the
-            price of another, and whether a text is any good, the rule does not ask.
-            """,
+            "What tuning achieved, counted on held-out requests",
+            prose=about_measured,
             draw=measured,
             try_this="Go through the kinds of requests. On which does preference tuning add most to fine-tuning?",
         ),

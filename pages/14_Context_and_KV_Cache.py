@@ -25,6 +25,13 @@ def equal(view: View) -> Callable[[], Card]:
     return lambda: cards.same_answers(view.loaded, view.trace)
 
 
+def grows(view: View) -> Callable[[], Card]:
+    count = len(view.tokens)
+    with view.controls:
+        read = view.slider("read", "Tokens read", 1, count, count, of=(view.chosen.prompt, count))
+    return lambda: cards.growing(view.loaded, view.trace, read)
+
+
 def held(view: View) -> Callable[[], Card]:
     return lambda: cards.held_bytes(view.loaded, view.trace)
 
@@ -82,17 +89,17 @@ def groups(view: View) -> str:
         here = f"{spec.n_head} query heads that share {spec.n_kv_head} key/value heads: {kind}."
     return f"""
     The cache is the reason why large models share keys and values between heads. The loaded checkpoint,
-    {markdown(view.loaded.name)}, has {here} The bars apply the formula of the beat before to published sizes,
-    and ask what the cache would weigh if every head kept its own keys and values, or if all shared one pair.
+    {markdown(view.loaded.name)}, has {here} The dots apply the formula of the beat above to published sizes, and show
+    what the cache would weigh if every head kept its own keys and values, or if all shared one pair.
     """
 
 
 def cut(view: View) -> str:
     return f"""
-    {markdown(view.loaded.name)} reads at most {view.loaded.spec.context:,} tokens. A longer text has to be cut,
-    usually at its beginning, as this beat does with the text below. The curve asks for the next token after reading
-    only the end of the text, and then more and more of it. Where a fact from the beginning comes into view, a model
-    that can use it becomes surer; one that cannot stays where it was.
+    {cards.about_length(view.loaded)} The cut is made at the beginning, as this beat does with the text below. The curve
+    shows the probability of one next token when the model reads only the end of the text, and then more and more of
+    it. When a fact from the beginning comes into view, a model that can use it becomes surer; one that cannot stays
+    where it was.
     """
 
 
@@ -100,8 +107,8 @@ def layers(view: View) -> str:
     spec = view.loaded.spec
     return f"""
     A token leaves one key and one value vector of {spec.d_head} numbers in each of {spec.n_kv_head} key/value heads
-    of each of {spec.n_layer} layers, and nothing else is needed of it later. So the cache grows by the same number
-    of bytes with every token, and its size can be written down before the model runs.
+    of each of {spec.n_layer} layers, and later tokens need nothing else of it. So the cache grows by the same number
+    of bytes with every token, and its size is known before the model runs.
     """
 
 
@@ -110,45 +117,56 @@ chapter(
     title="Context and KV cache",
     question="What does a model keep of what it has read?",
     lead="Keys and values of old tokens never change, because no token can look ahead. A model that writes keeps them "
-    "and computes only the new token. What is kept costs memory; what is not kept is forgotten.",
+    "and computes only the new token. What is kept costs memory; what is dropped can no longer be attended to.",
     bar=(),
     beats=[
         Beat(
             "equal",
             "Keeping keys and values changes no answer",
             prose="""
-            Under a causal mask a token attends only to itself and to earlier ones, so a later token cannot
-            change what an earlier one computed. Feed the prompt token by token and keep each layer's keys and
-            values, or feed it whole: the surprisal of every token is the same, but for the order in which
-            floating-point numbers are added.
+            Under a causal mask a token attends only to itself and to earlier ones, so a later token cannot change what
+            an earlier one computed. The line reads the whole prompt in one pass; the rings read it token by token and
+            keep each layer's keys and values. The surprisal of every token is the same, except for rounding: the two
+            add floating-point numbers in different orders.
             """,
             draw=equal,
-            try_this="Switch the precision in the sidebar to bf16: the lines part a little more, because sums are "
+            try_this="Switch the precision in the sidebar to bf16: the difference in the title grows, because sums are "
             "rounded more coarsely.",
+        ),
+        Beat(
+            "grows",
+            "Each token adds a column to the cache, and no old column changes",
+            prose="""
+            The *KV cache* holds the keys and values of all tokens read so far, in every layer. Reading one more token
+            computes one new column: its keys and values, which its own attention and that of all later tokens will
+            use. The columns before it are only read.
+            """,
+            draw=grows,
+            try_this="Move the slider from 1 upwards. Which columns change when a token is added?",
         ),
         Beat(
             "bytes",
             "The cache grows by the same bytes with every token",
             prose=layers,
             draw=held,
-            try_this="Switch to the other bundled checkpoint: the same depth and width, another number of key/value "
-            "heads.",
+            try_this="Switch between pocket-gpt2 and pocket-llama: the same depth and width, another number of "
+            "key/value heads.",
         ),
         Beat(
             "time",
             "Reading once is prefill; each new token is one decode step",
             prose="""
             *Prefill* reads the whole prompt in one pass and fills the cache. A *decode step* then reads one token.
-            Without the cache, every step would read the whole text again to get keys and values it had already
-            computed. Measured here: one step after a context of so many tokens, repeated, with the median shown and
-            the quartiles in the table.
+            Without the cache, every step would read the whole text again to get keys and values that were computed
+            before. The button measures one decode step after contexts of several lengths; the median of the repeats is
+            drawn, the quartiles are in the table.
             """,
             draw=time,
             try_this="Measure twice. What moves between the two runs is the machine, not the model.",
         ),
         Beat(
             "large",
-            "At scale the cache decides how many readers fit",
+            "At scale, the cache decides how many conversations fit on one machine",
             prose=groups,
             draw=large,
             try_this="Set the context to 131,072 tokens and compare multi-head with what was published. Then halve it "
@@ -163,12 +181,13 @@ chapter(
         ),
         Beat(
             "sinks",
-            "A sliding window forgets; the first tokens may be worth keeping",
+            "A sliding window forgets, and the first tokens may be worth keeping",
             prose="""
             A sliding window keeps the last tokens of the cache and evicts the rest. Many models give the first
             tokens a large share of attention whatever they say: an attention sink
             ([Xiao et al. 2023](https://arxiv.org/abs/2309.17453)). Keeping a few of them beside the window is cheap;
-            whether it helps this checkpoint on this text is what the three averages above the figure tell.
+            the three averages in the figure's title tell whether it helps this checkpoint on this text. What was
+            evicted is not quite gone: tokens that are still kept have read it.
             """,
             draw=sinks,
             try_this="Make the window small, then keep one first token, then eight.",

@@ -9,7 +9,7 @@ from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
-from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, SIXTEEN_BIT, precision
+from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, precision
 from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
 from pages._shared import Beat, View, chapter
@@ -32,7 +32,7 @@ def pair(view: View) -> Names:
     with view.controls:
         left, right = st.columns(2)
         with left:
-            first = pick(view, "reference", "Reference", PRECISIONS, SIXTEEN_BIT)
+            first = pick(view, "reference", "Reference", PRECISIONS, cards.half_name(view.loaded))
         with right:
             second = other(view)
     return first, second
@@ -123,12 +123,16 @@ def perplexity(view: View) -> Callable[[], Card]:
         two = both(view, names)
         return cards.read(two, cards.cut(two.reference, passage()), progress)
 
-    with view.controls:
-        whole = view.asked("Read the whole passage", names, read)
+    whole = None
+    if not cards.small(view.loaded):
+        with view.controls:
+            whole = view.asked("Read the whole passage", names, read)
 
     def card() -> Card:
         two = both(view, names)
-        return cards.perplexity(two, whole or cards.read(two, cards.cut(two.reference, passage())[:1]))
+        windows = cards.cut(two.reference, passage())
+        first = windows if cards.small(two.reference) else windows[:1]
+        return cards.perplexity(two, whole or cards.read(two, first))
 
     return card
 
@@ -227,11 +231,10 @@ chapter(
     beats=[
         Beat(
             "text",
-            "Two precisions write alike until a close call goes the other way",
+            "Two precisions write alike until one choice goes the other way",
             prose="""
-            Both precisions continue your prompt, one token each at a time. What they write alike is plain; from the
-            first different token on it is coloured. One different token is enough: from there on each model reads
-            another text.
+            The same checkpoint continues your prompt at two precisions, token by token. Text on which they agree is
+            plain; from the first difference on it is coloured. After that, the two models read different texts.
 
             The figure shows the step that decides: where the texts part or, if they never do, where the two best
             candidates were closest.
@@ -240,89 +243,17 @@ chapter(
             try_this="Compare `fp16` with `fp32`, then with `fp4`. Which pair parts sooner?",
         ),
         Beat(
-            "next",
-            "Rounding moves probability between tokens",
-            prose="""
-            The softmax of the logits after one token, at both precisions. *Total variation* is the share of
-            probability that changed hands: half the sum of all absolute differences, over the whole vocabulary and
-            not only over the tokens shown.
-            """,
-            draw=following,
-            try_this="Find a token of your prompt, in the bar, after which the first choice changes.",
-        ),
-        Beat(
-            "kl",
-            "KL measures the cost after every token, a flip shows where it is seen",
-            prose=r"""
-            $\mathrm{KL}(p\,\|\,q)=\sum_v p_v\,(\ln p_v-\ln q_v)$ compares the two next-token distributions, in nats:
-            the extra surprisal, on average, of reading with $q$ what was drawn from $p$. A *top-1 flip* is a position
-            where the most probable token is another one. Large KL and a flip need not coincide: a near tie flips for
-            very little.
-            """,
-            draw=divergence,
-            try_this="Compare `bf16` with `fp16`: the weights have the same number of bits, spent differently.",
-        ),
-        Beat(
-            "drift",
-            "Errors enter in every layer and travel on with the residual stream",
-            prose="""
-            The same token at the same depth, at both precisions: how far apart are the two vectors of the residual
-            stream? Relative L2 is the length of their difference over the length of the reference; 1 − cosine looks
-            at the direction alone. bitsandbytes leaves the embeddings at 16 bits.
-            """,
-            draw=drift,
-            try_this="With `nf4`, look for a token that drifts less than its neighbours at every depth.",
-        ),
-        Beat(
-            "perplexity",
-            "Over a passage, losses and gains are summed into perplexity",
-            prose="""
-            A passage that neither precision has seen, cut into windows of at most 128 tokens without overlap. For
-            every token the figure takes its surprisal at one precision minus its surprisal at the other. Perplexity
-            is exp of the mean surprisal, so the mean of this histogram is the logarithm of the ratio of the two
-            perplexities.
-
-            At first one window is read; the button reads them all.
-            """,
-            draw=perplexity,
-            try_this="How many tokens became *less* surprising through rounding?",
-        ),
-        Beat(
-            "bytes",
-            "4-bit shrinks the linear layers and little else",
-            prose="""
-            These are bytes summed from the tensors in memory, not a number of parameters times a number of bits. At
-            4 bits each linear layer also keeps one scale for every 64 weights and a code book of 16 levels; the
-            embeddings, the norms and the biases stay at 16 bits. In a small model the embeddings weigh a lot, so the
-            whole shrinks less than its linear layers do.
-            """,
-            draw=memory,
-            try_this="Compare `int8` with `nf4`. What part of the model no longer shrinks?",
-        ),
-        Beat(
-            "time",
-            "Fewer bits are not faster by themselves",
-            prose="""
-            A forward pass over your prompt, measured now; the two precisions take turns, so that both meet the same
-            disturbances. Weights with fewer bits have to be turned back into numbers that the processor can
-            multiply. Where reading weights from memory is what takes the time, fewer bytes win; where arithmetic is,
-            as for a small model on a CPU, they may lose. 16-bit floats can be slow on a CPU as well.
-            """,
-            draw=duration,
-            try_this="Compare `fp32` with `nf4`, then `fp32` with `bf16`.",
-        ),
-        Beat(
             "tile",
             "A 4-bit weight is an index into a code book, times the scale of its block",
             prose="""
-            A piece of a real weight matrix, before and after. bitsandbytes divides each block of 64 weights by its
-            largest magnitude (*absmax*) and keeps for every weight the index of the nearest of 16 levels:
-            weight ≈ absmax · code[index].
+            The figure shows a piece of a real weight matrix before and after 4-bit rounding. bitsandbytes divides each
+            block of 64 weights by its largest magnitude (*absmax*) and keeps for every weight the index of the nearest
+            of the levels in a code book: weight ≈ absmax · code[index].
 
-            The second figure lays the levels over the weights. The levels of NF4 are quantiles of a normal
+            The second figure lays the levels over the weights. The 16 levels of NF4 are quantiles of a normal
             distribution, close together where weights are dense
-            ([Dettmers et al. 2023](https://arxiv.org/abs/2305.14314)); those of FP4 are a tiny float with a sign, an
-            exponent and a mantissa.
+            ([Dettmers et al. 2023](https://arxiv.org/abs/2305.14314)). FP4 is a tiny float with a sign, an exponent
+            and a mantissa; since it has a 0 of either sign, its levels are 15.
             """,
             draw=tile,
             try_this="Change the code book to FP4 and compare the bits that are used.",
@@ -331,35 +262,110 @@ chapter(
             "outlier",
             "One outlier sets the scale of its whole block",
             prose="""
-            All weights of a block share one scale, and its largest weight sets it. Here is the block of the chosen
-            matrix whose largest weight stands out most. With that weight in the block the steps are wide; with it
-            taken out, the same weights are rounded more finely.
+            All weights of a block share one scale, and the largest of them sets it. The figure shows the block of the
+            chosen matrix whose largest weight stands out most. With that weight in the block the steps are wide; with
+            it taken out, the same weights are rounded more finely.
 
-            Short blocks confine the damage and cost more scales: the second figure has the error of the whole matrix.
+            Short blocks confine the damage and cost more scales; the second figure has the error of the whole matrix.
             """,
             draw=outlier,
             try_this="Make the blocks longer. How do the error and the bits per weight change?",
         ),
         Beat(
+            "bytes",
+            "4-bit shrinks the linear layers and little else",
+            prose="""
+            The bars sum the bytes of the tensors in memory, instead of multiplying parameters by bits. At 4 bits each
+            linear layer also keeps one scale for every 64 weights and a code book of 16 numbers; the embeddings, the
+            norms and the biases stay at 16 bits. In a small model the embeddings weigh a lot, so the whole shrinks
+            less than its linear layers do.
+            """,
+            draw=memory,
+            try_this="Compare `int8` with `nf4`. What part of the model no longer shrinks?",
+        ),
+        Beat(
+            "time",
+            "Fewer bits are not faster by themselves",
+            prose="""
+            A forward pass is timed twice: over one token, as when a text is written, and over many at once, as when a
+            prompt is read. The two precisions take turns, so that both meet the same disturbances. A 4-bit weight has
+            to be turned back into a float before it can be multiplied; int8 multiplies whole numbers, for which the
+            activations are rounded too. With one token, most of the time goes into reading weights from memory, and
+            fewer bytes can win; with many, it goes into arithmetic, and the extra work can lose. 16-bit floats can be
+            slow on a CPU as well.
+            """,
+            draw=duration,
+            try_this="Compare `fp32` with `nf4`, then `fp32` with `bf16`.",
+        ),
+        Beat(
+            "next",
+            "Rounding moves probability between tokens",
+            prose="""
+            The bars compare the probabilities of the next token at both precisions. *Total variation* is the share of
+            probability that moved from some tokens to others: half the sum of all absolute differences, over the whole
+            vocabulary and not only over the tokens shown.
+            """,
+            draw=following,
+            try_this="Find a token of your prompt, in the bar, after which the first choice changes.",
+        ),
+        Beat(
+            "kl",
+            "KL measures the cost at every token; a flip is where greedy text shows it",
+            prose=r"""
+            The KL divergence $\mathrm{KL}(p\,\|\,q)=\sum_v p_v\,(\ln p_v-\ln q_v)$ compares the two next-token
+            distributions, in nats: how much more, on average, a token drawn from $p$ surprises $q$ than $p$. A *top-1
+            flip* is a position where the most probable token is another one. Large KL and a flip need not coincide: a
+            near tie flips for very little.
+            """,
+            draw=divergence,
+            try_this="Compare `bf16` with `fp16`: the weights have the same number of bits, spent differently.",
+        ),
+        Beat(
+            "drift",
+            "Errors enter in every layer and travel on with the residual stream",
+            prose="""
+            Each cell compares the residual stream of one token at one depth, at both precisions: how far apart are the
+            two vectors? Relative L2 is the length of their difference over the length of the reference; 1 − cosine
+            looks at the direction alone. bitsandbytes leaves the embeddings at 16 bits, so the drift begins inside
+            the first block.
+            """,
+            draw=drift,
+            try_this="With `nf4`, which tokens drift most, and from which depth on?",
+        ),
+        Beat(
+            "perplexity",
+            "Over a passage, losses and gains are summed into perplexity",
+            prose="""
+            The histogram has, for every token of a passage, its surprisal at one precision minus its surprisal at the
+            other. The passage is cut into windows of at most 128 tokens without overlap. Perplexity is exp of the mean
+            surprisal, so the mean of this histogram is the logarithm of the ratio of the two perplexities.
+
+            Some tokens become more surprising and some less, so a short text can favour either precision by chance:
+            mind the standard error. A large checkpoint reads one window at first; its button reads them all.
+            """,
+            draw=perplexity,
+            try_this="How many tokens became *less* surprising through rounding?",
+        ),
+        Beat(
             "simulation",
             "Any number of bits can be simulated",
             prose="""
-            bitsandbytes has no 3-bit or 6-bit layers. What such weights would do can be computed all the same: round
-            every linear layer's real weights to the nearest of 2ᵇ − 1 evenly spaced levels, then run the model with
-            them at fp32. That says what rounding does to the predictions, and nothing about bytes or speed. The
-            other line is the precision chosen above, as it is executed.
+            bitsandbytes has no 3-bit or 6-bit layers, but we can still compute what such weights would do: round the
+            weights of every linear layer to the nearest of 2ᵇ − 1 evenly spaced levels, then run the model with them
+            at fp32. That says what rounding does to the predictions, and nothing about bytes or speed. The other line
+            is the precision chosen above, as it is executed.
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
         ),
         Beat(
             "scale",
-            "What 8 and 70 billion parameters weigh",
+            "How much memory 8 and 70 billion parameters take",
             prose="""
-            The same sum for large models, from their published dimensions: linear layers at the chosen bits with
-            their scales, embeddings and unembedding at 16 bits. The larger the model, the smaller the
-            share of its embeddings, and the closer all of it comes to the 4.5 bits that a weight and its part of a
-            32-bit scale take.
+            What a large model weighs can be summed from its published dimensions: linear layers at the chosen bits
+            with their scales, embeddings and unembedding at 16 bits. The larger the model, the smaller the share of
+            its embeddings, and the closer the whole comes to the 4.5 bits that a weight and its part of a 32-bit scale
+            take.
             """,
             draw=scale,
             try_this="Which of these fits into the memory of your own machine?",

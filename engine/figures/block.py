@@ -1,6 +1,7 @@
 """A block of the loaded architecture, drawn: the residual stream on the left, the sublayers beside it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import plotly.graph_objects as go
 
@@ -39,6 +40,7 @@ def diagram(
     _stream(figure, len(boxes))
     for place, (name, title, inside) in enumerate(boxes):
         _box(figure, place, name, title, inside, name == chosen, readers)
+    _hand_over(figure, [name for name, _, _ in boxes], readers)
     _block_frame(figure, [name for name, _, _ in boxes], blocks, parallel)
     figure.add_scatter(
         x=[6.0] * len(boxes),
@@ -74,6 +76,31 @@ def _box(
         _arrow(figure, (1.2, 2.9) if name in readers else (2.9, 1.2), place)
     elif name in ("embedding", "positions"):
         _arrow(figure, (2.9, 1.2), place)
+
+
+def _hand_over(figure: go.Figure, names: Sequence[str], readers: Sequence[str]) -> None:
+    """Arrows from each box that reads the stream to the one that works on what it read."""
+    for place, (lower, upper) in enumerate(pairwise(names)):
+        if lower == "final_norm" or (lower in readers and upper not in readers):
+            _up(figure, 6.1, place + 0.34, place + 0.66)
+    if (
+        "attn_norm" in names and "mlp_norm" not in names
+    ):  # one norm for both: the MLP is behind attention here
+        low, high = names.index("attn_norm"), names.index("mlp")
+        line = {"color": NEUTRAL, "width": 2}
+        path = f"M 9.3 {low} L 9.53 {low} L 9.53 {high}"
+        figure.add_shape(type="path", path=path, line=line)
+        figure.add_annotation(
+            x=9.3, y=high, ax=9.53, ay=high, xref="x", yref="y", axref="x", ayref="y",
+            showarrow=True, arrowhead=2, arrowwidth=2, arrowcolor=NEUTRAL, text="",
+        )  # fmt: skip
+
+
+def _up(figure: go.Figure, x: float, start: float, end: float) -> None:
+    figure.add_annotation(
+        x=x, y=end, ax=x, ay=start, xref="x", yref="y", axref="x", ayref="y",
+        showarrow=True, arrowhead=2, arrowwidth=2, arrowcolor=NEUTRAL, text="",
+    )  # fmt: skip
 
 
 def _arrow(figure: go.Figure, ends: tuple[float, float], place: int) -> None:

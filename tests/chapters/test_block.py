@@ -9,10 +9,11 @@ import torch
 from engine import capture
 from engine.chapters import c11_block as cards
 from engine.chapters.c11_block.by_hand import apply_by_hand
+from engine.chapters.c11_block.ledger import MOST, folded
 from engine.model import interventions as iv
 from engine.model.ledger import affine, ledger
 from engine.model.parts import block_parts, total
-from tests.conftest import BUNDLED, PROMPT, TINY, loaded_checkpoint
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 
 
@@ -124,3 +125,61 @@ def unnoticed(card):
     for what, altered in mutations(card.shown, oracle):
         if oracle.judge(altered).passed:
             yield what
+
+
+on_three = pytest.mark.parametrize(
+    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
+)
+
+
+def test_small_neighbours_of_a_ledger_share_a_bar_and_no_part_is_lost():
+    groups = folded(np.array([5.0, 0.1, -0.2, 4.0, 0.3, -3.0, 0.0, 0.0]), most=3)
+    assert groups == [[0], [1, 2], [3], [4], [5], [6, 7]]
+
+
+@on_three
+def test_a_ledger_draws_no_more_than_a_screen_holds_and_its_bars_sum_to_the_logit(name):
+    subject = loaded_checkpoint(name)
+    card = cards.residual_ledger(subject, capture(subject, PROMPT), 5, 77)
+    assert len(card.shown["drawn"]) <= 2 * MOST + 1
+    assert np.sum(card.shown["drawn"]) == pytest.approx(card.shown["logit"], abs=1e-3)
+    assert len(card.table["part"]) == len(card.shown["amounts"]) + 1
+    whole = cards.residual_ledger(subject, capture(subject, PROMPT), 5, 77, whole=True)
+    assert len(whole.shown["drawn"]) == len(whole.shown["amounts"])
+
+
+@on_three
+def test_the_words_about_norms_are_those_of_the_checkpoint(name):
+    subject = loaded_checkpoint(name)
+    said, norm = cards.about_norms(subject), subject.part("final_norm")
+    assert ("adds a learned bias" in said) == (getattr(norm, "bias", None) is not None)
+    x = torch.randn(subject.spec.d_model, generator=torch.Generator().manual_seed(0)) + 3
+    with torch.no_grad():
+        shifted = (norm(x + 1) - norm(x)).abs().max()
+    assert ("subtracts the mean" in said) == bool(shifted < 1e-4)
+
+
+@on_three
+def test_the_length_that_a_title_names_as_the_longest_is(name):
+    subject = loaded_checkpoint(name)
+    trace = capture(subject, PROMPT)
+    for position in (0, len(trace.ids) - 1):
+        card = cards.stream_norms(subject, trace, position)
+        assert f"{np.max(card.shown['residual stream']):.3g}" in card.title
+
+
+@on_three
+def test_designs_are_compared_with_one_that_is_unlike(name):
+    subject = loaded_checkpoint(name)
+    assert loaded_checkpoint(cards.unlike(subject)).spec.model_type != subject.spec.model_type
+
+
+def test_equations_have_the_mask_and_the_bias_of_a_norm():
+    titles = {name: [_title(name, part) for part in ("attention", "attn_norm")] for name in BUNDLED}
+    assert "softmax(q·k / √d_head + mask)" in titles["pocket-gpt2"][0]
+    assert "· g + b;" in titles["pocket-gpt2"][1]
+    assert "· g;" in titles["pocket-llama"][1]
+
+
+def _title(name, part):
+    return cards.diagram(loaded_checkpoint(name), 2, part).title

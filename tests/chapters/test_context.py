@@ -6,8 +6,12 @@ import torch
 
 from engine import capture, tokenize
 from engine.chapters import c14_context as cards
+from engine.chapters.c14_context import memory
+from engine.chapters.c14_context import window as windowed
+from engine.checkpoints.published import MODELS
 from engine.model import kv_cache
-from tests.conftest import PROMPT, TINY, loaded_checkpoint
+from tests.conftest import BUNDLED, PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
+from tests.pages.mutations import mutations
 
 SMALL = ("gpt2", "llama-gqa", "llama-mqa", "llama-yarn", "qwen2", "qwen3", "neox-parallel")
 
@@ -81,3 +85,78 @@ def test_the_measured_card_proves_itself_too(loaded):
 def test_a_one_token_prompt_has_a_card(loaded):
     assert cards.same_answers(loaded, capture(loaded, "")).title
     assert cards.held_bytes(loaded, capture(loaded, "")).prove().passed
+
+
+on_three = pytest.mark.parametrize(
+    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
+)
+
+
+@on_three
+def test_a_column_of_the_cache_is_the_same_however_many_follow(name):
+    subject = loaded_checkpoint(name)
+    trace = capture(subject, PROMPT)
+    few, all_of_them = (cards.growing(subject, trace, n).shown for n in (4, len(trace.ids)))
+    assert few["key lengths"].tolist() == all_of_them["key lengths"][:, :4].tolist()
+    assert few["bytes"] * len(trace.ids) == all_of_them["bytes"] * 4
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_growing_cache_proves_itself_and_no_altered_one(tiny_model, name):
+    subject = tiny_model(name)
+    card = cards.growing(subject, capture(subject, PROMPT), 7)
+    assert card.prove().passed, card.prove()
+    answer = card.oracle.compute()
+    for what, shown in mutations(card.shown, card.oracle):
+        assert not type(card.oracle)("c", lambda: answer, card.oracle.tolerance).judge(shown).passed, what
+
+
+@on_three
+def test_the_words_about_length_are_those_of_the_checkpoint(name):
+    subject = loaded_checkpoint(name)
+    said = cards.about_length(subject)
+    assert f"{subject.spec.context:,} tokens" in said
+    assert ("cannot read more" in said) is (subject.spec.positions == "learned")
+    ids = torch.zeros((1, subject.spec.context + 1), dtype=torch.long)
+    if subject.spec.positions == "learned":
+        with pytest.raises(IndexError):
+            subject.model(ids)
+
+
+def test_no_model_is_shown_with_more_tokens_than_it_reads(loaded):
+    card = cards.large_models(loaded, 131072, 2)
+    assert card.prove().passed
+    known = {model.name: model.context for model in MODELS} | {loaded.name: loaded.spec.context}
+    for name, tokens in zip(memory._rows(loaded, 131072), card.table["tokens"], strict=True):
+        assert tokens == min(131072, known[name.name])
+    short = f"which is shorter: {loaded.name} {loaded.spec.context:,}, GPT-2 1,024, SmolLM2-135M 8,192"
+    assert short in card.note
+    assert "Llama" not in card.note.split(" tokens.")[0]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([0.001, 0.364], "364 times more probable than reading the last 4"),
+        ([0.0001, 0.8754], "8,750 times more probable"),
+        ([0.2, 0.1], "2 times less probable"),
+    ],
+)
+def test_what_reading_more_changes_is_said_in_plain_numbers(found, said):
+    assert said in windowed._gain("x", [4, 95], found)
+
+
+def test_a_text_of_one_token_changes_nothing_yet(loaded):
+    tokens = tokenize(loaded, "a")[-1:]
+    card = cards.forgotten(loaded, tokens, tokens[0])
+    assert card.title.startswith("This text has 1 token:")
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [((3.0, 6.0, 3.5), "wins back 83%"), ((3.0, 6.0, 6.1), "does not help"), ((3.0, 2.9, 2.9), "")],
+)
+def test_what_the_first_tokens_win_back_is_said(means, said):
+    found = windowed._won_back(4, *means)
+    assert said in found
+    assert bool(found) is bool(said)

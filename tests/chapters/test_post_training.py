@@ -7,6 +7,7 @@ import json
 import math
 import time
 import weakref
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from engine.chapters import c13_post_training as cards
 from engine.chapters.c13_post_training import exam, family, masked, pairwise, recorded, templated
 from engine.evidence.card import Badge
 from engine.figures.post_training import loss_mask, strips
+from engine.model.generation import end_of_text
+from engine.model.writing import Choice
 from engine.tokens.chat import Rendered, special_ids
 from engine.training.recording import Recording
 from pages._shared import card as drawn_cards
+from pages._shared import sheet
 from tests.conftest import SMOLLM2, loaded_checkpoint, needs_smollm2, tiny_configs
 
 HOME = Path(__file__).parent.parent.parent / "Home.py"
@@ -112,7 +116,7 @@ def test_the_family_follows_the_checkpoint():
         assert alone.labels == ("base", "SFT", "DPO")
         assert ({*here} - {name}).pop() in alone.note
     assert cards.family_of("pocket-llama").note == ""
-    assert "pocket-gpt2 has no tuned version" in cards.family_of("pocket-gpt2").note
+    assert "No version of pocket-gpt2 from before or after tuning" in cards.family_of("pocket-gpt2").note
     assert "<b>" not in cards.family_of("/tmp/<b>folder").note
 
 
@@ -556,10 +560,47 @@ def test_the_curves_are_the_recordings(runs):
     assert "3.00 → 2.00 nats per token on held-out answers, 2.00 → 3.00 on plain prose" in card.title
     assert card.table["held-out answers"] == [3.0, 2.0]
     assert card.badge is Badge.RECORDED
-    for quantity, values in {"ranking": [0, 0.5], "margin": [0, 1], "loss": [3, 2]}.items():
+    for quantity, values in {"ranking": [0.5, 0.5], "margin": [0, 1], "loss": [3, 2]}.items():
         assert cards.dpo(quantity).table["held-out pairs"] == values
     assert cards.dpo("log-probabilities").table["rejected"] == [0, -3]
     assert "β = 0.2" in cards.dpo("margin").note
+
+
+def test_a_tie_of_the_ranking_counts_as_half_and_its_error_is_that_of_a_share():
+    card = cards.dpo("ranking")
+    pairs, ends = recorded.recording("dpo-llama").settings["held_out_pairs"], card.table["held-out pairs"]
+    assert ends[0] == 0.5
+    error = (ends[-1] * (1 - ends[-1]) / pairs) ** 0.5
+    assert f"held-out pairs 0.50 → {ends[-1]:.2f} (±{error:.2f}, {pairs} pairs)" in card.title
+
+
+def test_what_the_score_gained_and_what_it_cost_are_the_recordings(runs, monkeypatch):
+    assert (
+        "From SFT to DPO the score goes from 0.33 to 0.67, and no part of it falls." in cards.about_reward()
+    )
+    run = recorded.recording("post-training")
+    rows = [dict(row) for row in run.table("measured")]
+    for row in rows:
+        row["fresh"] = {"base": 1.0, "SFT": 0.9, "DPO": 0.2}[row["version"]]
+    changed = replace(run, tables={**run.tables, "measured": rows})
+    monkeypatch.setattr(recorded, "recording", lambda name: changed)
+    said = cards.about_reward()
+    assert "“words used” goes from 25% to 50%, while “no repetition” falls from 90% to 20%" in said
+    assert "reward hacking" in said
+
+
+def test_an_empty_answer_is_not_judged():
+    version = cards.family_of("pocket-llama").versions(loaded_checkpoint)[1]
+    one = cards.task(version, "Write one sentence about the king.", 4, 0, 0.7)
+    end = Choice(next(iter(end_of_text(version.get()))), 1.0, 0.0, (), True)
+    assert cards.judgement("Write one sentence about the king.", one, (end,)).startswith(
+        "Nothing was written"
+    )
+
+
+def test_where_the_bundled_versions_come_from_is_told_of_them_alone():
+    assert "small matrices of rank 32" in cards.about_origin(cards.family_of("pocket-llama"))
+    assert cards.about_origin(family.Family({"base": "a", "instruct": "b"}, "base")) == ""
 
 
 def test_the_measured_shares_are_the_recordings(runs):
@@ -590,6 +631,7 @@ def test_another_family_has_requests_of_its_own(runs):
 
 def test_the_page_compares_a_pair_when_its_base_is_chosen(pair_folders, monkeypatch, runs):
     monkeypatch.setattr(family, "PAIRS", {pair_folders[0]: pair_folders[1]})
+    monkeypatch.setattr(sheet, "browserless", True)
     seen = []
     monkeypatch.setattr(drawn_cards, "listeners", [seen.append])
     app = AppTest.from_file(str(HOME), default_timeout=120)
@@ -610,6 +652,7 @@ def test_the_page_compares_a_pair_when_its_base_is_chosen(pair_folders, monkeypa
 def test_all_questions_are_asked_on_request(pair_folders, monkeypatch, runs):
     monkeypatch.setattr(family, "PAIRS", {pair_folders[0]: pair_folders[1]})
     monkeypatch.setattr(exam, "LENGTH", 2)
+    monkeypatch.setattr(sheet, "browserless", True)
     seen = []
     monkeypatch.setattr(drawn_cards, "listeners", [seen.append])
     app = AppTest.from_file(str(HOME), default_timeout=120)
@@ -629,7 +672,7 @@ def test_all_questions_are_asked_on_request(pair_folders, monkeypatch, runs):
 def test_the_page_says_what_it_shows_instead():
     app = AppTest.from_file(str(HOME), default_timeout=120)
     app = app.switch_page("pages/13_Post_Training.py").run()
-    [about] = [block.value for block in app.markdown if "has no tuned version here" in block.value]
+    [about] = [block.value for block in app.markdown if "before or after tuning is known here" in block.value]
     assert all(not line.startswith(" ") for line in about.splitlines())  # four spaces would be code
 
 

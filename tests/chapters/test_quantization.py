@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
-from engine.chapters.c15_quantization import large, passage, simulate, weights, writing
+from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
 from engine.chapters.c15_quantization.pair import Pair
 from engine.evidence.oracles import blockwise, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
+from engine.ops import timing
 from engine.tokens.passages import control_prompts
+from engine.tokens.passages import passage as held_out
 from tests.conftest import BUNDLED, loaded_checkpoint
 from tests.pages.mutations import mutations
 from tests.pages.test_every_page import differences
@@ -378,6 +380,36 @@ def test_perplexity_is_exp_of_transformers_loss():
     assert reading.reference.size == sum(counts)
 
 
+@bundled
+def test_a_perplexity_says_whether_it_stands_out_from_its_error(name):
+    both = pair_of(name)
+    windows = cards.cut(both.reference, held_out())
+    first, whole = (cards.perplexity(both, cards.read(both, some)) for some in (windows[:1], windows))
+    for card in (first, whole):
+        change = torch.tensor(card.shown["change"])
+        assert card.shown["standard error"] == pytest.approx(float(change.std() / len(change) ** 0.5))
+        few = abs(float(change.mean())) < 2 * card.shown["standard error"]
+        assert ("too few to tell them apart" in card.title) is few
+        assert card.prove().passed
+    assert whole.shown["standard error"] < first.shown["standard error"]
+    assert "too few" not in whole.title, "the whole passage tells nf4 from 16 bits"
+
+
+def test_the_title_of_two_texts_names_what_the_reference_gave_both_tokens():
+    both, done = parted()
+    p = torch.tensor(done.logits[0]).softmax(-1)
+    mine, theirs = (float(p[text[done.step]]) for text in (done.first, done.second))
+    assert f"gave them {mine:.0%} and {theirs:.0%}" in cards.text(both, done, cards.Choices(24)).title
+    drawn = cards.text(both, done, cards.Choices(24, 0.8)).title
+    assert "gave them" not in drawn
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("nf4", 16), ("fp4", 15)])
+def test_levels_that_are_the_same_number_count_once(kind, levels):
+    where = cards.Where(loaded_checkpoint("pocket-gpt2", "fp16"), "o_proj", 0, kind)
+    assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
+
+
 # Simulation
 
 
@@ -424,12 +456,27 @@ def test_no_altered_curve_and_no_altered_drawn_text_proves_itself(name):
 def test_the_two_precisions_take_turns(monkeypatch):
     order = []
     monkeypatch.setattr(
-        "engine.chapters.c15_quantization.clock.returned_logits", lambda loaded, ids: order.append(loaded)
+        "engine.chapters.c15_quantization.clock.returned_logits",
+        lambda loaded, ids: order.append((loaded, len(ids))),
     )
     both = pair_of("pocket-gpt2")
-    timings = cards.measure(both, rounds=3)
-    assert order == [both.reference, both.other] * 4  # the first turn warms up
-    assert len(timings.reference.milliseconds) == len(timings.other.milliseconds) == 3
+    few, many = cards.measure(both, rounds=3)
+    turns = [[(side, n) for side in both.sides] * 4 for n in (1, 128)]  # the first turn warms up
+    assert order == turns[0] + turns[1]
+    assert [len(t.milliseconds) for turn in (few, many) for t in turn.both] == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ((1, 1.1, 1.2), (2, 2.2, 2.4), "2 times as long"),
+        ((2, 2.2, 2.4), (1, 1.1, 1.2), "0.5 times as long"),
+        ((1, 2, 3), (2, 2.2, 2.4), "about as long"),
+    ],
+)
+def test_times_that_overlap_are_about_as_long(first, second, said):
+    turns = clock.Turns((1,), timing.Timing(first), timing.Timing(second))
+    assert clock._compared(turns) == said
 
 
 def test_what_was_written_is_bounded_by_bytes():

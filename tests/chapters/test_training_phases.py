@@ -44,8 +44,8 @@ def run_of(losses, **settings):
         tables={
             "train": [{"step": step, "loss": loss, "lr": 1e-3 / (1 + step / 300)} for step, loss in losses.items()],
             "measured": [
-                {"step": 0, "held_out_loss": 9.0, "bits_per_character": 9.0},
-                {"step": 15, "held_out_loss": None, "bits_per_character": None},
+                {"step": 0, "held_out_loss": 9.0, "bits_per_character": 9.0, "induction_score": 0.01},
+                {"step": 15, "held_out_loss": None, "bits_per_character": None, "induction_score": 0.07},
             ],
             "snapshots": [evaluated(step, loss) for step, loss in losses.items()],
             "references": [
@@ -83,9 +83,9 @@ def use(monkeypatch):
 def test_the_story_names_the_first_step_below_each_reference(use):
     use(run_of({0: 2.2, 10: 1.4, 20: 1.2, 40: 0.9}))
     told = " ".join(cards.told("a-run").split())
-    assert "did better by update 10 (2,000 tokens)" in told
+    assert "the model did better by update 10 (2,000 tokens)" in told
     assert "did better by update 40 (8,000 tokens)" in told
-    assert "costs 2.20 nats" in told, "evaluated snapshots go before what was measured on the way"
+    assert "loss is 2.20 nats" in told, "evaluated snapshots go before what was measured on the way"
     assert "last recorded loss is 0.90, after 40 updates" in told
 
 
@@ -93,7 +93,7 @@ def test_the_story_names_the_first_step_below_each_reference(use):
 def test_the_story_sends_on_to_the_last_stages_that_are_recorded(use, monkeypatch, there, said):
     use(run_of({0: 2.2, 10: 1.4}))
     monkeypatch.setattr(story, "stories", lambda: {"x": there})
-    assert ("as their last stages" in cards.told("a-run")) is said
+    assert ("the *last stages* show" in cards.told("a-run")) is said
 
 
 def test_a_last_stage_is_told_with_what_it_did(use):
@@ -184,7 +184,9 @@ def test_scores_go_to_their_layer_and_head_whatever_the_order_of_the_rows(use):
 
 def test_the_rise_is_from_a_quarter_to_three_quarters_of_the_last_score():
     steps = np.arange(0.0, 60.0, 10)
-    assert "took 20 updates (20 to 40)" in induction._rise(steps, np.array([0, 0.1, 0.25, 0.5, 0.7, 0.8]))
+    assert "most of the rise happens between updates 20 and 40" in induction._rise(
+        steps, np.array([0, 0.1, 0.25, 0.5, 0.7, 0.8])
+    )
     assert "no induction head" in induction._rise(steps, np.array([0, 0, 0, 0, 0, 0.1]))
 
 
@@ -202,7 +204,8 @@ def test_what_was_mixed_in_is_read_from_the_plan(use):
     repeats = {"recur_share": 0.11, "recur_tokens": [3, 9], "tile_share": 0.22, "tile_tokens": [4, 8]}
     use(run_of({20: 1.2}, induction_from=1234, repeats=repeats))
     said = cards.mixed_in("pocket-llama")
-    assert "from update 1,234 on" in said
+    assert "From update 1,234 on" in said
+    assert "In 0.2 M tokens of ordinary text its best score never rose above 0.07." in said
     assert "11% of the windows a stretch of 3 to 9" in said
     assert "recurs, and 22% repeat a segment of 4 to 8 tokens over and over." in said
     assert "random weights" in said
@@ -246,10 +249,17 @@ def test_grokking_is_shown_up_to_the_chosen_step_on_axes_for_all_of_it(use):
 def test_seeds_that_did_not_generalise_are_named(use):
     use(grokking_run({4: (0.0, 0.1, 1.0), 7: (0.0, 0.1, 0.2)}))
     said = cards.about_grokking("P", "N")
-    assert "1 got 99% of the other sums right: seed 4 at update 20" in said
-    assert "had not generalised: seed 7 20%" in said
+    assert "All 2 seeds knew every shown sum by update 10." in said
+    assert "Only seed 4 (by update 20) got 99% of the other sums right." in said
+    assert "After 20 updates the others stood at 20% (seed 7)." in said
     use(grokking_run({4: (0.0, 0.1, 1.0), 7: (0.0, 0.1, 0.99)}))
-    assert "had not generalised" not in cards.about_grokking("P", "N")
+    said = cards.about_grokking("P", "N")
+    assert "the others stood" not in said
+    assert "Seed 4 (by update 20), seed 7 (by update 20) got 99% of the other sums right." in said
+    use(grokking_run({4: (0.0, 0.1, 0.3), 7: (0.0, 0.1, 0.2)}))
+    assert "After 20 updates the seeds stood at 30% (seed 4) and 20% (seed 7)." in cards.about_grokking(
+        "P", "N"
+    )
 
 
 def test_leading_tokens_come_from_every_stage():
@@ -358,7 +368,7 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
             recordings.ANOTHER,
             -1,
             "pocket-llama comes from another run",
-            "pocket-llama, trained anew",
+            "pocket-llama (another run)",
         ),
         (other, weights, "", recordings.FINISHED, -1, "", "pocket-llama"),
         (
@@ -367,8 +377,8 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
             weights,
             recordings.CONTINUED,
             -1,
-            "pocket-llama was trained on from where that run ended",
-            "pocket-llama, at an earlier stage",
+            "pocket-llama was trained further from where that run ended",
+            "pocket-llama (before its last stage)",
         ),
         (
             weights,
@@ -376,8 +386,8 @@ def test_the_bundled_checkpoint_stands_where_its_run_had_it(monkeypatch):
             "",
             recordings.BEGUN,
             0,
-            "pocket-llama is what its run began with",
-            "pocket-llama, trained on",
+            "pocket-llama is the model that its run began with",
+            "pocket-llama (trained further)",
         ),
     ):
         changed = tuple(replace(one, begun=begun, finished=finished, continued=continued) for one in kept)
@@ -404,3 +414,35 @@ def test_a_score_that_fell_again_is_told_with_its_peak():
     steps = np.arange(0.0, 50.0, 10)
     assert "it was highest, 0.80, at 30" in induction._rise(steps, np.array([0, 0.2, 0.4, 0.8, 0.5]))
     assert "highest" not in induction._rise(steps, np.array([0, 0.2, 0.4, 0.51, 0.5]))
+
+
+@pytest.mark.parametrize("mix", [{"a": 0.6, "b": 0.4}, {"a": 0.3, "b": 0.7}])
+def test_a_mix_of_texts_that_moves_with_the_learning_rate_is_told(use, mix):
+    use(run_of({0: 2.2, 10: 1.4}, decay_start=5, decay_steps=5, mix={"a": 0.6, "b": 0.4}, mix_at_end=mix))
+    told = " ".join(cards.told("a-run").split())
+    assert ("(a 60% → 30%, b 40% → 70%), so the last fall" in told) is (mix["a"] == 0.3)
+
+
+def test_what_a_guess_costs_is_set_beside_both_halves():
+    plain, worse, worst = (induction._beside_a_guess(*costs, 9.01) for costs in ((8, 1), (12, 1), (12, 10)))
+    assert plain == "A uniform guess costs 9.01 nats per token."
+    assert "confidently wrong" in worse
+    assert "Even the second half" not in worse
+    assert "Even the second half" in worst
+
+
+def test_the_beats_on_copying_open_on_the_run_where_it_shows_best():
+    best = cards.clearest()
+    ends = {name: cards.birth(name, log=False).table["induction score"][-1] for name in cards.RUNS}
+    assert ends[best] == max(ends.values())
+    assert (
+        f"**{best}**, where the best score ends highest: {ends[best]:.2f} against " in cards.about_clearest()
+    )
+
+
+def test_as_many_snapshots_are_kept_as_is_said(monkeypatch):
+    kept = [one for run in cards.RUNS.values() for one in live.snapshots(run)]
+    assert len(kept) == 4
+    assert "Four are kept: **pocket-llama** after updates" in cards.about_snapshots()
+    monkeypatch.setattr(live, "snapshots", lambda run: kept[:1] if run == "pretrain-llama" else ())
+    assert "One is kept: **pocket-llama** after update " in cards.about_snapshots()

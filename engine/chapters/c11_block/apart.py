@@ -109,6 +109,15 @@ result = {{
 """
 
 
+def _parting(same: int, interventions: Sequence[Intervention]) -> str:
+    """Where two texts part, as a title."""
+    if not interventions:
+        return "What the intact model writes from here, twice: take something out"
+    if not same:
+        return "The two texts differ from the first written token on"
+    return f"The two texts agree for {same} token{'s' * (same != 1)}"
+
+
 @dataclass(frozen=True)
 class Word:
     """One written token and the probability it had."""
@@ -154,7 +163,7 @@ def told(
     words = {name: [token(loaded, step.id).display for step in steps] for name, steps in rows.items()}
     return Card(
         key="told",
-        title=f"What both write from here: the same for {same} tokens",
+        title=_parting(same, interventions),
         alt="; ".join(f"{name}: {''.join(tokens)}" for name, tokens in words.items()),
         badge=Badge.LIVE,
         figure=drawn_texts(
@@ -194,7 +203,7 @@ def told(
             lines=script_lines(loaded, interventions),
             count=len(changed),
         ),
-        note="Greedy: the most probable token at every step, on a colour as strong as its probability.",
+        note="Greedy: the most probable token at every step. Number and bar under each token: its probability.",
     )
 
 

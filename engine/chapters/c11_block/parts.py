@@ -1,10 +1,13 @@
 """What the loaded model is made of, counted tensor by tensor."""
 
+import copy
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from transformers import AutoModelForCausalLM
 
 from engine import figures
 from engine.checkpoints.published import MODELS, sources
@@ -32,7 +35,7 @@ def diagram(loaded: Loaded, layer: int, chosen: str) -> Card:
     module = _module_path(loaded, part.name, layer)
     return Card(
         key="diagram",
-        title=f"{part.title}: {part.equation}, {counted:,} trained numbers"
+        title=f"{_whose(loaded, part, layer)}: {equation(part)}; {counted:,} trained numbers"
         + (" (tied)" if part.tied else ""),
         alt=f"A diagram of the architecture with {part.title} marked; the table lists its weights.",
         badge=Badge.LIVE,
@@ -50,15 +53,63 @@ def diagram(loaded: Loaded, layer: int, chosen: str) -> Card:
         },
         shown={"trained numbers": [w.count for w in part.weights]},
         oracle=Oracle(
-            f"Shapes of {part.title}, tensor by tensor, against the elements that transformers counts in each.",
-            lambda: {"trained numbers": [n for _, n in _elements(loaded.model.get_submodule(module))]},
+            f"Shapes of {part.title}, tensor by tensor, against the elements of each in a model that transformers "
+            "builds from the checkpoint's config alone, without its weights.",
+            lambda: {"trained numbers": _built(loaded, module)},
         ),
         code=preamble(loaded)
         + _COUNT
         + f"""
 result = {{"trained numbers": [trained(p) for p in model.get_submodule({module!r}).parameters()]}}
 """,
+        note=_beside(loaded, part),
     )
+
+
+def _whose(loaded: Loaded, part: Part, layer: int) -> str:
+    return f"{part.title}, block {layer}" if loaded.adapter.in_block(part.name) else part.title
+
+
+def equation(part: Part) -> str:
+    """What a part computes, in letters that every font has, with attention's mask and a norm's bias."""
+    plain = re.sub(r"softmax\(q kᵀ([^)]*)\)", r"softmax(q·k\1 + mask)", part.equation).replace("ᵀ", "")
+    return plain + (" + b" if part.name.endswith("norm") and _biased(part) else "")
+
+
+def _biased(part: Part) -> bool:
+    return any(weight.name.endswith("bias") for weight in part.weights)
+
+
+def _beside(loaded: Loaded, part: Part) -> str:
+    """What an equation leaves out, in sentences; empty where it is whole."""
+    if part.name.endswith("norm"):
+        below = "standard deviation once its mean is taken off" if loaded.spec.centred else "root mean square"
+        learned = "a gain and b a bias, both learned" if _biased(part) else "a learned gain"
+        return f"norm(x) is x divided by its {below}; g is {learned}."
+    said = []
+    if part.name == "attention":
+        said.append(
+            "q, k and v are n times W_Q, W_K and W_V; the mask is −∞ where a key comes after its query, else 0."
+        )
+        if loaded.spec.positions != "learned":
+            said.append("Before the dot product q and k are rotated by their positions (RoPE).")
+        if any("norm" in weight.name.rsplit(".", 2)[-2] for weight in part.weights):
+            said.append("A norm on q and k, whose gain is counted here, comes first.")
+    if part.name == "unembedding":
+        said.append("W_U has a column for each token of the vocabulary.")
+    if _biased(part):
+        said.append("The biases are counted, and left out of the equation.")
+    return " ".join(said)
+
+
+def _built(loaded: Loaded, module: str) -> list[int]:
+    """Elements of a module's tensors in a model without memory, built from the config."""
+    config = copy.deepcopy(loaded.model.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return [p.numel() for p in model.get_submodule(module).parameters()]
 
 
 def parameters(loaded: Loaded) -> Card:
@@ -73,7 +124,10 @@ def parameters(loaded: Loaded) -> Card:
         alt="Trained numbers by part of the model.",
         badge=Badge.LIVE,
         figure=figures.bars(
-            names, [n / 1e6 for n in counts], colors=_colors(names), value_name="millions of trained numbers"
+            _short(loaded, names),
+            [n / 1e6 for n in counts],
+            colors=_colors(names),
+            value_name="millions of trained numbers",
         ),
         table={"part": names, "trained numbers": counts, "share": [count / whole for count in counts]},
         shown={"trained numbers": counts, "total": whole},
@@ -89,7 +143,23 @@ def parameters(loaded: Loaded) -> Card:
     )
 
 
+def _short(loaded: Loaded, titles: Sequence[str]) -> list[str]:
+    """Names of parts, by their titles, that fit beside a bar."""
+    every = [*model_parts(loaded), *block_parts(loaded, 0)]
+    named = {part.title: part.name for part in every}
+    norms = {
+        "attn_norm": "norm" if loaded.spec.norms == "shared" else "attention norm",
+        "mlp_norm": "MLP norm",
+    }
+    return [{**norms, "mlp": "MLP", "final_norm": "final norm"}.get(named[t], named[t]) for t in titles]
+
+
 _PLACE = {"before": "", "behind": ", behind each sublayer", "shared": ", one for both sublayers"}
+
+
+def unlike(loaded: Loaded) -> str:
+    """The name of the bundled checkpoint whose design differs from that of a loaded one."""
+    return "pocket-llama" if loaded.spec.positions == "learned" else "pocket-gpt2"
 
 
 def two_designs(first: Loaded, second: Loaded) -> Card:
@@ -157,8 +227,8 @@ def scale(loaded: Loaded) -> Card:
     vocabulary = np.add(shares["embedding"], shares["unembedding"])
     return Card(
         key="scale",
-        title=f"The vocabulary is {vocabulary[0]:.0%} of {loaded.name}'s {totals[loaded.name] / 1e6:,.1f} million "
-        f"trained numbers and {vocabulary[-1]:.0%} of {last}'s {totals[last] / 1e9:,.0f} billion",
+        title=f"The vocabulary takes {_percent(vocabulary[0])} of {loaded.name}'s {totals[loaded.name] / 1e6:,.1f} "
+        f"million trained numbers and {_percent(vocabulary[-1])} of {last}'s {totals[last] / 1e9:,.0f} billion",
         alt="Share of trained numbers by kind for the loaded model and six published ones.",
         badge=Badge.LIVE,
         figure=figures.heatmap(
@@ -167,7 +237,7 @@ def scale(loaded: Loaded) -> Card:
             list(kinds),
             concept="mlp",
             zero_one=True,
-            print_values=".0%",
+            print_values=".1%",
             row_name="model",
             column_name="part",
             value_name="share of trained numbers",
@@ -188,6 +258,10 @@ def scale(loaded: Loaded) -> Card:
         numbers={"trained numbers": list(rows[loaded.name].values()), "total": totals[loaded.name]},
         note=f"LIVE is the row of {loaded.name} alone. The others are computed from published sizes: {sources()}.",
     )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
 
 
 _BY_NAME = """

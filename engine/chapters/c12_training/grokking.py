@@ -103,10 +103,11 @@ def about_grokking(power: str, nanda: str) -> str:
     plan = run.settings
     p, shown = plan["prime"], plan["train_share"]
     return f"""
-    A one-layer transformer learns $a + b \\bmod {p}$. It sees {shown:.0%} of the {p * p:,} sums, all of them at every
-    update, and is asked for the others. Weight decay ({plan["weight_decay"]:g}) presses on its weights all the time.
-    *Grokking* is what can happen then: the shown sums are known by heart early, and the others much later
-    ({power}; this set-up follows {nanda}).
+    A one-layer transformer learns $a + b \\bmod {p}$. It is trained on {shown:.0%} of the {p * p:,} sums,
+    all of them at every update, and tested on the others. Weight decay ({plan["weight_decay"]:g}) pulls its weights
+    towards zero all the time.
+    *Grokking* is what can happen then: the model knows the shown sums by heart early, and gets the others right much
+    later ({power}; this set-up follows {nanda}).
 
     {_outcome()} A late rise is not certain, and a flat curve says nothing about what comes after its end.
     """
@@ -123,14 +124,19 @@ def _outcome() -> str:
     heart = early[np.isfinite(early)]
     sentences = []
     if heart.size:
-        sentences.append(
-            f"Of {len(seeds)} seeds, {heart.size} knew all shown sums by update {int(heart.max()):,} at the latest."
+        known = (
+            f"All {len(seeds)} seeds" if heart.size == len(seeds) else f"Of {len(seeds)} seeds, {heart.size}"
         )
+        sentences.append(f"{known} knew every shown sum by update {int(heart.max()):,}.")
     if done:
-        got = ", ".join(f"seed {seed} at update {int(step):,}" for seed, step in done.items())
-        sentences.append(f"{len(done)} got {GENERALISED:.0%} of the other sums right: {got}.")
+        got = ", ".join(f"seed {seed} (by update {int(step):,})" for seed, step in done.items())
+        only = "Only " if len(done) < len(seeds) else ""
+        sentence = f"{only}{got} got {GENERALISED:.0%} of the other sums right."
+        sentences.append(sentence[0].upper() + sentence[1:])
     rest = {seed: _validation(seed)[-1] for seed in seeds if seed not in done}
     if rest:
-        ends = ", ".join(f"seed {seed} {value:.0%}" for seed, value in rest.items())
-        sentences.append(f"At the end, update {last:,}, the rest had not generalised: {ends}.")
+        ends = [f"{value:.0%} (seed {seed})" for seed, value in rest.items()]
+        listed = ends[0] if len(ends) == 1 else f"{', '.join(ends[:-1])} and {ends[-1]}"
+        whose = "the others" if done else "the seeds"
+        sentences.append(f"After {last:,} updates {whose} stood at {listed}.")
     return " ".join(sentences)

@@ -46,9 +46,26 @@ def birth(checkpoint: str, log: bool) -> Card:
         table={"updates": steps.tolist()} | {name: v.tolist() for name, v in (scores | costs).items()},
         source=source(run),
         note=("" if begin is None else f"The vertical line: update {begin:,}, from which on windows repeat. ")
-        + "Each score is that of the best head at that update, which need not be the same one throughout. A uniform "
-        f"guess costs {np.log(run.settings['shape']['vocab']):.2f} nats per token.",
+        + "Each score is that of the best head at that update, which need not be the same one throughout. "
+        + _beside_a_guess(
+            float(costs["first half"][-1]),
+            float(costs["second half"][-1]),
+            float(np.log(run.settings["shape"]["vocab"])),
+        ),
     )
+
+
+def _beside_a_guess(first: float, second: float, uniform: float) -> str:
+    """What both halves cost at the end beside a uniform guess, and why the first may cost more, in sentences."""
+    said = f"A uniform guess costs {uniform:.2f} nats per token."
+    if first > uniform:
+        said += (
+            " The first half costs more than that: a model that expects text is confidently wrong about random "
+            "tokens."
+        )
+    if second > uniform:
+        said += " Even the second half costs more than a uniform guess at the end."
+    return said
 
 
 INDUCTION_HEAD = 0.3
@@ -66,8 +83,8 @@ def _rise(steps: Floats, scores: Floats) -> str:
     )
     quarter, most = (int(steps[np.flatnonzero(scores >= share * last)[0]]) for share in (0.25, 0.75))
     return (
-        f"the best induction score ends at {last:.2f}, and from a quarter to three quarters of that it took "
-        f"{most - quarter:,} updates ({quarter:,} to {most:,}){fell}"
+        f"the best induction score ends at {last:.2f}, and most of the rise happens between updates {quarter:,} and "
+        f"{most:,}{fell}"
     )
 
 

@@ -61,10 +61,11 @@ def _loaded(path: Path, changed: int) -> Loaded:
 
 def about_snapshots() -> str:
     """Which snapshots there are, of both runs. Markdown."""
-    parts, others = [], []
+    parts, others, count = [], [], 0
     for checkpoint, run in RUNS.items():
         kept = snapshots(run)
         if kept:
+            count += len(kept)
             steps = ", ".join(f"{one.step:,} ({millions(one.tokens)} tokens)" for one in kept)
             parts.append(f"**{checkpoint}** after update{'s' if len(kept) > 1 else ''} {steps}")
             if kept[0].step == 0 and began_trained(recording(run)):
@@ -73,16 +74,19 @@ def about_snapshots() -> str:
     if not parts:
         return "No snapshots are kept here, so only the bundled checkpoint reads your prompt."
     return (
-        f"Kept were {' and '.join(parts)}. A snapshot is an ordinary model: your prompt goes through each of them and "
-        f"through the bundled checkpoint now. To be small, its matrices are kept as 8-bit numbers with one scale for "
-        f"each row. All of them run at fp32, whatever precision you read at.{''.join(others)}"
+        f"A snapshot is a model as it was at one update of its training, and your prompt goes through it now. "
+        f"{_NUMBERS.get(count, str(count))} {'are' if count > 1 else 'is'} kept: {' and '.join(parts)}. To be small, "
+        "a snapshot has its matrices as 8-bit numbers with one scale for each row. All of them run at fp32, whatever "
+        f"precision you read at.{''.join(others)}"
     )
 
 
+_NUMBERS = {1: "One", 2: "Two", 3: "Three", 4: "Four", 5: "Five", 6: "Six"}
+
 _WHENCE = {
-    BEGUN: " The bundled {} is what its run began with.",
+    BEGUN: " The bundled {} is the model that its run began with.",
     FINISHED: "",
-    CONTINUED: " The bundled {} was trained on from where that run ended.",
+    CONTINUED: " The bundled {} was trained further from where that run ended.",
     ANOTHER: " The bundled {} comes from another run than its snapshots.",
 }
 

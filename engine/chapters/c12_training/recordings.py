@@ -21,10 +21,10 @@ BEGUN, FINISHED, CONTINUED, ANOTHER = "as bundled", "finished", "bundled now", "
 """What the bundled checkpoint is to that run."""
 
 _CALLED = {
-    BEGUN: "{}, trained on",
+    BEGUN: "{} (trained further)",
     FINISHED: "{}",
-    CONTINUED: "{}, at an earlier stage",
-    ANOTHER: "{}, trained anew",
+    CONTINUED: "{} (before its last stage)",
+    ANOTHER: "{} (another run)",
 }
 
 STORY = "pretrain-llama"
@@ -108,8 +108,31 @@ def mixed_in(checkpoint: str) -> str:
     start = f"The recorded run of **{checkpoint}** began with {weights}"
     if begin is None:
         return f"{start}, and nothing was mixed into its text."
-    when = "from its first update" if begin == 0 else f"from update {begin:,}"
-    return f"{start}. Plain prose gives few reasons to copy, so {when} on, {repeated(run)}."
+    if begin == 0:
+        return f"{start}. From its first update on, {repeated(run)}."
+    before = run.column("measured", "step") < begin
+    best = float(run.column("measured", "induction_score")[before].max(initial=0))
+    return (
+        f"{start}. In {millions(tokens_at(run, begin))} tokens of ordinary text its best score never rose above "
+        f"{best:.2f}. From update {begin:,} on, {repeated(run)}."
+    )
+
+
+def clearest() -> str:
+    """The bundled checkpoint in whose recorded run the best induction score ends highest."""
+    return max(RUNS, key=_last_score)
+
+
+def _last_score(checkpoint: str) -> float:
+    return float(recording(RUNS[checkpoint]).column("measured", "induction_score")[-1])
+
+
+def about_clearest() -> str:
+    """Which run these beats open on, and why. Markdown."""
+    best = clearest()
+    rest = " and ".join(f"{_last_score(name):.2f} in the run of {name}" for name in RUNS if name != best)
+    score = f"{_last_score(best):.2f}"
+    return f"The figure opens on the run of **{best}**, where the best score ends highest: {score} against {rest}."
 
 
 def repeated(run: Recording) -> str:

@@ -106,11 +106,11 @@ def told(name: str) -> str:
     passed = {key: _first(steps, losses, level(run, key)) for key in ("unigram", "bigram")}
     frequencies, pairs = (_when(run, passed[key]) for key in ("unigram", "bigram"))
     return f"""
-    With random weights, before its first update, the model costs {losses[0]:.2f} nats per token; a uniform guess among
-    {vocab:,} tokens costs $\\ln {vocab}$ = {level(run, "uniform"):.2f}. Guessing by frequency alone costs
-    {level(run, "unigram"):.2f}, and it did better {frequencies}. Knowing only the token before allows
-    {level(run, "bigram"):.2f}; it did better {pairs}.
-    What it gains below that line must come from further back, or from what no table of neighbours holds.
+    Before its first update, with random weights, the model's loss is {losses[0]:.2f} nats per token; a uniform guess
+    among {vocab:,} tokens costs $\\ln {vocab}$ = {level(run, "uniform"):.2f}. Guessing by the frequency of tokens costs
+    {level(run, "unigram"):.2f}, and the model did better {frequencies}. Guessing from pairs of neighbouring tokens
+    costs {level(run, "bigram"):.2f}; it did better {pairs}. What it gains below that line must come from further
+    back, or from patterns that a table of pairs cannot store.
 
     Its last recorded loss is {losses[-1]:.2f}, after {int(steps[-1]):,} updates of
     {tokens_at(run, 1):,} tokens each. {_afterwards(run)}
@@ -123,7 +123,7 @@ def _going_further() -> str:
     last = [checkpoint for checkpoint, name in FURTHER.items() if name in stories().values()]
     if not last:
         return ""
-    return "What training on with more text did to the bundled checkpoints is under **Run**, as their last stages."
+    return "Under **Run**, the *last stages* show what further training on more text did to the bundled checkpoints."
 
 
 def last_stage(name: str) -> str:
@@ -170,8 +170,21 @@ def _afterwards(run: Recording) -> str:
     if decay is not None:
         changes.append(
             f"From update {decay:,} on, the learning rate falls to zero over {run.settings['decay_steps']:,} updates."
+            + _other_texts(run)
         )
     return " ".join(changes)
+
+
+def _other_texts(run: Recording) -> str:
+    """How the mix of texts moves while the learning rate falls, as a sentence; empty where it stays."""
+    begin, end = run.settings.get("mix", {}), run.settings.get("mix_at_end", {})
+    moved = [f"{name} {begin[name]:.0%} → {end[name]:.0%}" for name in begin if begin[name] != end.get(name)]
+    if not moved:
+        return ""
+    return (
+        f" Meanwhile the mix of its texts moves as well ({', '.join(moved)}), so the last fall of the loss is not the "
+        "learning rate's alone."
+    )
 
 
 def sample(name: str, step: int) -> Sample:

@@ -7,6 +7,8 @@ from engine.chapters.c13_post_training.masked import loss
 from engine.chapters.c13_post_training.pairwise import pair, preference
 from engine.chapters.c13_post_training.recorded import (
     QUANTITIES,
+    about_origin,
+    about_reward,
     beta,
     dpo,
     kinds,
@@ -39,6 +41,8 @@ __all__ = [
     "Family",
     "Task",
     "Version",
+    "about_origin",
+    "about_reward",
     "answered",
     "answers",
     "ask",

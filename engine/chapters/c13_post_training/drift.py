@@ -61,7 +61,7 @@ def kl(versions: Sequence[Version], ids: Sequence[int], focus: int) -> Card:
         key="kl",
         title="Mean KL from base: "
         + ", ".join(f"{label} {mean:.3g} nats" for label, mean in means.items())
-        + f"; the largest of {furthest} is after {quoted(names[places[furthest]])}",
+        + f"; {furthest} moved most after {quoted(names[places[furthest]])}",
         alt="Bars after each token: KL divergence from base in nats, for "
         + " and ".join(f"{label}, at most {series[label].max():.3g}" for label in series)
         + ".",
@@ -89,8 +89,8 @@ def kl(versions: Sequence[Version], ids: Sequence[int], focus: int) -> Card:
             _tolerance(versions),
         ),
         code=script(versions, _KL, ids),
-        note="KL(tuned ‖ base) = Σ p·ln(p / p_base): the surprise that the tuned version's own choices would give "
-        "the base, beyond the tuned version's own. The marked place is the token chosen.",
+        note="KL(tuned ‖ base) = Σ p·ln(p / p_base): how much more the tuned version's choices surprise the base than "
+        "the tuned version itself, on average. The marked place is the token chosen.",
     )
 
 

@@ -85,7 +85,8 @@ def family_of(checkpoint: str, here: Callable[[str], bool] = is_cached) -> Famil
         return _pocket("")
     shown = checkpoint if checkpoint in CATALOGUE else "Your checkpoint"
     return _pocket(
-        f"{shown} has no tuned version here, so this chapter shows pocket-llama and its two tuned versions."
+        f"No version of {shown} from before or after tuning is known here, so this chapter compares pocket-llama with "
+        "its two tuned versions."
     )
 
 

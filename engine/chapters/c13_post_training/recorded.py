@@ -102,20 +102,50 @@ def dpo(quantity: str) -> Card:
     """One quantity of the preference tuning over its updates."""
     run = recording(DPO)
     chosen = QUANTITIES[quantity]
-    series = {name: _curve(run, *where) for name, where in chosen.series.items()}
+    ranking = quantity == "ranking"
+    series = {
+        name: _with_ties(run, *where) if ranking else _curve(run, *where)
+        for name, where in chosen.series.items()
+    }
     log = [name for name, (table, _) in chosen.series.items() if table == "log"]
+    sure = _error(run, float(series[log[0]][1][-1])) if ranking else ""
     return Card(
         key="dpo-run",
-        title=f"Preference tuning, {quantity}: " + ", ".join(f"{name} {_move(series[name])}" for name in log),
+        title=f"Preference tuning, {quantity}: "
+        + ", ".join(f"{name} {_move(series[name])}" for name in log)
+        + sure,
         alt=f"Curves over updates of {chosen.axis}: "
         + "; ".join(f"{name} {_move(values)}" for name, values in series.items())
         + ".",
         badge=Badge.RECORDED,
-        figure=curves(series, colors=_PAINT, log=False, y_name=chosen.axis),
+        figure=curves(
+            series,
+            colors=_PAINT,
+            levels={"chance": CHANCE} if ranking else None,
+            log=False,
+            y_name=chosen.axis,
+        ),
         table={"updates": series[log[0]][0].tolist(), **{name: series[name][1].tolist() for name in log}},
         source=source(run),
-        note=_about(run),
+        note=_about(run) + (" A margin of 0 counts as half a pair." if ranking else ""),
     )
+
+
+CHANCE = 0.5
+"""The share of pairs that are ranked right by tossing a coin."""
+
+
+def _with_ties(run: Recording, table: str, column: str) -> Curve:
+    """Shares of pairs with a positive margin; where every margin is 0, as before the first update, each is half."""
+    steps, shares = _curve(run, table, column)
+    _, margins = _curve(run, table, "train_margin" if table == "train" else "margin")
+    return steps, np.where((margins == 0) & (shares == 0), CHANCE, shares)
+
+
+def _error(run: Recording, share: float) -> str:
+    """The standard error of a share of held-out pairs, as the end of a title; empty where they were not counted."""
+    pairs = run.settings.get("held_out_pairs")
+    return f" (±{(share * (1 - share) / pairs) ** 0.5:.2f}, {pairs} pairs)" if pairs else ""
 
 
 def _about(run: Recording) -> str:
@@ -178,6 +208,37 @@ def measured(kind: str) -> Card:
         f"{run.settings['temperature']:g}. Held-out prose in bits per character: "
         + ", ".join(f"{name} {row['bits_per_character']:.3f}" for name, row in rows.items())
         + ".",
+    )
+
+
+def about_origin(family: Family) -> str:
+    """What was trained to make the bundled versions, and where their answers come from. Markdown; else empty."""
+    if not family.recorded:
+        return ""
+    rank = recording(SFT).settings["rank"]
+    return (
+        f"Both tuned versions were made with **LoRA**: the base's weights stay as they are, and beside each linear "
+        f"layer a product of two small matrices of rank {rank} is trained and added to it on loading. (The embeddings "
+        "of the three marks of the chat template are trained too.) Their answers are sentences of books, and each "
+        "request was made from its answer; that is why they sound like fiction."
+    )
+
+
+def about_reward() -> str:
+    """What the rule's score gained from preference tuning, and at the price of which part. Markdown."""
+    rows = {
+        str(row["version"]): row for row in recording(MEASURED).table("measured") if row["kind"] == kinds()[0]
+    }
+    before, after = ({part: float(rows[name][part] or 0) for part in PARTS} for name in ("SFT", "DPO"))
+    moved = {part: after[part] - before[part] for part in PARTS if part != "score"}
+    most, least = max(moved, key=lambda part: moved[part]), min(moved, key=lambda part: moved[part])
+    gain = f"From SFT to DPO the score goes from {before['score']:.2f} to {after['score']:.2f}"
+    if moved[least] >= 0:
+        return f"{gain}, and no part of it falls."
+    return (
+        f"{gain}: “{PARTS[most]}” goes from {before[most]:.0%} to {after[most]:.0%}, while “{PARTS[least]}” falls from "
+        f"{before[least]:.0%} to {after[least]:.0%}. The tuning found that the one pays more than the other costs. "
+        "When a score rises and what it was meant to measure does not, this is called *reward hacking*."
     )
 
 

@@ -89,6 +89,8 @@ def judgement(asked: str, one: Task, choices: Sequence[Choice]) -> str:
     kind = rule.read_request(asked)
     if kind is None:
         return ""
+    if not words(one, choices).strip():
+        return "Nothing was written, so there is nothing for the rule to judge."
     found = rule.judge(asked, words(one, choices), ended(choices))
     used = f"{found.words * len(kind.words):.0f} of {len(kind.words)} words, " if kind.words else ""
     marks = {"ends properly": found.ends, "length kept": found.length, "nothing repeated": found.fresh}

@@ -1,6 +1,10 @@
 """What the cache changes: nothing in the answers, much in the work of a step."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine import figures
 from engine.evidence.card import Badge, Card, Oracle
@@ -15,6 +19,11 @@ from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops.sampling import surprisal
 from engine.tokens.passages import passage
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Floats = NDArray[np.floating[Any]]
 
 _DECODE = """
 from transformers import DynamicCache
@@ -42,13 +51,7 @@ def same_answers(loaded: Loaded, trace: Trace) -> Card:
         title=f"With the cache and without it: the same answers, to {apart:.1g} nats",
         alt=f"Two lines of surprisal over {len(positions)} tokens lie on each other.",
         badge=Badge.LIVE,
-        figure=figures.lines(
-            positions,
-            {"one pass, no cache": whole, "token by token, cache": stepwise},
-            colors={"one pass, no cache": "logits", "token by token, cache": "key"},
-            x_name="position",
-            y_name="surprisal (nats)",
-        ),
+        figure=_line_and_points(positions, whole, stepwise),
         table={
             "position": positions,
             "token": [t.display for t in trace.tokens[1:]],
@@ -71,10 +74,27 @@ result = {"stepwise": score(stepwise), "whole": score(whole)}
     )
 
 
+def _line_and_points(positions: Sequence[int], whole: Floats, stepwise: Floats) -> "Figure":
+    """Two rows of numbers that lie on each other: a line, and rings around its corners."""
+    names = ("one pass, no cache", "token by token, cache")
+    figure = figures.lines(
+        positions,
+        dict(zip(names, (whole, stepwise), strict=True)),
+        colors=dict(zip(names, ("logits", "key"), strict=True)),
+        x_name="position",
+        y_name="surprisal (nats)",
+    )
+    line, rings = figure.data
+    line.mode, rings.mode = "lines", "markers"
+    rings.marker.symbol, rings.marker.size = "circle-open", 13
+    rings.marker.line = {"width": 2.5}
+    return figure
+
+
 def _too_short() -> Card:
     return Card(
         key="equal",
-        title="This prompt has one token: there is nothing to compare yet",
+        title="This prompt has one token, so there is nothing to compare yet",
         alt="No figure: type a longer prompt.",
         badge=Badge.TOY,
         figure=None,
@@ -149,9 +169,18 @@ def _measured(loaded: Loaded, measured: Sequence[kv_cache.Latency]) -> Card:
         code=preamble(loaded, ids) + _DECODE + '\nresult = {"stepwise": stepwise[-1, :100]}\n',
         numbers={"stepwise": timed},
         atol=pass_tolerance(loaded, timed),
-        note=f"{len(last.cached.milliseconds)} repeats each; low and high in the table are the quartiles. "
-        "The times are this machine's, now, and move with what else it does; the script checks the logits, "
-        "not the clock.",
+        note=f"{_phases(last)} {len(last.cached.milliseconds)} repeats each, whose quartiles are in the table. "
+        "Measured on this machine when the button was pressed; the times move with what else it does. The script "
+        "checks the logits, not the clock.",
+    )
+
+
+def _phases(last: kv_cache.Latency) -> str:
+    """What a token costs while a prompt is read and while a text is written, as a sentence."""
+    read = last.prefill.median / (last.context - 1)
+    return (
+        f"Prefill reads {last.context - 1:,} tokens in {last.prefill.median:.3g} ms, {read:.2g} ms for each; a decode "
+        f"step takes {last.cached.median:.3g} ms for one token, {last.cached.median / read:.2g} times as long for each."
     )
 
 

@@ -1,6 +1,8 @@
 """How much the cache holds: on the loaded checkpoint, from its tensors, and at published sizes, by the formula."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from engine import figures
 from engine.checkpoints.published import MODELS, cache_bytes, sources
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.script import preamble
+from engine.figures.quantization import sizes
 from engine.model import kv_cache
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace
@@ -74,54 +77,124 @@ def _buffers(loaded: Loaded, ids: Sequence[int]) -> int:
     return sum(buffers.values())
 
 
-def large_models(loaded: Loaded, tokens: int, bytes_per_number: float) -> Card:
-    """The same formula on published sizes: as published, as if every head kept its own keys, as if all shared one."""
-    spec = loaded.spec
-    rows: list[tuple[str, int, int, int, int, str]] = [
-        (m.name, m.n_layer, m.n_head, m.n_kv_head, m.d_head, m.source) for m in MODELS
-    ]
-    rows.insert(0, (loaded.name, spec.n_layer, spec.n_head, spec.n_kv_head, spec.d_head, "loaded now"))
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KINDS: dict[str, Callable[[int, int], int]] = {
+    "every head its own (MHA)": lambda heads, kept: heads,
+    "as published": lambda heads, kept: kept,
+    "one for all heads (MQA)": lambda heads, kept: 1,
+}
+"""Ways to keep keys and values -> how many heads of them there are, of all query heads and of those published."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model's sizes, and how many tokens of context it is asked to keep."""
+
+    name: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    d_head: int
+    tokens: int
+    source: str
+
+
+def large_models(loaded: Loaded, tokens: int, bytes_per_number: int) -> Card:
+    """The same formula on published sizes: as published, as if every head kept its own keys, as if all shared one.
+
+    A model with a shorter context is asked to keep its whole context.
+    """
+    rows = _rows(loaded, tokens)
     gib = {
         label: [
-            cache_bytes(n, pick(h, kv), d, tokens, bytes_per_number) / 2**30 for _, n, h, kv, d, _ in rows
+            cache_bytes(r.n_layer, heads(r.n_head, r.n_kv_head), r.d_head, r.tokens, bytes_per_number) / 2**30
+            for r in rows
         ]
-        for label, pick in (
-            ("every head its own (MHA)", lambda h, kv: h),
-            ("as published", lambda h, kv: kv),
-            ("one for all heads (MQA)", lambda h, kv: 1),
-        )
+        for label, heads in KINDS.items()
     }
-    names, largest = [row[0].replace("Llama-3.1-", "Llama ") for row in rows], rows[-1][0]
+    names = [r.name.replace("Llama-3.1-", "Llama ") for r in rows]
+    largest, full = rows[-1].name, gib["as published"][-1]
+    spared = gib["every head its own (MHA)"][-1] / full
     ids = list(range(8))
     width = torch.finfo(loaded.model.dtype).bits // 8
-    one = int(cache_bytes(spec.n_layer, spec.n_kv_head, spec.d_head, 1, width))
+    one = int(cache_bytes(rows[0].n_layer, rows[0].n_kv_head, rows[0].d_head, 1, width))
     return Card(
         key="large",
-        title=f"{largest} keeps {gib['as published'][-1]:,.3g} GiB of keys and values for {tokens:,} tokens",
+        title=f"{largest} keeps {full:,.3g} GiB of keys and values for {rows[-1].tokens:,} tokens; without sharing it "
+        f"would be {spared:.3g} times as much",
         alt="Gibibytes of cache per model for multi-head, published and multi-query attention.",
         badge=Badge.LIVE,
-        figure=figures.grouped_bars(
-            names,
-            gib,
-            colors={
-                "every head its own (MHA)": "query",
-                "as published": "key",
-                "one for all heads (MQA)": "value",
-            },
-            value_name="GiB",
+        figure=sizes(
+            names, gib, x_name="GiB (2³⁰ bytes) of keys and values for one conversation, logarithmic"
         ),
         table={
             "model": names,
+            "tokens": [r.tokens for r in rows],
             **{f"{k} (GiB)": v for k, v in gib.items()},
-            "sizes from": [row[5] for row in rows],
+            "sizes from": [r.source for r in rows],
         },
-        shown={"bytes": 8 * one},
+        shown={**gib, "bytes": 8 * one},
         oracle=Oracle(
-            f"The formula on {loaded.name}, against the tensors of a real cache of 8 tokens (bytes). (The other rows "
-            "are computed from published sizes, and no proof of this machine's covers them.)",
-            lambda: {"bytes": kv_cache.nbytes(kv_cache.prefill(loaded, ids))},
+            f"Every dot against keys and values laid out by torch on the device without memory, layer by layer; the "
+            f"formula on {loaded.name} against the tensors of a real cache of 8 tokens (bytes). (The other sizes are "
+            "published, and no proof of this machine's covers them.)",
+            lambda: (
+                _laid_out(rows, bytes_per_number) | {"bytes": kv_cache.nbytes(kv_cache.prefill(loaded, ids))}
+            ),
+            {**dict.fromkeys(KINDS, 1e-12), "bytes": 0},
         ),
         code=preamble(loaded, ids) + _BYTES.format(lengths=[8]) + "result = {'bytes': result['bytes'][0]}\n",
-        note=f"LIVE is the row of {loaded.name} alone. The others are the same formula on published sizes: "
-        f"{sources()}.",
+        numbers={"bytes": 8 * one},
+        note=_shorter(rows, tokens)
+        + f"LIVE is the row of {loaded.name} alone. The others are the same formula on published sizes: {sources()}.",
     )
+
+
+def _dots(names: Sequence[str], gib: Mapping[str, Sequence[float]]) -> "Figure":
+    """A row for each model; the published dots alone have their numbers, where all three would lie on each other."""
+    figure = sizes(names, gib, x_name="GiB (2³⁰ bytes) of keys and values for one conversation, logarithmic")
+    for dots, kind in zip(figure.data, gib, strict=True):
+        if kind != "as published":
+            dots.update(mode="markers", text=None)
+    return figure
+
+
+def _rows(loaded: Loaded, tokens: int) -> list[Row]:
+    spec = loaded.spec
+    here = Row(
+        loaded.name,
+        spec.n_layer,
+        spec.n_head,
+        spec.n_kv_head,
+        spec.d_head,
+        min(tokens, spec.context),
+        "loaded now",
+    )
+    return [here] + [
+        Row(m.name, m.n_layer, m.n_head, m.n_kv_head, m.d_head, min(tokens, m.context), m.source)
+        for m in MODELS
+    ]
+
+
+def _shorter(rows: Sequence[Row], tokens: int) -> str:
+    cut = [f"{row.name} {row.tokens:,}" for row in rows if row.tokens < tokens]
+    return f"Shown with their whole context, which is shorter: {', '.join(cut)} tokens. " if cut else ""
+
+
+def _laid_out(rows: Sequence[Row], bytes_per_number: int) -> dict[str, list[float]]:
+    """Gibibytes of every kind and model, from the sizes of tensors that take no memory."""
+    kind = {1: torch.int8, 2: torch.float16}[bytes_per_number]
+
+    def held(row: Row, heads: int) -> float:
+        layer = [
+            torch.empty(1, heads, row.tokens, row.d_head, dtype=kind, device="meta") for _ in ("key", "value")
+        ]
+        return row.n_layer * sum(t.nbytes for t in layer) / 2**30
+
+    kept = [[(r.n_head, r.n_kv_head, 1)[i] for r in rows] for i in range(len(KINDS))]
+    return {
+        label: [held(row, count) for row, count in zip(rows, heads, strict=True)]
+        for label, heads in zip(KINDS, kept, strict=True)
+    }

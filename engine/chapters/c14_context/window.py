@@ -15,6 +15,7 @@ from engine.model import kv_cache
 from engine.model.capturing import start_tokens
 from engine.model.loaded import Loaded
 from engine.ops.sampling import surprisal
+from engine.tokens.text import markdown
 from engine.tokens.token import Token
 
 
@@ -33,11 +34,9 @@ def forgotten(loaded: Loaded, tokens: Sequence[Token], target: Token) -> Card:
     found = kv_cache.remembered(loaded, ids, target.id, windows, start)
     held = [i for i, t in enumerate(tokens) if t.id == target.id]
     reach = count - held[-1] if held else None
-    step = found[-1] / max(float(found[0]), 1e-12)
     return Card(
         key="forgotten",
-        title=f"Reading all {count} tokens makes “{target.display}” {step:,.3g} times as probable "
-        f"as reading the last {windows[0]}",
+        title=_gain(target.display, windows, found.tolist()),
         alt="Probability of the chosen next token against the number of tokens the model may read.",
         badge=Badge.LIVE,
         figure=figures.lines(
@@ -76,6 +75,33 @@ result = {{"probability": [float(p[target]) for p in last]}}
             else "This token does not occur earlier in the text."
         )
         + _before(loaded),
+    )
+
+
+def _gain(name: str, windows: Sequence[int], found: Sequence[float]) -> str:
+    """What reading all of a text does to the probability of a token, as a title."""
+    if len(windows) < 2:
+        return (
+            f"This text has {windows[0]} token{'s' * (windows[0] != 1)}: write more, and see what it changes"
+        )
+    least, whole = max(float(found[0]), 1e-12), max(float(found[-1]), 1e-12)
+    times, way = (whole / least, "more") if whole >= least else (least / whole, "less")
+    few = f"the last {windows[0]}" if windows[0] > 1 else "the last one"
+    return f"Reading all {windows[-1]} tokens makes “{name}” {_rounded(times)} times {way} probable than reading {few}"
+
+
+def _rounded(times: float) -> str:
+    return f"{float(f'{times:.3g}'):,.0f}" if times >= 100 else f"{times:.3g}"
+
+
+def about_length(loaded: Loaded) -> str:
+    """What a checkpoint does with a text that is longer than its context. Markdown, a sentence or two."""
+    name, longest = markdown(loaded.name), loaded.spec.context
+    if loaded.spec.positions == "learned":
+        return f"{name} has position vectors for {longest:,} tokens and cannot read more: a longer text has to be cut."
+    return (
+        f"{name} was made for texts of at most {longest:,} tokens. Its rotary positions go on beyond that, but its "
+        "predictions get worse there (chapter 10), so a longer text is usually cut."
     )
 
 
@@ -130,9 +156,23 @@ def sinks(loaded: Loaded, tokens: Sequence[Token], window: int, first: int) -> C
         code=preamble(loaded, ids) + _SINKS.format(window=window, first=first),
         numbers={"kept": found[names[0]], "window": found[names[1]], "sink": found[names[2]]},
         atol=logit_tolerance(loaded),
-        note="Evicted keys are masked, so the remaining ones keep their positions. The dotted line is where the "
-        "window is full.",
+        note=_won_back(first, *after.values())
+        + "Evicted keys are masked, so the remaining ones keep their positions. The dotted line is where the window is "
+        "full.",
     )
+
+
+def _won_back(first: int, everything: float, window: float, sink: float) -> str:
+    """How much of what a window loses comes back with the first tokens kept, as a sentence; empty if it loses none."""
+    if window <= everything:
+        return ""
+    share, kept = (
+        (window - sink) / (window - everything),
+        f"the first {first}" if first > 1 else "the first token",
+    )
+    if share <= 0:
+        return f"Keeping {kept} does not help here. "
+    return f"Keeping {kept} wins back {share:.0%} of what the window loses. "
 
 
 _SINKS = """

@@ -1,12 +1,12 @@
 """Cards of the chapter on quantization: two precisions of one checkpoint, and what rounding does to its weights."""
 
 from engine.chapters.c15_quantization.blocks import Matrix, block_sizes, outlier
-from engine.chapters.c15_quantization.clock import Timings, measure, measured, time
+from engine.chapters.c15_quantization.clock import Timings, measure, time
 from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
 from engine.chapters.c15_quantization.cost import inventory, size
 from engine.chapters.c15_quantization.large import scale
 from engine.chapters.c15_quantization.pair import Pair, repacked
-from engine.chapters.c15_quantization.passage import Reading, cut, perplexity, read
+from engine.chapters.c15_quantization.passage import Reading, cut, perplexity, read, small
 from engine.chapters.c15_quantization.simulate import curve, simulated, sweep
 from engine.chapters.c15_quantization.tiles import Where, code_book, steps, tile
 from engine.chapters.c15_quantization.weights import SIZES, half_name, matrices
@@ -32,7 +32,6 @@ __all__ = [
     "kl",
     "matrices",
     "measure",
-    "measured",
     "next_token",
     "outlier",
     "perplexity",
@@ -42,6 +41,7 @@ __all__ = [
     "segments",
     "simulated",
     "size",
+    "small",
     "steps",
     "sweep",
     "text",

@@ -174,7 +174,8 @@ def outlier(chosen: Matrix, size: int) -> Card:
     rest = found.block[others]
     return Card(
         key="outlier",
-        title=f"One weight {found.stands:.1f} times its block's RMS: the others err {ratio:.2f} times as much",
+        title=f"One weight, {found.stands:.1f} times its block's RMS, makes the error of the other {len(rest)} "
+        f"{ratio:.2g} times as large",
         alt=f"Points: {len(rest)} weights before and after {chosen.kind}. With the outlier in the block the steps are "
         f"wide, without it narrow; root mean square errors {bad:.3g} and {good:.3g}.",
         badge=Badge.LIVE,

@@ -1,106 +1,124 @@
-"""What a precision costs in time: milliseconds of a forward pass, measured now."""
+"""What a precision costs in time: milliseconds of a forward pass over one token and over many."""
 
-import threading
 from dataclasses import dataclass
 from statistics import median
 
-from cachetools import LRUCache
-
 from engine.chapters.c15_quantization.pair import Pair, code, head, repacked
+from engine.chapters.c15_quantization.passage import cut
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.passes import returned_logits
 from engine.figures.quantization import repeats
+from engine.model.cache import traced
 from engine.model.loaded import Loaded
 from engine.ops import timing
+from engine.tokens.passages import passage
 
 
 @dataclass(frozen=True)
-class Timings:
-    """Milliseconds of repeated forward passes of both precisions, measured in turns."""
+class Turns:
+    """Milliseconds of repeated forward passes over some tokens at both precisions, measured in turns."""
 
+    ids: tuple[int, ...]
     reference: timing.Timing
     other: timing.Timing
 
+    @property
+    def both(self) -> tuple[timing.Timing, timing.Timing]:
+        return self.reference, self.other
 
-_KEPT = 64
-_latest: LRUCache[object, Timings] = LRUCache(_KEPT)
-_lock = threading.Lock()
+    @property
+    def ratio(self) -> float:
+        """How many times as long the other one takes."""
+        return self.other.median / self.reference.median
+
+    @property
+    def clear(self) -> bool:
+        """Whether half of the repeats of one precision are all faster than half of those of the other."""
+        return self.reference.high < self.other.low or self.other.high < self.reference.low
 
 
-def measured(pair: Pair, rounds: int, again: bool = False) -> Timings:
-    """The last measurement of this pair on these tokens in this process, or a new one."""
-    sides = tuple((s.name, s.revision, s.precision, s.device) for s in (pair.reference, pair.other))
-    key = (sides, pair.ids, rounds)
-    with _lock:
-        found = None if again else _latest.get(key)
-    if found is None:
-        found = measure(pair, rounds)
-        with _lock:
-            _latest[key] = found
-    return found
+Timings = tuple[Turns, ...]
 
 
 def measure(pair: Pair, rounds: int = 7, seconds: float = 2.0) -> Timings:
-    """Forward passes over the prompt, the two precisions taking turns so that both meet the same disturbances.
+    """Passes over one token, as in writing, and over many at once, as in reading a prompt."""
+    many = cut(pair.reference, passage())[0]
+    return tuple(_turns(pair, ids, rounds, seconds) for ids in (many[:1], many))
+
+
+def _turns(pair: Pair, ids: tuple[int, ...], rounds: int, seconds: float) -> Turns:
+    """The two precisions take turns so that both meet the same disturbances.
 
     At least three rounds; after that no more once `seconds` are over.
     """
-    sides = (pair.reference, pair.other)
-    for side in sides:
-        returned_logits(side, pair.ids)
+    for side in pair.sides:
+        returned_logits(side, ids)
     found: tuple[list[float], list[float]] = ([], [])
     for i in range(rounds):
-        for side, runs in zip(sides, found, strict=True):
-            runs.append(timing.once(lambda side=side: returned_logits(side, pair.ids)))  # type: ignore[misc]
+        for side, runs in zip(pair.sides, found, strict=True):
+            runs.append(timing.once(lambda side=side: returned_logits(side, ids)))  # type: ignore[misc]
         if i >= 2 and sum(map(sum, found)) > 1000 * seconds:
             break
-    return Timings(*(timing.Timing(tuple(runs)) for runs in found))
+    return Turns(ids, *(timing.Timing(tuple(runs)) for runs in found))
 
 
 def time(pair: Pair, timings: Timings) -> Card:
-    """Milliseconds of one forward pass at both precisions, every repeat shown."""
+    """Milliseconds of a forward pass over one token and over many, at both precisions; every repeat shown."""
     names = pair.names
-    both = dict(zip(names, (timings.reference, timings.other), strict=True))
-    ratio = timings.other.median / timings.reference.median
-    said = f"takes {ratio:.2g} times as long as" if ratio >= 1 else f"is {1 / ratio:.2g} times as fast as"
+    rows = {
+        f"{name}, {_tokens(turns)}": t for turns in timings for name, t in zip(names, turns.both, strict=True)
+    }
+    few, many = timings
     spread = "; ".join(
         f"{name}: median {_ms(t.median)}, half of the repeats between {_ms(t.low)} and {_ms(t.high)}"
-        for name, t in both.items()
+        for name, t in rows.items()
     )
     device = "CPU" if pair.other.device == "cpu" else pair.other.device.upper()
+    medians = [t.median for t in rows.values()]
+    following = _following(pair, timings)
     return Card(
         key="time",
-        title=f"On this {device}, a pass at {names[1]} {said} one at {names[0]}",
+        title=f"On this {device}, {names[1]} takes {_compared(few)} as {names[0]} for one token, and {_compared(many)} "
+        f"for {len(many.ids)} at once",
         alt=f"Dots: every repeat, in milliseconds; bars: the medians. {spread}.",
         badge=Badge.LIVE,
         figure=repeats(
-            {name: t.milliseconds for name, t in both.items()},
-            x_name=f"milliseconds for one forward pass over {len(pair.ids)} tokens",
+            {name: t.milliseconds for name, t in rows.items()}, x_name="milliseconds for one forward pass"
         ),
         table={
-            "precision": list(names),
-            "median, ms": [t.median for t in both.values()],
-            "first quartile, ms": [t.low for t in both.values()],
-            "third quartile, ms": [t.high for t in both.values()],
-            "fastest, ms": [min(t.milliseconds) for t in both.values()],
-            "repeats": [len(t.milliseconds) for t in both.values()],
+            "precision and tokens": list(rows),
+            "median, ms": medians,
+            "first quartile, ms": [t.low for t in rows.values()],
+            "third quartile, ms": [t.high for t in rows.values()],
+            "fastest, ms": [min(t.milliseconds) for t in rows.values()],
+            "repeats": [len(t.milliseconds) for t in rows.values()],
         },
-        shown={"medians": [t.median for t in both.values()], "next": _following(pair)},
+        shown={"medians": medians, "next": following},
         oracle=Oracle(
-            "The medians from every repeat that is drawn, and the token that each timed pass predicts, by a pass of "
-            "its own. (No proof can run the clock a second time.)",
+            "The medians from every repeat that is drawn, and the token that each timed pass predicts, by a pass "
+            "without the cache of this process. (No proof can run the clock a second time.)",
             lambda: {
-                "medians": [median(t.milliseconds) for t in both.values()],
-                "next": [int(returned_logits(side, pair.ids)[-1].argmax()) for side in pair.sides],
+                "medians": [median(t.milliseconds) for t in rows.values()],
+                "next": [
+                    int(returned_logits(side, t.ids)[-1].argmax()) for t in timings for side in pair.sides
+                ],
             },
             {"medians": 1e-9, "next": 0.0},
         ),
-        code=code(head(pair), _TIME),
-        numbers={"tokens": len(pair.ids), "next": _following(pair)},
+        code=code(head(pair), _TIME, texts=[list(turns.ids) for turns in timings]),
+        numbers={"tokens": [len(turns.ids) for turns in timings], "next": following},
         atol=0,
-        note=f"{spread}. Measured just now, one pass after another, on a machine that may be doing other work."
+        note=f"{spread}. Measured on this machine, one pass after another, whatever else it was doing."
         + _layout(pair.other),
     )
+
+
+def _tokens(turns: Turns) -> str:
+    return "1 token" if len(turns.ids) == 1 else f"{len(turns.ids)} tokens"
+
+
+def _compared(turns: Turns) -> str:
+    return f"{turns.ratio:.2g} times as long" if turns.clear else "about as long"
 
 
 def _ms(milliseconds: float) -> str:
@@ -116,24 +134,29 @@ def _layout(loaded: Loaded) -> str:
     )
 
 
-def _following(pair: Pair) -> list[int]:
-    """Ids of the tokens that both passes predict."""
-    return [int(trace.logits[-1].argmax()) for trace in pair.traces]
+def _following(pair: Pair, timings: Timings) -> list[int]:
+    """Ids of the tokens that the timed passes predict."""
+    found = [traced(side, turns.ids).logits[-1] for turns in timings for side in pair.sides]
+    return [int(logits.argmax()) for logits in found]
 
 
 _TIME = """
     from torch.utils import benchmark
 
 
-    def measured(model):
-        given = ids.to(model.device)
+    def measured(model, text):
+        given = torch.tensor([text], device=model.device)
         with torch.no_grad():
             following = int(model(given, use_cache=False).logits[0, -1].argmax())
-            clock = benchmark.Timer("model(given, use_cache=False)", globals={"model": model, "given": given})
+            clock = benchmark.Timer("model(given, use_cache=False)", globals={{"model": model, "given": given}})
             print(clock.timeit(7))
         return following
 
 
-    result = {"tokens": ids.shape[1], "next": [measured(reference), measured(other)]}
+    texts = {texts}
+    result = {{
+        "tokens": [len(text) for text in texts],
+        "next": [measured(model, text) for text in texts for model in (reference, other)],
+    }}
     print(result)
 """

@@ -32,7 +32,9 @@ def next_token(pair: Pair, focus: int) -> Card:
             "Some logits are not finite numbers at one of these precisions; choose another one."
         )
     best = _union(p, q)
-    moved, divergence = ops.total_variation(p, q), float(kl_divergence(a.logits[focus], b.logits[focus]))
+    everywhere = _moved(a.logits, b.logits)
+    moved, divergence = float(everywhere[focus]), float(kl_divergence(a.logits[focus], b.logits[focus]))
+    most = int(np.nanargmax(everywhere))
     names, tokens = pair.names, [pair.named(i) for i in best]
     series = {names[0]: p[best], names[1]: q[best]}
     agree = "agree on" if p.argmax() == q.argmax() else "disagree about"
@@ -56,16 +58,26 @@ def next_token(pair: Pair, focus: int) -> Card:
             names[0]: [float(x) for x in p[best]],
             names[1]: [float(x) for x in q[best]],
         },
-        shown={"reference": p[best], "other": q[best], "moved": moved},
+        shown={"reference": p[best], "other": q[best], "moved": moved, "moved at each token": everywhere},
         oracle=Oracle(
-            "Both probabilities and the share that moved, by torch's softmax of the logits that transformers returns "
-            "from a pass of its own.",
+            "Both probabilities and the share that moved after every token, by torch's softmax of the logits that "
+            "transformers returns from a pass of its own.",
             lambda: _next_again(pair, focus, best),
             fraction(p[best] - q[best]),
         ),
         code=code(head(pair), _NEXT, focus=focus, ids=best),
-        note=f"KL({names[0]} ‖ {names[1]}) = {divergence:.3g} nats; total variation = {moved:.3g}.",
+        numbers={"reference": p[best], "other": q[best], "moved": moved},
+        atol=fraction(p[best] - q[best]),
+        note=f"KL({names[0]} ‖ {names[1]}) = {divergence:.3g} nats; total variation = {moved:.3g}. Of the prompt's "
+        f"tokens, most moved after “{pair.labels[most]}” (position {most}): {everywhere[most]:.2%}.",
     )
+
+
+def _moved(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Total variation after every token, shape seq; NaN where logits are no numbers."""
+    with np.errstate(invalid="ignore"):
+        rows = zip(reference, other, strict=True)
+        return np.array([ops.total_variation(softmax(a), softmax(b)) for a, b in rows])
 
 
 def _union(p: np.ndarray, q: np.ndarray) -> list[int]:
@@ -75,8 +87,10 @@ def _union(p: np.ndarray, q: np.ndarray) -> list[int]:
 
 
 def _next_again(pair: Pair, focus: int, best: list[int]) -> dict[str, Any]:
-    p, q = (torch.tensor(returned_logits(side, pair.ids)[focus]).double().softmax(-1) for side in pair.sides)
-    return {"reference": p[best], "other": q[best], "moved": (p - q).abs().sum() / 2}
+    p, q = (torch.tensor(returned_logits(side, pair.ids)).double().softmax(-1) for side in pair.sides)
+    moved = (p - q).abs().sum(-1) / 2
+    shown = {"reference": p[focus, best], "other": q[focus, best]}
+    return {**shown, "moved": moved[focus], "moved at each token": moved}
 
 
 _NEXT = """
@@ -163,7 +177,7 @@ def drift(pair: Pair, measure: str) -> Card:
         if measure == "relative L2"
         else np.maximum(1 - ops.cosine(a.hidden, b.hidden), 0)
     )
-    depth = [f"into block {i}" for i in range(len(values) - 1)] + ["after last"]
+    depth = [f"block {i}" for i in range(len(values) - 1)] + ["the end"]
     first, last = float(values[0].mean()), float(values[-1].mean())
     names = pair.names
     return Card(
@@ -176,7 +190,7 @@ def drift(pair: Pair, measure: str) -> Card:
             depth,
             pair.labels,
             concept="quantization_error",
-            row_name="residual stream",
+            row_name="stream entering",
             column_name="token",
             value_name=DRIFTS[measure],
         ),

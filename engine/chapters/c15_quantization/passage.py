@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, sqrt
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine import ReaderError
+from engine.chapters.c15_quantization.cost import linear_weights
 from engine.chapters.c15_quantization.pair import Pair, code, fraction, head
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracle import Shown
@@ -57,6 +58,15 @@ def cut(loaded: Loaded, text: str) -> tuple[Window, ...]:
     return tuple(window for window in found if len(window) > 1)
 
 
+SMALL = 50_000_000
+"""Parameters up to which a checkpoint reads the whole passage at once."""
+
+
+def small(loaded: Loaded) -> bool:
+    """Whether reading the whole passage takes no more than a moment."""
+    return linear_weights(loaded) <= SMALL
+
+
 def read(
     pair: Pair, given: Sequence[Window], progress: Callable[[float, str], None] = lambda share, what: None
 ) -> Reading:
@@ -90,7 +100,8 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
     change = reading.other - reading.reference
     names = pair.names
     worse = float((change > 0).mean())
-    lost = float(change.mean())
+    lost, error = float(change.mean()), _standard_error(change)
+    ratio = exp(lost)
     windows = [_by_window(reading, side) for side in (reading.reference, reading.other)]
     shown: Shown = {
         "change": change,
@@ -99,11 +110,12 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
         "windows, other": windows[1],
         "reference": before,
         "other": after,
+        "standard error": error,
     }
     allowed = SINGLE * max(*windows[0], *windows[1])
     return Card(
         key="perplexity",
-        title=f"Perplexity {before:.2f} at {names[0]}, {after:.2f} at {names[1]}",
+        title=f"Perplexity {before:.2f} at {names[0]}, {after:.2f} at {names[1]}: {_verdict(lost, error)}",
         alt=f"Histogram: surprisal at {names[1]} minus surprisal at {names[0]} for {change.size} tokens of a "
         f"held-out passage. {worse:.0%} of the tokens became more surprising; the mean change is {lost:+.3g} nats.",
         badge=Badge.LIVE,
@@ -130,15 +142,31 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
             {
                 "change": fraction(change),
                 "tokens": 0.0,
+                "standard error": fraction(error),
                 **dict.fromkeys(("windows, reference", "windows, other", "reference", "other"), allowed),
             },
         ),
         code=code(head(pair, reading.windows[0]), _CODE, windows=_listed(reading.windows)),
-        numbers=shown,
+        numbers={name: value for name, value in shown.items() if name != "standard error"},
         atol=min(allowed, fraction(change)),
         note=f"{change.size:,} predicted tokens in {_windows(len(reading.windows))}. {worse:.0%} of "
-        f"them became more surprising; exp of the mean change, {exp(lost):.4f}, is the ratio of the perplexities.",
+        f"them became more surprising. exp of the mean change is the ratio of the perplexities: {ratio:.3f} ± "
+        f"{ratio * error:.3f} (one standard error, token by token on the same text).",
     )
+
+
+def _standard_error(change: NDArray[np.float64]) -> float:
+    """Of the mean change of a token's surprisal, in nats: both precisions read the same tokens, so it is paired."""
+    return float(change.std(ddof=1) / sqrt(change.size)) if change.size > 1 else 0.0
+
+
+def _verdict(lost: float, error: float) -> str:
+    """Whether a mean change stands out from its error, as the end of a title."""
+    if lost == 0:
+        return "no difference"
+    if abs(lost) < 2 * error:
+        return "these tokens are too few to tell them apart"
+    return f"{exp(lost):.3f} times, ± {exp(lost) * error:.3f}"
 
 
 def _windows(count: int) -> str:
@@ -169,7 +197,9 @@ def _again(pair: Pair, windows: Sequence[Window]) -> dict[str, Any]:
         found[f"windows, {name}"] = losses.exp()
         found[name] = (losses @ count / count.sum()).exp()
         surprisals.append(torch.cat([nats(side, window) for window in windows]))
-    return found | {"change": surprisals[1] - surprisals[0]}
+    change = surprisals[1] - surprisals[0]
+    spread = change.std() / len(change) ** 0.5 if len(change) > 1 else 0.0
+    return found | {"change": change, "standard error": spread}
 
 
 @torch.no_grad()

@@ -166,7 +166,8 @@ def code_book(where: Where) -> Card:
         figure.add_vline(x=float(level), line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     return Card(
         key="code",
-        title=f"The 16 levels of {where.kind} over the weights they replace: {information:.2f} of 4 bits are used",
+        title=f"The {_different(packed.code)} levels of {where.kind} over the weights they replace: {information:.2f} "
+        "of 4 bits are used",
         alt=f"Histogram of {before.size:,} weights divided by their block's largest magnitude, with a dotted line at "
         f"each level of the {where.kind} code book.",
         badge=Badge.LIVE,
@@ -192,6 +193,11 @@ def code_book(where: Where) -> Card:
         note=f"All inputs of output rows {where.row} to {where.row + len(before) - 1}. Bits used: the entropy of the "
         "indices; 4 would mean that every level is taken equally often.",
     )
+
+
+def _different(levels: np.ndarray) -> int:
+    """How many of the levels differ: FP4 has a 0 with either sign."""
+    return len({float(level) for level in levels})
 
 
 def _code_again(where: Where) -> dict[str, Any]:

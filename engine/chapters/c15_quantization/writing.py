@@ -150,7 +150,7 @@ def text(pair: Pair, writing: Writing, choices: Choices) -> Card:
     names, tokens = pair.names, [pair.named(i) for i in best]
     return Card(
         key="text",
-        title=_title(pair, writing),
+        title=_title(pair, writing, choices),
         alt=f"Bars: the candidates for written token {writing.step + 1} and their probability at {names[0]} and "
         f"{names[1]}. The full texts stand above.",
         badge=Badge.LIVE,
@@ -193,7 +193,7 @@ def _chosen(writing: Writing) -> tuple[int, ...]:
     return (*writing.first[writing.step : writing.step + 1], *writing.second[writing.step : writing.step + 1])
 
 
-def _title(pair: Pair, writing: Writing) -> str:
+def _title(pair: Pair, writing: Writing, choices: Choices) -> str:
     parted, count = writing.parted, max(len(writing.first), len(writing.second))
     if parted is None:
         return f"All {count} tokens are the same; token {writing.step + 1} was the closest call"
@@ -201,7 +201,17 @@ def _title(pair: Pair, writing: Writing) -> str:
         f"“{pair.named(ids[parted])}”" if parted < len(ids) else "nothing"
         for ids in (writing.first, writing.second)
     )
-    return f"The texts part at written token {parted + 1}: {a} at {pair.names[0]}, {b} at {pair.names[1]}"
+    said = f"The texts part at written token {parted + 1}: {a} at {pair.names[0]}, {b} at {pair.names[1]}"
+    return said + (_lead_of(pair, writing, parted) if choices.greedy else "")
+
+
+def _lead_of(pair: Pair, writing: Writing, parted: int) -> str:
+    """By how much the reference preferred its own token to the one that the other wrote, as the end of a title."""
+    if parted >= min(len(writing.first), len(writing.second)):
+        return ""
+    p = softmax(writing.logits[0])
+    mine, theirs = (float(p[ids[parted]]) for ids in (writing.first, writing.second))
+    return f"; {pair.names[0]} gave them {mine:.0%} and {theirs:.0%}"
 
 
 def _table(pair: Pair, writing: Writing) -> dict[str, list[object]]:

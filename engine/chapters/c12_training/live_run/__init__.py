@@ -127,8 +127,8 @@ def _title(snapshot: Snapshot) -> str:
     chars = len(snapshot.corpus.chars)
     if not snapshot.steps:
         return (
-            f"Untrained, it loses {snapshot.marks[0].held_out:.2f} nats per character; guessing among all {chars} "
-            f"alike costs ln {chars} = {snapshot.corpus.uniform:.2f}"
+            f"Untrained, its loss is {snapshot.marks[0].held_out:.2f} nats per character; a uniform guess among "
+            f"{chars} costs ln {chars} = {snapshot.corpus.uniform:.2f}"
         )
     loss = float(snapshot.losses[-1])
     if snapshot.diverged:
