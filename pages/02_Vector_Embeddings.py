@@ -95,13 +95,11 @@ def suggest(view: View) -> None:
     if found is None or view.tokens[found].id == view.tokens[view.state.focus].id:
         return
     word = shorten(view.tokens[found].display, 24)
-    with view.controls:
-        st.caption(
-            f"Of this prompt’s words, “{markdown(word)}” has the nearest neighbour that is another word."
-        )
-        st.button(
-            f"Show “{markdown(word)}”", key=view.key("closest"), on_click=view.pick, args=({"focus": found},)
-        )
+    view.offer(
+        f"Show “{markdown(word)}”",
+        f"Of this prompt’s words, “{markdown(word)}” has the nearest neighbour that is another word.",
+        {"focus": found},
+    )
 
 
 def draw_map(view: View) -> Callable[[], Card]:

@@ -56,7 +56,11 @@ def suggest_last(view: View) -> None:
     """A button that chooses the last layer, where another is chosen."""
     last = view.loaded.spec.n_layer - 1
     if view.state.layer != last:
-        offer(view, last, f"No block comes after layer {last}, so there the direct effect is all there is.")
+        view.offer(
+            f"Show layer {last}",
+            f"No block comes after layer {last}, so there the direct effect is all there is.",
+            {"layer": last},
+        )
 
 
 def suggest_longest(view: View) -> None:
@@ -68,18 +72,12 @@ def suggest_longest(view: View) -> None:
         lambda progress: cards.longest(view.loaded, view.trace, focus),
     )
     if view.state.layer != layer:
-        offer(
-            view,
-            layer,
+        view.offer(
+            f"Show layer {layer}",
             f"Of the neurons that respond to {focus_of(view)} in this way, one for each layer, that of layer {layer} "
             f"writes most: a vector {share:.0%} as long as the residual stream that leaves its block.",
+            {"layer": layer},
         )
-
-
-def offer(view: View, layer: int, reason: str) -> None:
-    with view.controls:
-        st.caption(reason)
-        st.button(f"Show layer {layer}", key=view.key("offer"), on_click=view.pick, args=({"layer": layer},))
 
 
 def toy(view: View) -> Callable[[], Card]:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-import streamlit as st
-
 from engine.chapters import c08_attention as cards
 from engine.chapters.c08_attention.questions import ASKED
 from engine.evidence.card import Card
@@ -29,18 +27,8 @@ def for_head(card: Callable[..., Card], find: Finder) -> Callable[[View], Callab
 
 def offer(view: View, found: cards.Instance | None) -> None:
     """A button that chooses what shows the beat's point best here, and the reason."""
-    if found is None:
-        return
-    there = all(getattr(view.state, field) == value for field, value in found.picks.items())
-    with view.controls:
-        st.button(
-            found.label,
-            key=f"{view.page}-{view.beat}-offer",
-            on_click=view.pick,
-            args=(dict(found.picks),),
-            disabled=there,
-        )
-        st.caption(("This head is shown. " if there else "") + markdown(found.reason))
+    if found is not None:
+        view.offer(found.label, markdown(found.reason), found.picks)
 
 
 def looking_back(view: View) -> cards.Instance | None:

@@ -58,16 +58,9 @@ def offer(view: View, kind: str) -> None:
     (layer, head), score = view.work(
         "Looking for a head", (seed, kind), lambda progress: cards.strongest(view.loaded, seed, kind)
     )
-    there = shared(view) == (layer, head)
-    with view.controls:
-        st.button(
-            f"Show layer {layer}, head {head}",
-            key=f"{view.page}-{view.beat}-offer",
-            on_click=view.pick,
-            args=({"layer": layer, "head": head},),
-            disabled=there,
-        )
-        st.caption(("This head is shown. " if there else "") + WHY[kind].format(score=score))
+    view.offer(
+        f"Show layer {layer}, head {head}", WHY[kind].format(score=score), {"layer": layer, "head": head}
+    )
 
 
 def draw_wall(view: View) -> Callable[[], Card]:

@@ -71,6 +71,10 @@ class Fixed(View):
         self.chosen, self._own = pin.chosen, pin.own
         self.suffix = _SUFFIX
 
+    def key(self, name: Hashable) -> str:
+        """Of a widget that is drawn all the same, out of sight."""
+        return f"{super().key(name)}{_SUFFIX}"
+
     def slider(
         self,
         name: str,
@@ -174,6 +178,9 @@ class Fixed(View):
 
     def again(self, label: str, *, long: bool = False) -> int:
         return int(self._noted(f"again {label}", 0))
+
+    def offer(self, label: str, reason: str, picks: Mapping[str, Any]) -> None:
+        """Nothing: it stays as it is."""
 
     def live(self) -> None:
         raise ReaderError("A run that goes on cannot be pinned.")

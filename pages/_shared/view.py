@@ -237,6 +237,19 @@ class View(own.Controls):
             state.write_address()
             fragments.rerun(self.fragment)
 
+    def offer(self, label: str, reason: str, picks: Mapping[str, Any]) -> None:
+        """A button that chooses what shows the beat's point best here, and why; `reason` is markdown."""
+        there = all(getattr(self.state, field) == value for field, value in picks.items())
+        with self.controls:
+            st.button(
+                label,
+                key=f"{self.page}-{self.beat}-offer",
+                on_click=self.pick,
+                args=(dict(picks),),
+                disabled=there,
+            )
+            st.caption(f"This is shown. {reason}" if there else reason)
+
     def pick_layer(self) -> int:
         """The layer that the bar chooses."""
         return self.state.layer

@@ -6,6 +6,7 @@ import pytest
 
 from engine.chapters.c08_attention.questions import ASKED
 from engine.evidence.question import Question, between, leading, percent, plain
+from engine.tokens.text import markdown
 from tests.pages.conftest import BUNDLED, PAGES, ROOT, open_app, visited, watched
 from tests.pages.conftest import Visit as Seen
 
@@ -93,8 +94,9 @@ def test_a_figure_is_covered_until_there_is_a_guess():
     question = question_of_row(plain_cards)
     app, seen = open_row(predict="1")
     assert seen.cards["row"] == []
-    assert any(question.text in words.value for words in app.markdown)
-    assert not any(plain_cards["row"][0].title in words.value for words in app.markdown)
+    titles = [title.value for title in app.subheader]
+    assert markdown(question.text) in titles
+    assert markdown(plain_cards["row"][0].title) not in titles
 
     seen.cards.clear()
     with watched(seen):

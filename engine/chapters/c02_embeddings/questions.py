@@ -10,8 +10,8 @@ ASKED: dict[str, Ask] = {
         "Which row is nearest to the sum, the words put in included?", "cosine", "“{token}”", by_name=True
     ),
     "drift": how_much(
-        "The same word in two sentences: how alike are its two vectors after the last block (cosine)?",
-        lambda card: card.shown["cosines"][-1],
+        "One word in two senses: how alike are its vectors after the last block (cosine)?",
+        lambda card: card.shown["the other sense"][-1],
         (0.25, 0.5, 0.75),
         plain,
     ),

@@ -5,12 +5,7 @@ import numpy as np
 from engine.evidence.question import Ask, how_much, largest, percent
 
 ASKED: dict[str, Ask] = {
-    "sparsity": largest(
-        "In which layer does it take the most neurons to carry 90% of the activity?",
-        "neurons with 90% of the mass, mean",
-        "layer {layer}",
-    ),
-    "mass": how_much(
+    "sparsity": how_much(
         "How many of the neurons carry half of the activity at this token?",
         lambda card: card.shown["half"] / card.shown["k"][-1],
         (0.02, 0.05, 0.15),

@@ -13,8 +13,8 @@ ASKED: dict[str, Ask] = {
         "Which part of the model gets the longest gradient?", "length of the gradient", "{part}"
     ),
     "blame": largest(
-        "Which token of the prompt pushes the loss up most?",
-        "gradient · embedding",
+        "Without which token of the prompt does the loss rise most?",
+        "measured without it (nats)",
         "“{token}” at position {position}",
     ),
 }

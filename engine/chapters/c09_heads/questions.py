@@ -1,5 +1,7 @@
 """What a reader may be asked before the figures of this chapter are seen, by the key of the beat."""
 
+import numpy as np
+
 from engine.evidence.question import Ask, how_much, largest, percent
 
 ASKED: dict[str, Ask] = {
@@ -9,11 +11,6 @@ ASKED: dict[str, Ask] = {
         (0.1, 0.3, 0.6),
         percent,
     ),
-    "head": largest(
-        "Which token does this head look at most from the focus token?",
-        "weight",
-        "“{key}” at position {position}",
-    ),
     "scores": largest(
         "Which head has the highest induction score?", "induction", "layer {layer}, head {head}"
     ),
@@ -21,6 +18,14 @@ ASKED: dict[str, Ask] = {
         "Random tokens, read a second time: what part of the first reading's surprisal is left?",
         lambda card: card.shown["means"][1] / card.shown["means"][0],
         (0.1, 0.3, 0.6),
+        percent,
+    ),
+    "circuit": how_much(
+        "The previous-token heads are taken out: what part of the induction scores is left?",
+        lambda card: (
+            np.mean(card.shown["without the previous-token heads"]) / np.mean(card.shown["as it is"])
+        ),
+        (0.25, 0.5, 0.75),
         percent,
     ),
 }
