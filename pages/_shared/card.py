@@ -1,7 +1,5 @@
 """The card: a figure, its badge, and the evidence for it."""
 
-import csv
-import io
 import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,10 +11,11 @@ import streamlit as st
 
 from engine import ReaderError
 from engine.evidence.card import Badge, Card, Proof
-from engine.tokens.text import label, markdown
-from pages._shared import resources, sheet, state, waiting
+from engine.tokens.text import markdown
+from pages._shared import files, resources, sheet, state, waiting
 from pages._shared.bar import on_a_phone
 from pages._shared.sheet import Stop
+from pages._shared.state import State
 from pages._shared.work import PLAIN_BYTES, Pending, Progress
 
 if TYPE_CHECKING:
@@ -56,16 +55,18 @@ class Again:
     find      gives the card; raises Pending while it has to be made once more
     key       names all that the card depends on
     fragment  the name of the fragment that is the row of evidence
+    chosen    the state that it was made of, where that need not be the present one
     """
 
     find: Callable[[], Card]
     key: Hashable
     fragment: str
+    chosen: State | None = None
 
     @classmethod
-    def kept(cls, card: Card, fragment: str) -> "Again":
+    def kept(cls, card: Card, fragment: str, chosen: State | None = None) -> "Again":
         """For a card that is small enough to stay in the session."""
-        return cls(lambda: card, next(_numbers), fragment)
+        return cls(lambda: card, next(_numbers), fragment, chosen)
 
 
 def draw(
@@ -212,7 +213,7 @@ def _panel(chosen: str, card: Card, key: str, again: Again) -> None:
         code = printed(card.code or "")
         st.code(code, language="python", height=320 if code.count("\n") > 14 else "content")
     elif chosen == DOWNLOAD:
-        _downloads(card, key)
+        _downloads(card, key, again.chosen or state.current())
 
 
 def printed(code: str) -> str:
@@ -254,64 +255,23 @@ def _uniform(column: Sequence[Any]) -> Sequence[Any]:
     return [str(value) for value in values] if any(isinstance(value, str) for value in values) else values
 
 
-def _downloads(card: Card, key: str) -> None:
+def _downloads(card: Card, key: str, chosen: State) -> None:
+    file = files.name(key, chosen)
     with st.container(horizontal=True, gap="small"):
         if card.figure is not None:
             st.download_button(
-                "Figure as one HTML file",
-                lambda: to_html(card),
-                f"{key}.html",
+                "Figure as one HTML file, which saves PNG and SVG",
+                lambda: files.to_html(card, chosen),
+                f"{file}.html",
                 "text/html",
                 key=f"{key}-html",
                 on_click="ignore",
             )
         st.download_button(
             "Numbers as CSV",
-            lambda: to_csv(card),
-            f"{key}.csv",
+            lambda: files.to_csv(card, chosen),
+            f"{file}.csv",
             "text/csv",
             key=f"{key}-csv",
             on_click="ignore",
         )
-
-
-def to_html(card: Card) -> str:
-    """The figure as a page that needs no network."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure(card.figure)
-    figure.update_layout(title_text=label(card.title), template="plotly_white", margin_t=80)
-    html: str = figure.to_html(include_plotlyjs=True, full_html=True)
-    return html
-
-
-def to_csv(card: Card) -> bytes:
-    """The table as UTF-8 with a byte order mark, so that spreadsheets read it; text never starts a formula."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow([inert(name) for name in card.table])
-    columns: Sequence[Sequence[Any]] = list(card.table.values())
-    writer.writerows([inert(value) for value in row] for row in zip(*columns, strict=True))
-    return text.getvalue().encode("utf-8-sig", "replace")
-
-
-_FORMULAS = (
-    "=",
-    "+",
-    "-",
-    "@",
-    "\t",
-    "\r",
-    "\n",
-    "\uff1d",
-    "\uff0b",
-    "\uff0d",
-    "\uff20",
-)  # full-width ones too
-
-
-def inert(value: Any) -> Any:
-    """A cell that a spreadsheet reads as text: a leading = + - @, tab or line break gets an apostrophe."""
-    if isinstance(value, str) and value.lstrip(" \u3000\u00a0")[:1] in _FORMULAS:
-        return "'" + value
-    return value

@@ -59,6 +59,7 @@ class Sheet:
         self.inside: frozenset[str] = frozenset()
         self.near: frozenset[str] = frozenset()
         self.first_in_sight = ""
+        self.whole = False
         self.window = (1280, 720)
         self.goto = ("", 0)
         self.stopped: dict[Hashable, Job] = {}
@@ -154,7 +155,7 @@ class Sheet:
 
     def wanted(self, beat: str) -> bool:
         """Whether a beat is to be drawn now."""
-        return browserless or beat in self.inside or beat in self.near
+        return browserless or self.whole or beat in self.inside or beat in self.near
 
     def drew(self, beat: str, used: Iterable[str]) -> None:
         """A beat shows what the present choices make of it; `used` are those it depends on."""
@@ -183,7 +184,7 @@ class Sheet:
         moved = [name for name, (_, job, shown) in self._waiting.items() if _news(job) != shown]
         stale = [beat for beat in self.beats if beat in self.inside and self._stale(beat)]
         if not moved and not stale:
-            stale = [beat for beat in self.beats if beat in self.near and self._stale(beat)][:1]
+            stale = [beat for beat in self.beats if self.wanted(beat) and self._stale(beat)][:1]
         return [*moved, *(beat for beat in stale if beat not in moved)]
 
     def stale_in_sight(self, first: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from engine.checkpoints.naming import short
 from engine.checkpoints.prompts import prompts_for
 from engine.model.precisions import PRECISIONS, precision
 from engine.tokens.text import PROMPT_CHARACTERS, markdown
-from pages._shared import chapters, download, models, predict, state
+from pages._shared import chapters, download, models, predict, sheet, state
 from pages._shared.chapters import Chapter
 
 _SEEN = "anatomy.seen"
@@ -21,6 +21,7 @@ def show(page: str) -> None:
     with st.sidebar:
         _choices()
         predict.switch()
+        _whole()
         download.offer()
         _contents(page)
 
@@ -140,6 +141,23 @@ def _choices() -> None:
         )
     else:
         download.other()
+
+
+def _whole() -> None:
+    """A switch that has all figures drawn, in sight or not: for paper, and for the browser's own search."""
+    here = sheet.current()
+    state.mirror("side-whole", here.whole)
+    st.toggle(
+        "Draw the whole page",
+        key="side-whole",
+        on_change=_draw_whole,
+        help="Figures are drawn when they come into sight. To print a chapter, have all of them drawn first, "
+        "then print with Ctrl+P.",
+    )
+
+
+def _draw_whole() -> None:
+    sheet.current().whole = bool(st.session_state.get("side-whole"))
 
 
 def _choose() -> None:

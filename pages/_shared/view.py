@@ -186,12 +186,13 @@ class View(own.Controls):
         names = (f"evidence-{self.fragment}{self.suffix}-{number}" for number in itertools.count())
         if not callable(drawn):
             return [
-                (card, Again.kept(card, name)) for card, name in zip(_several(drawn), names, strict=False)
+                (card, Again.kept(card, name, self.chosen))
+                for card, name in zip(_several(drawn), names, strict=False)
             ]
         find, key = self._finder(drawn)
         found = find(self.fragment)
         return [
-            (card, Again(partial(_nth, find, name, at), (key, at), name))
+            (card, Again(partial(_nth, find, name, at), (key, at), name, self.chosen))
             for at, (card, name) in enumerate(zip(found, names, strict=False))
         ]
 

@@ -7,7 +7,8 @@ import pytest
 from engine.evidence.card import Badge, Card
 from engine.tokens.text import markdown
 from pages._shared import card as cards
-from pages._shared import chapters, frame, resources
+from pages._shared import chapters, files, frame, resources
+from pages._shared.state import State
 from tests.pages import conftest
 from tests.pages.conftest import DEMO_PAGE, open_app
 
@@ -183,7 +184,7 @@ def test_a_chapter_is_named_by_its_docstring(tmp_path, monkeypatch):
 )
 def test_a_spreadsheet_reads_no_formula_in_the_csv(cell):
     card = Card("k", "t", "a", Badge.TOY, None, {cell: [cell, 'a "quoted", cell'], "n": [-1.5, 2]})
-    header, first, *_ = cards.to_csv(card).decode("utf-8-sig").split("\r\n", 2)
+    header, first, *_ = files.to_csv(card).decode("utf-8-sig").split("\r\n", 2)
     assert header.lstrip('"').startswith("'")
     assert first.lstrip('"').startswith("'")
     assert "-1.5" in first  # a number stays a number
@@ -193,10 +194,21 @@ def test_the_downloaded_figure_needs_no_network_and_runs_no_title():
     import plotly.graph_objects as go
 
     card = Card("k", "<script>alert(1)</script> $x$", "a", Badge.TOY, go.Figure(go.Bar(y=[1])), {"y": [1]})
-    page = cards.to_html(card)
+    page = files.to_html(card, State(prompt="<script>alert(2)</script>", layer=3))
     assert "plotly.js v" in page
     assert 'src="http' not in page
-    assert "<script>alert(1)" not in page
+    assert "<script>alert(" not in page
+    assert "&lt;script&gt;alert(2)" in page
+    assert 'filename: "k-pocket-gpt2-fp32-L3-H0"' in page
+
+
+def test_a_table_says_what_it_was_made_of():
+    card = Card("k", "t", "a", Badge.TOY, None, {"n": [1, 2]})
+    lines = files.to_csv(card, State(prompt="=1+1", layer=3)).decode("utf-8-sig").splitlines()
+    assert lines[:4] == ["n", "1", "2", ""]
+    assert "prompt,'=1+1" in lines
+    assert "layer,3" in lines
+    assert any(line.startswith("made with,Anatomy of a Language Model 0") for line in lines)
 
 
 def test_a_chapter_can_be_the_first_page_of_a_session(demo, tmp_path):
