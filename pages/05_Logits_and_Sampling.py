@@ -31,6 +31,7 @@ def softmax(view: View) -> Callable[[], Card]:
 def filters(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=0.8, top_k=40, top_p=0.9, more=True)
+    _offer_open(view)
     return lambda: cards.filters(view.loaded, view.trace, view.state.focus, chosen)
 
 
@@ -52,6 +53,7 @@ def draws(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=1.0, top_k=0, top_p=1.0)
         count = view.select_slider("draws", "Draws", (50, 500, 5000), 500)
+    _offer_open(view)
     return lambda: cards.draws(view.loaded, view.trace, view.state.focus, chosen, view.state.seed, count)
 
 
@@ -99,6 +101,26 @@ def surprisal(view: View) -> Callable[[], Card]:
 def _ids(view: View) -> tuple[int, ...]:
     """The prompt that is continued."""
     return tuple(token.id for token in view.tokens)
+
+
+def _offer_open(view: View) -> None:
+    """Where the next token is nearly certain, a button that chooses the token after which it is least so."""
+    found = view.work("Reading the prompt", "entropies", lambda progress: cards.entropies(view.trace))
+    here, place = view.state.focus, int(found.argmax())
+    if found[here] >= cards.SURE or found[place] < cards.SURE:
+        return
+    now, then = (markdown(shorten(view.tokens[i].display, 20)) for i in (here, place))
+    with view.controls:
+        st.caption(
+            f"After “{now}” the model is nearly certain: the entropy of its distribution is {found[here]:.2f} nats. It "
+            f"is largest after “{then}”: {found[place]:.2f} nats."
+        )
+        st.button(
+            f"Show “{then}” (position {place})",
+            key=view.key("open"),
+            on_click=view.pick,
+            args=({"focus": place},),
+        )
 
 
 def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:

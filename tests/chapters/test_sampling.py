@@ -296,6 +296,14 @@ def test_the_penalty_knows_only_the_tokens_up_to_the_position(loaded, trace):
     assert card.numbers["entropy"] == pytest.approx(expected.item())
 
 
+def test_entropies_are_torchs(trace):
+    p = torch.tensor(trace.logits, dtype=torch.float64).softmax(-1)
+    np.testing.assert_allclose(cards.entropies(trace), torch.special.entr(p).sum(-1), atol=1e-9)
+    broken = trace.logits.copy()
+    broken[2, 0] = np.nan
+    assert cards.entropies(replace(trace, logits=broken))[2] == 0
+
+
 def test_each_bar_of_the_flow_has_length_one(loaded, trace):
     figure = make_filters(loaded, trace).figure
     assert np.sum([bar.x for bar in figure.data], axis=0) == pytest.approx(1.0)
