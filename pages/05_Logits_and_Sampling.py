@@ -38,7 +38,7 @@ def filters(view: View) -> Callable[[], Card]:
 def texts(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
-        length = view.slider("length", "Tokens to write", 4, 24, 12)
+        length = view.slider("length", "Tokens to write", 4, 24, 20)
     ids, seed = _ids(view), view.state.seed
     requests = (
         cards.Request(ids, length),
@@ -81,6 +81,22 @@ def tree(view: View) -> Callable[[], Card]:
     rest, kept = cards.turn(view.loaded, request, step - 1, road)
     after = () if kept[-1].end or not rest.n else _written(view, (rest,))[0]
     return lambda: cards.tree(view.loaded, request, rest, kept, known=after)
+
+
+def beams(view: View) -> Callable[[], Card]:
+    with view.controls:
+        length = view.slider("length", "Tokens", 2, 12, 7)
+        width = view.select_slider("width", "Beams", (2, 4, 8, 16), 8)
+    ids = _ids(view)
+    found = view.work(
+        "Searching",
+        (length, width),
+        lambda progress: (
+            cards.search(view.loaded, ids, length, 1),
+            cards.search(view.loaded, ids, length, width, lambda share: progress(share, "Keeping the best")),
+        ),
+    )
+    return lambda: cards.beams(view.loaded, ids, length, width, found)
 
 
 def lens(view: View) -> Callable[[], Card]:
@@ -252,13 +268,14 @@ chapter(
         Beat(
             "texts",
             "Greedy always writes the same; sampling writes what the seed draws",
-            prose="""
+            prose=f"""
             **Greedy** decoding takes the most probable token at every step: no chance, one text. **Sampling** draws
             from the filtered distribution. The seed fixes the random numbers, so the same seed with the same
             settings gives the same text again, and the next seed usually gives another.
 
             The bars show the probability of each token in the model’s own distribution. Greedy text is made of
-            favourites only.
+            favourites only, and it easily falls into a loop, because a repetition makes the next one more probable
+            ([Holtzman et al. 2020]({HOLTZMAN})).
             """,
             draw=texts,
             try_this="Set top-k to 1: both samples turn into the greedy text. Then try temperature 2 with top-k off.",
@@ -290,6 +307,20 @@ chapter(
             """,
             draw=tree,
             try_this="Leave the road at step 1 with the second candidate and read where that road leads.",
+        ),
+        Beat(
+            "beams",
+            "The likeliest steps are not always the likeliest text",
+            prose=f"""
+            The likeliest token at every step need not make the likeliest text: a less probable token may open a road on
+            which everything that follows is more probable. **Beam search** keeps not one text but several, the beams:
+            at every step all of them are continued, and the likeliest ones are kept.
+
+            The likeliest text is seldom the best one: it tends to be dull and to repeat itself, which is one reason to
+            sample ([Holtzman et al. 2020]({HOLTZMAN})).
+            """,
+            draw=beams,
+            try_this="Raise the number of tokens: from which length on do the two part?",
         ),
         Beat(
             "lens",

@@ -1,5 +1,6 @@
 """Chapter 5: logits, what is done to them before a token is drawn, and what the draws look like."""
 
+from engine.chapters.c05_sampling.beams import beams, search
 from engine.chapters.c05_sampling.draws import draws
 from engine.chapters.c05_sampling.filters import SURE, entropies, filters
 from engine.chapters.c05_sampling.lens import ROWS, favourites, layers
@@ -16,6 +17,7 @@ __all__ = [
     "SURE",
     "Choice",
     "Request",
+    "beams",
     "complete",
     "display",
     "draws",
@@ -27,6 +29,7 @@ __all__ = [
     "name",
     "probabilities",
     "prompt",
+    "search",
     "so_far",
     "text",
     "texts",
