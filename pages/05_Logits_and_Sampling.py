@@ -32,13 +32,14 @@ def softmax(view: View) -> Callable[[], Card]:
 def filters(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=0.8, top_k=40, top_p=0.9, more=True)
+    _offer_open(view)
     return lambda: cards.filters(view.loaded, view.trace, view.state.focus, chosen)
 
 
 def texts(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
-        length = view.slider("length", "Tokens to write", 4, 24, 12)
+        length = view.slider("length", "Tokens to write", 4, 24, 20)
     ids, seed = _ids(view), view.state.seed
     requests = (
         cards.Request(ids, length),
@@ -53,6 +54,7 @@ def draws(view: View) -> Callable[[], Card]:
     with view.controls:
         chosen = _filters(view, temperature=1.0, top_k=0, top_p=1.0)
         count = view.select_slider("draws", "Draws", (50, 500, 5000), 500)
+    _offer_open(view)
     return lambda: cards.draws(view.loaded, view.trace, view.state.focus, chosen, view.state.seed, count)
 
 
@@ -82,6 +84,22 @@ def tree(view: View) -> Callable[[], Card]:
     return lambda: cards.tree(view.loaded, request, rest, kept, known=after)
 
 
+def beams(view: View) -> Callable[[], Card]:
+    with view.controls:
+        length = view.slider("length", "Tokens", 2, 12, 7)
+        width = view.select_slider("width", "Beams", (2, 4, 8, 16), 8)
+    ids = _ids(view)
+    found = view.work(
+        "Searching",
+        (length, width),
+        lambda progress: (
+            cards.search(view.loaded, ids, length, 1),
+            cards.search(view.loaded, ids, length, width, lambda share: progress(share, "Keeping the best")),
+        ),
+    )
+    return lambda: cards.beams(view.loaded, ids, length, width, found)
+
+
 def lens(view: View) -> Callable[[], Card]:
     with view.controls:
         if view.toggle("favourites", "Follow the five final favourites"):
@@ -100,6 +118,26 @@ def surprisal(view: View) -> Callable[[], Card]:
 def _ids(view: View) -> tuple[int, ...]:
     """The prompt that is continued."""
     return tuple(token.id for token in view.tokens)
+
+
+def _offer_open(view: View) -> None:
+    """Where the next token is nearly certain, a button that chooses the token after which it is least so."""
+    found = view.work("Reading the prompt", "entropies", lambda progress: cards.entropies(view.trace))
+    here, place = view.state.focus, int(found.argmax())
+    if found[here] >= cards.SURE or found[place] < cards.SURE:
+        return
+    now, then = (markdown(shorten(view.tokens[i].display, 20)) for i in (here, place))
+    with view.controls:
+        st.caption(
+            f"After “{now}” the model is nearly certain: the entropy of its distribution is {found[here]:.2f} nats. It "
+            f"is largest after “{then}”: {found[place]:.2f} nats."
+        )
+        st.button(
+            f"Show “{then}” (position {place})",
+            key=view.key("open"),
+            on_click=view.pick,
+            args=({"focus": place},),
+        )
 
 
 def _filters(view: View, *, temperature: float, top_k: int, top_p: float, more: bool = False) -> Filters:
@@ -231,13 +269,14 @@ chapter(
         Beat(
             "texts",
             "Greedy always writes the same; sampling writes what the seed draws",
-            prose="""
+            prose=f"""
             **Greedy** decoding takes the most probable token at every step: no chance, one text. **Sampling** draws
             from the filtered distribution. The seed fixes the random numbers, so the same seed with the same
             settings gives the same text again, and the next seed usually gives another.
 
             The bars show the probability of each token in the model’s own distribution. Greedy text is made of
-            favourites only.
+            favourites only, and it easily falls into a loop, because a repetition makes the next one more probable
+            ([Holtzman et al. 2020]({HOLTZMAN})).
             """,
             draw=texts,
             try_this="Set top-k to 1: both samples turn into the greedy text. Then try temperature 2 with top-k off.",
@@ -269,6 +308,20 @@ chapter(
             """,
             draw=tree,
             try_this="Leave the road at step 1 with the second candidate and read where that road leads.",
+        ),
+        Beat(
+            "beams",
+            "The likeliest steps are not always the likeliest text",
+            prose=f"""
+            The likeliest token at every step need not make the likeliest text: a less probable token may open a road on
+            which everything that follows is more probable. **Beam search** keeps not one text but several, the beams:
+            at every step all of them are continued, and the likeliest ones are kept.
+
+            The likeliest text is seldom the best one: it tends to be dull and to repeat itself, which is one reason to
+            sample ([Holtzman et al. 2020]({HOLTZMAN})).
+            """,
+            draw=beams,
+            try_this="Raise the number of tokens: from which length on do the two part?",
         ),
         Beat(
             "lens",

@@ -18,13 +18,15 @@ from transformers import (
 from engine import ReaderError, capture
 from engine.chapters import c05_sampling as cards
 from engine.chapters.c05_sampling import lens
+from engine.chapters.c05_sampling.texts import repeated
+from engine.checkpoints.prompts import prompts_for
 from engine.evidence.oracle import Oracle
 from engine.evidence.oracles import filtering
 from engine.evidence.oracles.order import at_ranks
 from engine.figures import sampling as figures
 from engine.ops import sampling as ops
 from engine.ops.sampling import Filters
-from tests.conftest import PROMPT
+from tests.conftest import PROMPT, loaded_checkpoint
 from tests.pages.mutations import mutations
 
 ALL = Filters(1.2, 0.8, 40, 0.9, 0.03)
@@ -224,6 +226,10 @@ def make_turned_tree(loaded, trace):
     return cards.tree(loaded, request, rest, kept)
 
 
+def make_beams(loaded, trace):
+    return cards.beams(loaded, trace.ids, 5, 4)
+
+
 def make_lens(loaded, trace):
     return cards.layers(loaded, trace, last(trace))
 
@@ -241,7 +247,7 @@ def make_surprisal(loaded, trace):
 
 
 MAKERS = [
-    make_logits, make_softmax, make_filters, make_draws, make_texts, make_tree, make_turned_tree, make_lens,
+    make_logits, make_softmax, make_filters, make_draws, make_texts, make_tree, make_turned_tree, make_beams, make_lens,
     make_folded_lens, make_favourites, make_surprisal,
 ]  # fmt: skip
 
@@ -296,6 +302,14 @@ def test_the_penalty_knows_only_the_tokens_up_to_the_position(loaded, trace):
     assert card.numbers["entropy"] == pytest.approx(expected.item())
 
 
+def test_entropies_are_torchs(trace):
+    p = torch.tensor(trace.logits, dtype=torch.float64).softmax(-1)
+    np.testing.assert_allclose(cards.entropies(trace), torch.special.entr(p).sum(-1), atol=1e-9)
+    broken = trace.logits.copy()
+    broken[2, 0] = np.nan
+    assert cards.entropies(replace(trace, logits=broken))[2] == 0
+
+
 def test_each_bar_of_the_flow_has_length_one(loaded, trace):
     figure = make_filters(loaded, trace).figure
     assert np.sum([bar.x for bar in figure.data], axis=0) == pytest.approx(1.0)
@@ -321,6 +335,48 @@ def test_one_token_left_means_it_is_always_drawn(loaded, trace):
     card = cards.draws(loaded, trace, 2, Filters(top_k=1), 0)
     assert card.table["observed"] == [500]
     assert "1 of 1" in card.title
+
+
+def test_one_beam_is_greedy_and_more_find_a_text_that_is_no_less_likely_than_theirs(loaded, trace):
+    greedy = cards.written(loaded, cards.Request(trace.ids, 6))
+    assert list(cards.search(loaded, trace.ids, 6, 1).ids) == [choice.id for choice in greedy]
+    ids = torch.tensor([trace.ids])
+    theirs = loaded.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, num_beams=6, length_penalty=0.0,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    assert list(cards.search(loaded, trace.ids, 6, 6).ids) == theirs[0, len(trace.ids) :].tolist()
+
+
+def test_a_greedy_text_does_not_pass_for_that_of_beams():
+    loaded = loaded_checkpoint("pocket-llama")
+    ids = capture(loaded, prompts_for("pocket-llama").default).ids
+    greedy, best = cards.search(loaded, ids, 5, 1), cards.search(loaded, ids, 5, 8)
+    assert sum(best.logs) > sum(greedy.logs) + 1
+    card = cards.beams(loaded, ids, 5, 8, (greedy, best))
+    assert card.prove().passed
+    assert f"{math.exp(sum(best.logs) - sum(greedy.logs)):.3g} times as likely" in card.title
+    assert untold(card) == []
+    assert not cards.beams(loaded, ids, 5, 8, (greedy, greedy)).prove().passed
+    assert not cards.beams(loaded, ids, 5, 8, (best, best)).prove().passed
+
+
+def test_how_much_of_a_texts_end_has_stood_before():
+    assert repeated([1, 2, 3], [9, 1, 2, 3]) == 3
+    assert repeated([1, 2], [3, 4]) == 0
+    assert repeated([7], [7, 7, 7]) == 3  # it may overlap itself
+    assert repeated([5, 1, 2], [1, 2]) == 2  # no more than is new
+    assert repeated([], [4, 5, 6, 4, 5, 6]) == 3
+
+
+def test_a_greedy_text_that_repeats_is_said_to():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    ids = capture(loaded, prompts_for("pocket-gpt2").default).ids
+    card = cards.texts(loaded, (cards.Request(ids, 20), cards.Request(ids, 20, 0)))
+    greedy, drawn = card.shown["repeated"]
+    assert greedy > 4 > drawn
+    assert f"The last {greedy} tokens of “greedy” have stood before" in card.note
+    assert "seed" not in card.note
 
 
 def test_a_turn_takes_the_road_it_is_told(loaded, trace):

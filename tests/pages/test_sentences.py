@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from engine.checkpoints.prompts import prompts_for
 from engine.tokens import encodings
 from tests.conftest import SMOLLM2, loaded_checkpoint, needs_smollm2
 from tests.pages.conftest import BUNDLED, visited
@@ -106,3 +107,15 @@ def test_how_many_logits_there_are_and_what_they_are_made_of(checkpoint):
     tied = model.get_output_embeddings().weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
     assert ("the unembedding is the embedding matrix once more" in text) == tied
     assert f"the last of the {model.config.num_hidden_layers} blocks" in text
+
+
+@each
+def test_a_token_after_which_more_is_open_is_offered_where_the_model_is_nearly_certain(checkpoint):
+    loaded, text = loaded_checkpoint(checkpoint), said(SAMPLING, checkpoint)
+    ids = torch.tensor([loaded.tokenizer(prompts_for(checkpoint).default)["input_ids"]])
+    with torch.no_grad():
+        entropies = torch.special.entr(loaded.model(ids).logits[0].double().softmax(-1)).sum(-1)
+    assert ("the model is nearly certain" in text) == (float(entropies[-1]) < 1)
+    if entropies[-1] < 1:
+        assert f"distribution is {float(entropies[-1]):.2f} nats" in text
+        assert f": {float(entropies.max()):.2f} nats." in text

@@ -1,7 +1,8 @@
 """Chapter 5: logits, what is done to them before a token is drawn, and what the draws look like."""
 
+from engine.chapters.c05_sampling.beams import beams, search
 from engine.chapters.c05_sampling.draws import draws
-from engine.chapters.c05_sampling.filters import filters
+from engine.chapters.c05_sampling.filters import SURE, entropies, filters
 from engine.chapters.c05_sampling.lens import ROWS, favourites, layers
 from engine.chapters.c05_sampling.logits import logits, probabilities
 from engine.chapters.c05_sampling.surprisal import prompt
@@ -13,11 +14,14 @@ from engine.model.writing import Choice, Request, complete, so_far, text, write,
 __all__ = [
     "ROADS",
     "ROWS",
+    "SURE",
     "Choice",
     "Request",
+    "beams",
     "complete",
     "display",
     "draws",
+    "entropies",
     "favourites",
     "filters",
     "layers",
@@ -25,6 +29,7 @@ __all__ = [
     "name",
     "probabilities",
     "prompt",
+    "search",
     "so_far",
     "text",
     "texts",

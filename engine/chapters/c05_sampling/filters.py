@@ -28,6 +28,16 @@ NAMED = 5
 """Tokens that get a segment of their own: this many favourites of the model and of the last filter."""
 
 
+SURE = 1.0
+"""Nats of entropy under which a distribution has hardly anything to cut or to draw from."""
+
+
+def entropies(trace: Trace) -> Float:
+    """Entropy in nats of the next-token distribution after every token, seq; 0 where logits are not finite."""
+    rows = [row if np.isfinite(row).all() else np.zeros(1) for row in trace.logits]
+    return np.array([float(entropy(softmax(row))) for row in rows])
+
+
 def filters(loaded: Loaded, trace: Trace, position: int, chosen: Filters) -> Card:
     """The distribution after `position` on its way through the five filters, and what is left to draw from."""
     row = trace.logits[inside(trace, position)]

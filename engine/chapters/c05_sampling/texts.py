@@ -25,6 +25,29 @@ def name(request: Request) -> str:
     return "greedy" if request.seed is None else f"seed {request.seed}"
 
 
+LOOP = 4
+"""Tokens at the end of a text that have to stand before in the same order to be called a repetition."""
+
+
+def repeated(seen: Sequence[int], new: Sequence[int]) -> int:
+    """How many tokens at the end of a new text have stood before in the same order, in it or in those `seen`."""
+    whole = [*seen, *new]
+    longest = 0
+    for end in range(len(whole) - 1):
+        length = 0
+        while length <= end and length < len(new) and whole[end - length] == whole[-1 - length]:
+            length += 1
+        longest = max(longest, length)
+    return longest
+
+
+def _again_and_again(name: str, count: int) -> str:
+    """A sentence about a text that repeats; nothing about another."""
+    return (
+        f" The last {count} tokens of “{name}” have stood before in the same order." if count >= LOOP else ""
+    )
+
+
 def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Choice, ...], ...] = ()) -> Card:
     """Texts of several requests after one prompt; `pieces` are what is written of them already."""
     whole = pieces or tuple(written(loaded, request) for request in requests)
@@ -42,6 +65,7 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
     labelled = list(zip(requests, whole, means, strict=True))
     given = [[c.id for c in choices] for choices in whole]
     nats = logit_tolerance(loaded)
+    loops = [repeated(request.ids, ids) for request, ids in zip(requests, given, strict=True)]
     largest = [max(c.probability for c in choices) for choices in whole]
     return Card(
         key="texts",
@@ -63,6 +87,7 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
             **{f"{name(r)}: nats": [c.surprisal for c in choices] for r, choices, _ in labelled},
             **{f"{name(r)}: drawn from": [c.probability for c in choices] for r, choices, _ in labelled},
             "nats per token": means,
+            "repeated": loops,
         },
         oracle=Oracle(
             "One pass of transformers over each whole text, without a KV cache: surprisals by torch's cross_entropy, "
@@ -76,10 +101,12 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
                     for r, p in zip(requests, largest, strict=True)
                 },
                 "nats per token": nats,
+                "repeated": 0.0,
             },
         ),
         code=_code(loaded, requests, [len(choices) for choices in whole]),
-        note="Number and bar under each token: its probability in the model's own distribution, before any filter.",
+        note="Number and bar under each token: its probability in the model's own distribution, before any filter."
+        + "".join(_again_and_again(name(r), count) for r, count in zip(requests, loops, strict=True)),
     )
 
 
@@ -99,7 +126,19 @@ def _again(
             probabilities(row, [*seen, *new[:i]], request.filters)[id]
             for i, (row, id) in enumerate(zip(rows, new, strict=True))
         ]
-    return found | {"nats per token": means}
+    loops = [_tail(request.ids, found[name(request)]) for request in requests]
+    return found | {"nats per token": means, "repeated": loops}
+
+
+def _tail(seen: Sequence[int], new: Sequence[int]) -> int:
+    """The length of the longest end of a new text that is found earlier, from the longest down."""
+    whole = [*seen, *new]
+    ends = (
+        n
+        for n in range(len(new), 0, -1)
+        if any(whole[i : i + n] == whole[-n:] for i in range(len(whole) - n))
+    )
+    return next(ends, 0)
 
 
 def _code(loaded: Loaded, requests: tuple[Request, ...], lengths: list[int]) -> str:
@@ -111,7 +150,7 @@ def _code(loaded: Loaded, requests: tuple[Request, ...], lengths: list[int]) -> 
         f"""
         texts = {{{", ".join(f"{name(r)!r}: ({r.seed}, {n})" for r, n in zip(requests, lengths, strict=True))}}}
         prompt = ids.shape[1]
-        result = {{"nats per token": []}}
+        result = {{"nats per token": [], "repeated": []}}
         for name, (seed, n) in texts.items():
             with torch.no_grad():
                 if seed is None:
@@ -128,5 +167,9 @@ def _code(loaded: Loaded, requests: tuple[Request, ...], lengths: list[int]) -> 
             result[name], result[name + ": nats"] = new, nats
             result[name + ": drawn from"] = logits.softmax(-1).gather(1, new[:, None])[:, 0]
             result["nats per token"].append(nats.mean())
+            whole = text[0].tolist()
+            ends = [n for n in range(1, len(new) + 1)
+                    if any(whole[i : i + n] == whole[-n:] for i in range(len(whole) - n))]
+            result["repeated"].append(max(ends, default=0))
         """,
     )
