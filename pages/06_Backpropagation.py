@@ -10,8 +10,10 @@ from engine.evidence.card import Card
 from engine.model.gradients import Example
 from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
-from engine.tokens.text import markdown
+from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, words
+
+LARGEST = "the one with the largest share"
 
 
 def graph(view: View) -> Callable[[], Card]:
@@ -37,6 +39,20 @@ def norms(view: View) -> Callable[[], Card]:
     with view.controls:
         measure = view.segments("measure", "Measure", list(cards.MEASURES), "length")
     return lambda: cards.norms(*_asked(view, target), measure)
+
+
+def outer(view: View) -> Callable[[], Card]:
+    target, layer, tokens = _target(view), view.state.layer, view.tokens
+    read = tokens if target or len(tokens) == 1 else tokens[:-1]
+    with view.controls:
+        place = view.select(
+            "place",
+            "Token",
+            [-1, *range(len(read))],
+            format_func=lambda i: LARGEST if i < 0 else f"{i}  {shorten(read[i].display, 24)}",
+            of=(view.chosen.prompt, len(read)),
+        )
+    return lambda: cards.outer(*_asked(view, target), layer, None if place < 0 else place)
 
 
 def weight(view: View) -> Callable[[], Card]:
@@ -180,6 +196,22 @@ chapter(
             draw=norms,
             try_this="Ask for a target that the model expects, then for two that it does not. A good guess gives short "
             "gradients; beyond that p − 1 cannot get past −1, and the lengths say little about how bad the guess was.",
+        ),
+        Beat(
+            "outer",
+            "For each token, the gradient of a matrix is an outer product",
+            prose="""
+            For a weight matrix, the chain rule multiplies two vectors: what went in, and the gradient that comes back.
+            The weight from input $i$ to output $j$ multiplies $x_i$, so its derivative is $x_i$ times the gradient
+            that arrives at output $j$. All of them together are the **outer product** of the two vectors.
+
+            Every token of the prompt makes one such product, and the products add up; in training, so do those of all
+            texts in a batch. The backward pass needs the inputs again, so training has to keep what the forward pass
+            computed.
+            """,
+            draw=outer,
+            try_this="Choose the last block in the bar: only the last token's output reaches the loss from there, so "
+            "one product is the whole gradient. In block 0 it is a sum over many tokens.",
         ),
         Beat(
             "weight",

@@ -223,6 +223,26 @@ def measured_on(view: View, on: str) -> tuple[tuple[int, ...], range, str]:
     return ids, range(focus, focus + 1), f"after position {focus}"
 
 
+COPIER = "the head that copies most"
+
+
+def draw_copies(view: View) -> Callable[[], Card]:
+    with view.controls:
+        which = view.select("which", "Show", [COPIER, CHOSEN, *STRONGEST])
+
+    def card() -> Card:
+        seed = view.state.seed
+        if which == CHOSEN:
+            return cards.copies(view.loaded, seed, *shared(view))
+        if which == COPIER:
+            head, _ = cards.best_copier(view.loaded, seed)
+        else:
+            head, _ = cards.strongest(view.loaded, seed, STRONGEST[which])
+        return cards.copies(view.loaded, seed, *head)
+
+    return card
+
+
 def draw_circuit(view: View) -> Callable[[], Card]:
     most = min(6, view.loaded.spec.n_layer * view.loaded.spec.n_head // 4)
     with view.controls:
@@ -295,6 +315,18 @@ chapter(
             draw_second,
             "Set the number of removed heads to 0 and raise it by one at a time. Does the curve of the second reading "
             "go up with the first head, or only once several are gone?",
+        ),
+        Beat(
+            "copies",
+            "Some heads copy the token that they look at",
+            "Where a head looks is decided by its queries and keys; what it does with a token there, by its values and "
+            "its rows of the output projection. So ask separately: if this head looked at one token alone, which "
+            "tokens' logits would it raise? A head whose diagonal is dark passes on the token itself "
+            f"({ELHAGE} call it copying). To make a repeated text cheap, a model needs induction *and* copying, in one "
+            "head or in two.",
+            draw_copies,
+            "Take the strongest induction head, then the strongest previous-token head. Does this model copy in its "
+            "induction heads, or in others?",
         ),
         Beat(
             "circuit",

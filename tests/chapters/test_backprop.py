@@ -231,12 +231,35 @@ def test_a_target_that_is_expected_has_the_shortest_gradients(opened):
     assert lengths[0] < min(lengths[1:])
 
 
+def test_the_outer_products_of_all_tokens_are_the_gradient_that_autograd_finds(subject):
+    outer_module = sys.modules[cards.outer.__module__]
+    example = asked(subject)
+    inputs, incoming = outer_module.sides(subject, example, 1)
+    model, loss = trained_copy(subject, example)
+    loss.backward()
+    gradient = model.get_submodule(subject.path("o_proj", 1)).weight.grad
+    whole = inputs.T @ incoming
+    gradient = (gradient if subject.adapter.transposed else gradient.T).numpy()
+    np.testing.assert_allclose(whole, gradient, atol=1e-4 * np.abs(gradient).max())
+    assert outer_module.shares(inputs, incoming, whole).sum() == pytest.approx(1)
+
+
+def test_in_the_last_block_one_product_is_the_whole_gradient_and_in_the_first_it_is_not(opened):
+    loaded, example = opened
+    assert cards.outer(loaded, example, loaded.spec.n_layer - 1).shown["share"] == pytest.approx(1, abs=1e-6)
+    first = [cards.outer(loaded, example, 0, i).shown["share"] for i in range(len(example.ids))]
+    assert sum(first) == pytest.approx(1, abs=1e-6)
+    assert max(map(abs, first)) < 0.95
+
+
 def every_card(loaded):
     example = asked(loaded, " castle")
     return [
         cards.loss(loaded, example),
         cards.norms(loaded, example, "per weight"),
         cards.weight(loaded, example, 1, "down_proj", (2, 3), 1e-4, 10.0),
+        cards.outer(loaded, example, 1),
+        cards.outer(loaded, example, 0, 2),
         cards.blame(loaded, example, "as in the prompt"),
         cards.step(loaded, example, 0.03),
     ]

@@ -13,6 +13,7 @@ from engine.chapters import c09_heads as cards
 from engine.chapters.c09_heads import repeats
 from engine.evidence.card import Badge
 from engine.evidence.oracles.silenced import logits_without
+from engine.model.head import Head
 from engine.model.interventions import AblateHeads
 from engine.ops import heads as ops
 from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
@@ -117,6 +118,7 @@ def all_cards(loaded, prompt=PROMPT, layer=1, head=2):
         cards.sweep_ranking(loaded, sweep, "at the last token"),
         cards.circuit(loaded, 7, 0),
         cards.circuit(loaded, 7, 2),
+        cards.copies(loaded, 7, layer, head),
     ]
 
 
@@ -310,3 +312,41 @@ def test_the_title_of_the_arcs_says_how_many_are_drawn(loaded):
     card = cards.arcs(loaded, trace, 0, 0, None, 0.01)
     assert card.shown["count"] > 80
     assert "of which the 80 largest are drawn" in card.title
+
+
+def test_the_head_that_copies_most_raises_most_tokens_own_logits_and_a_previous_token_head_does_not(opened):
+    (layer, head), count = cards.best_copier(opened, 0)
+    card = cards.copies(opened, 0, layer, head)
+    effects = card.shown["effects"]
+    first = (effects.argmax(1) == np.arange(len(effects))).sum()
+    assert count == first
+    assert f"For {first} of {len(effects)} tokens" in card.title
+    assert count > 0.75 * len(effects)
+    previous, _ = cards.strongest(opened, 0, "previous")
+    other = cards.copies(opened, 0, *previous).shown["effects"]
+    assert (other.argmax(1) == np.arange(len(other))).sum() < 0.1 * len(other)
+
+
+def test_an_effect_is_what_a_head_that_looks_at_one_token_alone_adds_to_the_logits(loaded):
+    """By hand: the difference that a write makes to the last logits, through the model's own norm, made small."""
+    trace, small = cards.repeated(loaded, 0), 1e-3
+    effects = cards.direct_effects(loaded, trace, 4, 2)
+    weight, _ = Head(loaded, trace, 4, 2).output_matrix()
+    norm, table = loaded.part("final_norm"), loaded.part("unembedding").weight.detach().double()
+    stream = torch.tensor(trace.hidden[-1, -1], dtype=torch.float64)
+    place = 5
+    write = torch.tensor(trace.v[4, Head(loaded, trace, 4, 2).kv, place] @ weight, dtype=torch.float64)
+    own = copy.deepcopy(norm).double()
+    with torch.no_grad():
+        moved = table @ (own(stream + small * write) - own(stream)) / small
+    ids = [trace.ids[i] for i in range(1, len(effects) + 1)]
+    measured = (moved[ids] - moved.mean()).numpy()
+    # unlike a held scale, the norm's own takes back what points along the stream: the same for a whole row but for
+    # the logits it scales
+    logits = (table @ (own(stream))).double()
+    along = float((stream - (stream.mean() if loaded.spec.centred else 0)) @ write)
+    size = float((stream - (stream.mean() if loaded.spec.centred else 0)).square().sum())
+    bias = getattr(own, "bias", None)
+    plain = logits - (table @ bias if bias is not None else 0)
+    taken = (plain[ids] - plain.mean()).detach().numpy() * along / size
+    np.testing.assert_allclose(effects[place - 1], measured + taken, atol=2e-3)

@@ -340,5 +340,5 @@ def test_twenty_steps_are_enough_to_know_the_first_prompt_by_heart(name):
     ids = [token.id for token in tokenize(loaded, prompts_for(name).default)]
     runs = cards.trained(loaded, ids, ["Adam"], 1.0, 20, quiet)
     assert cards.writing(loaded, ids, runs).table["tokens of your text"][-1] == len(ids) - 3
-    assert runs[0].losses[-1] < 0.1 < runs[0].losses[0]
+    assert runs[0].losses[-1] < 0.2 < runs[0].losses[0]
     assert "with Adam" in cards.curves(loaded, ids, runs).title

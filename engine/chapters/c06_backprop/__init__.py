@@ -4,6 +4,7 @@ from engine.chapters.c06_backprop.blame import ORDERS, blame
 from engine.chapters.c06_backprop.loss import loss
 from engine.chapters.c06_backprop.loss_example import example
 from engine.chapters.c06_backprop.norms import MEASURES, norms
+from engine.chapters.c06_backprop.outer import outer
 from engine.chapters.c06_backprop.step import RATES, SMALL, small_rate, step
 from engine.chapters.c06_backprop.toy import STEPS, toy
 from engine.chapters.c06_backprop.weight import matrices, shape, steepest, weight
@@ -19,6 +20,7 @@ __all__ = [
     "loss",
     "matrices",
     "norms",
+    "outer",
     "shape",
     "small_rate",
     "steepest",

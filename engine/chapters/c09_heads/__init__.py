@@ -2,6 +2,7 @@
 
 from engine.chapters.c09_heads.ablation import ablation
 from engine.chapters.c09_heads.circuit import circuit
+from engine.chapters.c09_heads.copying import best_copier, copies, direct_effects, own_first
 from engine.chapters.c09_heads.kinds import THRESHOLD, classes, found, score_map
 from engine.chapters.c09_heads.maps import arcs, one_head, wall
 from engine.chapters.c09_heads.naming import name, names
@@ -15,13 +16,17 @@ __all__ = [
     "ablation",
     "advance",
     "arcs",
+    "best_copier",
     "circuit",
     "classes",
+    "copies",
+    "direct_effects",
     "found",
     "half_length",
     "name",
     "names",
     "one_head",
+    "own_first",
     "pattern",
     "ranked",
     "repeated",

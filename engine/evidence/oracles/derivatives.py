@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
+from transformers.pytorch_utils import Conv1D
 
 from engine.model.gradients import ExactLoss, Example, parts_of, scaled_embedding_slopes
 from engine.model.loaded import Loaded
@@ -105,6 +106,46 @@ def silenced(loaded: Loaded, asked: Example, positions: Sequence[int]) -> list[f
 
     kept = 1.0 - torch.nn.functional.one_hot(torch.tensor(positions), len(asked.ids)).to(vectors)
     return [loss(vectors * mask[:, None]) - loss(vectors) for mask in kept]
+
+
+def product_again(
+    loaded: Loaded, asked: Example, layer: int, place: int, rows: Sequence[int], columns: Sequence[int]
+) -> dict[str, Any]:
+    """Some entries of one token's part of the gradient of a block's W_O, and the part's share of the whole.
+
+    The part is the gradient of the matrix when the outputs of all other tokens are taken for constants.
+    """
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output.retain_grad()
+        seen["input"], seen["output"] = args[0][0].detach(), output
+
+    def alone(module: Any, args: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        chosen = torch.arange(output.shape[1], device=output.device) == place
+        return torch.where(chosen[None, :, None], output, output.detach())
+
+    whole, part = (_output_gradient(loaded, asked, layer, hook) for hook in (keep, alone))
+    arrived = seen["output"].grad
+    assert arrived is not None
+    return {
+        "input": seen["input"][place, rows].cpu(),
+        "incoming": arrived[0, place, columns].cpu(),
+        "product": part[rows][:, columns],
+        "share": float((part * whole).sum() / whole.square().sum()),
+    }
+
+
+def _output_gradient(loaded: Loaded, asked: Example, layer: int, hook: Any) -> torch.Tensor:
+    """The gradient of a private copy's W_O, (inputs, outputs), while a hook watches its module."""
+    model: Any = copy.deepcopy(loaded.model).requires_grad_(True)
+    module = model.get_submodule(loaded.path("o_proj", layer))
+    module.register_forward_hook(hook)
+    ids = torch.tensor([asked.ids], device=model.device)
+    target = torch.tensor([asked.target], device=model.device)
+    cross_entropy(model(ids, use_cache=False).logits[:, -1], target).backward()
+    gradient: torch.Tensor = module.weight.grad.double().cpu()
+    return gradient if isinstance(module, Conv1D) else gradient.T
 
 
 class WeightMoved:
