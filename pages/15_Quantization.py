@@ -166,6 +166,22 @@ def matrix(view: View) -> tuple[str, str]:
     return part, kind
 
 
+def number(view: View) -> Callable[[], Card]:
+    part, kind = matrix(view)
+    plain = view.load(precision=REFERENCE)
+    layer = view.state.layer
+    with view.controls:
+        place = view.slider(
+            "place",
+            "Weight of the block",
+            0,
+            cards.SIZE - 1,
+            cards.middle(plain, part, layer),
+            of=(view.loaded.name, part, layer),
+        )
+    return lambda: cards.number(cards.Weight(view.load(precision=REFERENCE), part, layer, kind, place))
+
+
 def tile(view: View) -> Callable[[], list[Card]]:
     part, kind = matrix(view)
     down, across = cards.steps(halved(view), part, view.state.layer)
@@ -242,6 +258,21 @@ chapter(
             try_this="Compare `fp16` with `fp32`, then with `fp4`. Which pair parts sooner?",
         ),
         Beat(
+            "number",
+            "A weight is a row of bits, and fewer bits can name fewer numbers",
+            prose="""
+            Each row of the figure stores the same weight in another format. A float has a sign, an exponent that
+            chooses a power of two, and a fraction that says where the number lies between that power and the next.
+            `bf16` keeps the whole exponent of `fp32` and little of its fraction; `fp16` keeps more of the fraction,
+            and a smaller range of exponents. `int8` is a whole number times a scale that a row of the matrix shares. At
+            4 bits only an index is left; what it points to is the subject of the next beat.
+
+            The figure opens on the weight of middle size in its block.
+            """,
+            draw=number,
+            try_this="Move the slider until 4 bits err less than `int8`. Why has almost every block such a weight?",
+        ),
+        Beat(
             "tile",
             "A 4-bit weight is an index into a code book, times the scale of its block",
             prose="""
@@ -252,7 +283,7 @@ chapter(
             The second figure lays the levels over the weights. The 16 levels of NF4 are quantiles of a normal
             distribution, close together where weights are dense
             ([Dettmers et al. 2023](https://arxiv.org/abs/2305.14314)). FP4 is a tiny float with a sign, an exponent
-            and a mantissa; since it has a 0 of either sign, its levels are 15.
+            and a mantissa; since two of its codes are 0, with either sign, it has 15 levels.
             """,
             draw=tile,
             try_this="Change the code book to FP4 and compare the bits that are used.",

@@ -5,6 +5,7 @@ from engine.chapters.c15_quantization.clock import Timings, measure, time
 from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
 from engine.chapters.c15_quantization.cost import inventory, size
 from engine.chapters.c15_quantization.large import scale
+from engine.chapters.c15_quantization.number import SIZE, Weight, middle, number
 from engine.chapters.c15_quantization.pair import Pair, repacked
 from engine.chapters.c15_quantization.passage import Reading, cut, perplexity, read, small
 from engine.chapters.c15_quantization.simulate import curve, simulated, sweep
@@ -14,12 +15,14 @@ from engine.chapters.c15_quantization.writing import Choices, Writing, segments,
 
 __all__ = [
     "DRIFTS",
+    "SIZE",
     "SIZES",
     "Choices",
     "Matrix",
     "Pair",
     "Reading",
     "Timings",
+    "Weight",
     "Where",
     "Writing",
     "block_sizes",
@@ -32,7 +35,9 @@ __all__ = [
     "kl",
     "matrices",
     "measure",
+    "middle",
     "next_token",
+    "number",
     "outlier",
     "perplexity",
     "read",
