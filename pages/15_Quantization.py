@@ -11,7 +11,7 @@ from engine.model.loaded import Loaded
 from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, precision
 from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, resources
 from pages._shared.choices import pick
 from pages._shared.work import Progress
 
@@ -136,6 +136,34 @@ def perplexity(view: View) -> Callable[[], Card]:
     return card
 
 
+def overview(view: View) -> Callable[[], Card]:
+    first, second = pair(view)
+    checkpoint, small, found = view.chosen.checkpoint, cards.small(view.loaded), None
+
+    def get(name: str) -> Loaded:
+        return resources.loaded(checkpoint, name)
+
+    def windows() -> tuple[cards.Window, ...]:
+        return cards.cut(get(first), passage())
+
+    def measure(progress: Progress) -> tuple[cards.Point, ...]:
+        return cards.points(get, list(PRECISIONS), windows(), progress)
+
+    if not small:
+        with view.controls:
+            found = view.asked("Measure all precisions", None, measure)
+
+    def make() -> Card:
+        if small:
+            return cards.overview(get, cards.points(get, list(PRECISIONS), windows()), windows())
+        if found is None:
+            few = windows()[:1]
+            return cards.overview(get, cards.points(get, list(dict.fromkeys((first, second))), few), few)
+        return cards.overview(get, found, windows())
+
+    return make
+
+
 def memory(view: View) -> Callable[[], Card]:
     names = pair(view)
     return lambda: cards.size(both(view, names))
@@ -220,6 +248,24 @@ def simulation(view: View) -> Callable[[], list[Card]]:
         rounded = view.load(precision=names[1])
         shown = [cards.simulated(plain, rounded, ids, bits, size)]
         return shown if runs is None else [*shown, cards.curve(plain, rounded, ids, runs)]
+
+    return make
+
+
+def formats(view: View) -> Callable[[], Card]:
+    part, layer, tried = next(iter(cards.matrices(view.loaded))), view.state.layer, None
+    if not cards.small(view.loaded):
+        with view.controls:
+            tried = view.asked(
+                "Try all formats", None, lambda progress: cards.try_all(*exact(view), progress)
+            )
+
+    def make() -> Card:
+        plain, ids = exact(view)
+        runs = cards.try_all(plain, ids) if cards.small(plain) else tried
+        if runs is None:
+            return cards.one_matrix(cards.Matrix(plain, part, layer, FOUR_BIT))
+        return cards.formats(plain, ids, runs)
 
     return make
 
@@ -377,6 +423,20 @@ chapter(
             try_this="How many tokens became *less* surprising through rounding?",
         ),
         Beat(
+            "overview",
+            "Bytes saved against perplexity lost, for every precision",
+            prose="""
+            The map shows what each precision of the checkpoint takes in memory and what it costs on the same passage.
+            The best place is at the bottom left. 16 bits cost next to nothing; where 4 bits lie depends on how much of
+            the model is embeddings, which stay at 16 bits, and on how well its weights fit the code book.
+
+            A large checkpoint opens with the two chosen precisions and one window of text; its button measures all of
+            them on the whole passage.
+            """,
+            draw=overview,
+            try_this="Which precisions lie within their error bars of each other?",
+        ),
+        Beat(
             "simulation",
             "Any number of bits can be simulated",
             prose="""
@@ -387,6 +447,20 @@ chapter(
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
+        ),
+        Beat(
+            "formats",
+            "The formats that people download spend their bits differently",
+            prose="""
+            Most models that run on laptops are downloaded as GGUF files, whose simplest formats store blocks of 32
+            weights. `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
+            adds the smallest weight of the block, so that its 16 steps go from there to the largest; `Q5_0` and `Q8_0`
+            spend 5 and 8 bits. NF4 and FP4 look their levels up in a code book instead.
+
+            Lower is better, and further left is smaller. Formats at the same number of bits need not be equally good.
+            """,
+            draw=formats,
+            try_this="Which format would you choose for 4.5 bits, and what does half a bit more buy?",
         ),
         Beat(
             "scale",

@@ -292,3 +292,43 @@ def bit_rows(rows: Mapping[str, tuple[Sequence[int], Sequence[str]]], below: Seq
     figure.update_xaxes(visible=False, range=[-0.8, longest - 0.2])
     figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.3, -0.6], "showgrid": False})
     return figure
+
+
+def priced(bits: Sequence[float], values: ArrayLike, names: Sequence[str], *, y_name: str) -> go.Figure:
+    """Points with a name each: bits a weight across, a loss on a logarithmic axis upwards."""
+    figure = canvas(380, "bits a weight, scales included", y_name)
+    figure.add_scatter(
+        x=list(bits),
+        y=floats(values),
+        mode="markers+text",
+        text=[label(name) for name in names],
+        textposition="middle right",
+        cliponaxis=False,
+        marker={"color": color("quantization_error"), "size": 11},
+        hovertemplate="%{text}: %{x:g} bits, <b>%{y:.4g}</b><extra></extra>",
+    )
+    figure.update_xaxes(range=[min(bits) - 0.4, max(bits) + 0.9], nticks=8)
+    figure.update_yaxes(type="log", nticks=6)
+    return figure
+
+
+def weighed(
+    megabytes: Sequence[float], values: ArrayLike, errors: ArrayLike, names: Sequence[str]
+) -> go.Figure:
+    """Points with a name and an error bar each: megabytes across, perplexity upwards."""
+    shown = floats(values)
+    figure = canvas(380, "megabytes (10⁶ bytes) in memory", "perplexity of the passage")
+    figure.add_scatter(
+        x=list(megabytes),
+        y=shown,
+        mode="markers+text",
+        text=[label(name) for name in names],
+        textposition="middle right",
+        cliponaxis=False,
+        marker={"color": color("quantization_error"), "size": 10},
+        error_y={"array": floats(errors), "thickness": 1.6, "width": 5, "color": NEUTRAL},
+        hovertemplate="%{text}: %{x:.4g} MB, <b>%{y:.4g}</b><extra></extra>",
+    )
+    figure.update_xaxes(range=[0, 1.18 * max(megabytes)], nticks=7)
+    figure.update_yaxes(nticks=7)
+    return figure

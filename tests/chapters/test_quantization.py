@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
+from engine.chapters.c15_quantization.formats import BITS, _bits, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
-from engine.evidence.oracles import bits, blockwise, storage
+from engine.evidence.oracles import bits, blockwise, ggml, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.ops import timing
@@ -169,9 +170,9 @@ def test_weights_are_read_with_a_row_for_each_output(name):
 
 
 def test_quantized_weights_are_not_taken_for_plain_ones():
-    for rounded in ("int8", "nf4"):
+    for at in ("int8", "nf4"):
         with pytest.raises(ReaderError, match="quantized already"):
-            weights.weight(loaded_checkpoint("pocket-gpt2", rounded), "o_proj", 0)
+            weights.weight(loaded_checkpoint("pocket-gpt2", at), "o_proj", 0)
 
 
 @bundled
@@ -442,6 +443,59 @@ def test_the_title_of_two_texts_names_what_the_reference_gave_both_tokens():
 def test_levels_that_are_the_same_number_count_once(kind, levels):
     where = cards.Where(loaded_checkpoint("pocket-gpt2", "fp16"), "o_proj", 0, kind)
     assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
+
+
+@bundled
+def test_an_overview_proves_itself_and_no_altered_one(name):
+    def get(at):
+        return loaded_checkpoint(name, at)
+
+    windows = cards.cut(get("fp32"), held_out())[:2]
+    found = cards.points(get, PRECISIONS, windows)
+    card = cards.overview(get, found, windows)
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert differences(executed(card.code), card.numbers, card.atol) == []
+    assert card.table["bytes"][0] > card.table["bytes"][-1]
+    assert card.table[f"standard error against {card.table['precision'][0]}"][0] == 0
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_a_format_rounds_as_torch_does_it_by_hand(name):
+    values = np.concatenate([normal(7, 320), np.zeros((1, 320), np.float32)])
+    ours, theirs = rounded(name, values), ggml.rounded(name, torch.tensor(values)).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert _bits(name) == BITS[name]
+
+
+def test_blocks_of_gguf_on_paper():
+    """Q4_0: the largest magnitude, 8, is −8 steps of −1; Q4_1: 15 steps of 1 from −7 to 8."""
+    row = torch.tensor([[8.0, -7.0, 0.4, 0.6, *[0.0] * 28]])
+    assert ggml.signed(row, 4)[0, :4].tolist() == [8.0, -7.0, 0.0, 1.0]
+    assert ggml.with_minimum(row)[0, :4].tolist() == [8.0, -7.0, 0.0, 1.0]
+    assert ggml.eight(torch.tensor([[127.0, -1.5, 0.4, *[0.0] * 29]]))[0, :3].tolist() == [127.0, -2.0, 0.0]
+
+
+@bundled
+def test_formats_prove_themselves_and_no_altered_ones(name):
+    plain = loaded_checkpoint(name)
+    tried = cards.try_all(plain, ids(plain))
+    kls = {one.name: one.kl for one in tried}
+    assert kls["Q8_0"] < kls["Q5_0"] < kls["Q4_1"] < kls["fp4"]
+    for card in (
+        cards.formats(plain, ids(plain), tried),
+        cards.one_matrix(cards.Matrix(plain, "down_proj", 2, "nf4")),
+    ):
+        answer = card.oracle.compute()
+        fixed = replace(card.oracle, compute=lambda answer=answer: answer)
+        assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+        assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+        assert differences(executed(card.code), card.numbers, card.atol) == []
 
 
 # Simulation
