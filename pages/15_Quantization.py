@@ -12,7 +12,7 @@ from engine.model.loaded import Loaded
 from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, precision
 from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, resources
 from pages._shared.choices import pick
 from pages._shared.work import Progress
 
@@ -137,6 +137,34 @@ def perplexity(view: View) -> Callable[[], Card]:
     return card
 
 
+def overview(view: View) -> Callable[[], Card]:
+    first, second = pair(view)
+    checkpoint, small, found = view.chosen.checkpoint, cards.small(view.loaded), None
+
+    def get(name: str) -> Loaded:
+        return resources.loaded(checkpoint, name)
+
+    def windows() -> tuple[cards.Window, ...]:
+        return cards.cut(get(first), passage())
+
+    def measure(progress: Progress) -> tuple[cards.Point, ...]:
+        return cards.points(get, list(PRECISIONS), windows(), progress)
+
+    if not small:
+        with view.controls:
+            found = view.asked("Measure all precisions", None, measure)
+
+    def make() -> Card:
+        if small:
+            return cards.overview(get, cards.points(get, list(PRECISIONS), windows()), windows())
+        if found is None:
+            few = windows()[:1]
+            return cards.overview(get, cards.points(get, list(dict.fromkeys((first, second))), few), few)
+        return cards.overview(get, found, windows())
+
+    return make
+
+
 def memory(view: View) -> Callable[[], Card]:
     names = pair(view)
     return lambda: cards.size(both(view, names))
@@ -165,6 +193,22 @@ def matrix(view: View) -> tuple[str, str]:
         part = pick(view, "matrix", "Linear layer", list(names), next(iter(names)), names.__getitem__)
         kind = pick(view, "kind", "Code book", CODE_BOOKS, FOUR_BIT)
     return part, kind
+
+
+def number(view: View) -> Callable[[], Card]:
+    part, kind = matrix(view)
+    plain = view.load(precision=REFERENCE)
+    layer = view.state.layer
+    with view.controls:
+        place = view.slider(
+            "place",
+            "Weight of the block",
+            0,
+            cards.SIZE - 1,
+            cards.middle(plain, part, layer),
+            of=(view.loaded.name, part, layer),
+        )
+    return lambda: cards.number(cards.Weight(view.load(precision=REFERENCE), part, layer, kind, place))
 
 
 def tile(view: View) -> Callable[[], list[Card]]:
@@ -209,6 +253,24 @@ def simulation(view: View) -> Callable[[], list[Card]]:
     return make
 
 
+def formats(view: View) -> Callable[[], Card]:
+    part, layer, tried = next(iter(cards.matrices(view.loaded))), view.state.layer, None
+    if not cards.small(view.loaded):
+        with view.controls:
+            tried = view.asked(
+                "Try all formats", None, lambda progress: cards.try_all(*exact(view), progress)
+            )
+
+    def make() -> Card:
+        plain, ids = exact(view)
+        runs = cards.try_all(plain, ids) if cards.small(plain) else tried
+        if runs is None:
+            return cards.one_matrix(cards.Matrix(plain, part, layer, FOUR_BIT))
+        return cards.formats(plain, ids, runs)
+
+    return make
+
+
 def exact(view: View) -> tuple[Loaded, tuple[int, ...]]:
     """The checkpoint at fp32 and the ids of the prompt."""
     return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)
@@ -243,6 +305,21 @@ chapter(
             try_this="Compare `fp16` with `fp32`, then with `fp4`. Which pair parts sooner?",
         ),
         Beat(
+            "number",
+            "A weight is a row of bits, and fewer bits can name fewer numbers",
+            prose="""
+            Each row of the figure stores the same weight in another format. A float has a sign, an exponent that
+            chooses a power of two, and a fraction that says where the number lies between that power and the next.
+            `bf16` keeps the whole exponent of `fp32` and little of its fraction; `fp16` keeps more of the fraction,
+            and a smaller range of exponents. `int8` is a whole number times a scale that a row of the matrix shares. At
+            4 bits only an index is left; what it points to is the subject of the next beat.
+
+            The figure opens on the weight of middle size in its block.
+            """,
+            draw=number,
+            try_this="Move the slider until 4 bits err less than `int8`. Why has almost every block such a weight?",
+        ),
+        Beat(
             "tile",
             "A 4-bit weight is an index into a code book, times the scale of its block",
             prose="""
@@ -253,7 +330,7 @@ chapter(
             The second figure lays the levels over the weights. The 16 levels of NF4 are quantiles of a normal
             distribution, close together where weights are dense
             ([Dettmers et al. 2023](https://arxiv.org/abs/2305.14314)). FP4 is a tiny float with a sign, an exponent
-            and a mantissa; since it has a 0 of either sign, its levels are 15.
+            and a mantissa; since two of its codes are 0, with either sign, it has 15 levels.
             """,
             draw=tile,
             try_this="Change the code book to FP4 and compare the bits that are used.",
@@ -347,6 +424,20 @@ chapter(
             try_this="How many tokens became *less* surprising through rounding?",
         ),
         Beat(
+            "overview",
+            "Bytes saved against perplexity lost, for every precision",
+            prose="""
+            The map shows what each precision of the checkpoint takes in memory and what it costs on the same passage.
+            The best place is at the bottom left. 16 bits cost next to nothing; where 4 bits lie depends on how much of
+            the model is embeddings, which stay at 16 bits, and on how well its weights fit the code book.
+
+            A large checkpoint opens with the two chosen precisions and one window of text; its button measures all of
+            them on the whole passage.
+            """,
+            draw=overview,
+            try_this="Which precisions lie within their error bars of each other?",
+        ),
+        Beat(
             "simulation",
             "Any number of bits can be simulated",
             prose="""
@@ -357,6 +448,20 @@ chapter(
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
+        ),
+        Beat(
+            "formats",
+            "The formats that people download spend their bits differently",
+            prose="""
+            Most models that run on laptops are downloaded as GGUF files, whose simplest formats store blocks of 32
+            weights. `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
+            adds the smallest weight of the block, so that its 16 steps go from there to the largest; `Q5_0` and `Q8_0`
+            spend 5 and 8 bits. NF4 and FP4 look their levels up in a code book instead.
+
+            Lower is better, and further left is smaller. Formats at the same number of bits need not be equally good.
+            """,
+            draw=formats,
+            try_this="Which format would you choose for 4.5 bits, and what does half a bit more buy?",
         ),
         Beat(
             "scale",

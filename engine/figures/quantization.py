@@ -105,31 +105,33 @@ def stacked(
     return figure
 
 
-def repeats(series: Mapping[str, ArrayLike], *, x_name: str = "") -> go.Figure:
-    """Every repeat of a measurement as a dot, the median of each series as a bar and a number."""
-    figure = canvas(150 + 46 * len(series), x_name)
+def repeats(series: Mapping[str, ArrayLike], *, x_name: str = "", y_name: str = "") -> go.Figure:
+    """Every repeat of a measurement as a dot on a logarithmic axis, and the median of each series as a stroke."""
+    figure = canvas(150 + 46 * len(series), x_name, y_name)
     names = list(series)
     paint = cycle(names)
     for i, (name, values) in enumerate(series.items()):
         runs = floats(values)
         median = float(np.median(runs))
-        figure.add_bar(
-            x=[median],
-            y=[i],
-            orientation="h",
-            marker={"color": rgba(paint[name], 0.35)},
-            hovertemplate=f"{label(name)} median <b>{exact(median)}</b><extra></extra>",
-        )
         figure.add_scatter(
             x=runs,
             y=i + 0.26 * np.linspace(-1, 1, len(runs)),
             mode="markers",
-            marker={"color": paint[name], "size": 8},
+            marker={"color": rgba(paint[name], 0.7), "size": 8},
             hovertemplate="<b>%{x:.4g}</b><extra></extra>",
         )
-    figure.update_layout(bargap=0.3)
-    longest = max((float(floats(v).max(initial=0)) for v in series.values()), default=1.0)
-    figure.update_xaxes(range=[0, 1.08 * (longest or 1.0)], nticks=6)
+        figure.add_scatter(
+            x=[median],
+            y=[i],
+            mode="markers+text",
+            marker={"symbol": "line-ns", "size": 30, "line": {"color": paint[name], "width": 3}},
+            text=[short(median)],
+            textposition="top center",
+            hovertemplate=f"{label(name)} median <b>{exact(median)}</b><extra></extra>",
+        )
+    everything = np.concatenate([floats(values) for values in series.values()])
+    low, high = np.log10(everything.min()), np.log10(everything.max())
+    figure.update_xaxes(type="log", range=[low - 0.12, high + 0.25])
     figure.update_yaxes(**down(names))
     return figure
 
@@ -238,4 +240,95 @@ def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) 
     figure.update_layout(showlegend=True)
     figure.update_xaxes(type="log", range=[low - 0.35, high + 0.35], dtick=1)
     figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.5, -0.8]})
+    return figure
+
+
+_FIELDS = {
+    "sign": "gradient",
+    "exponent": "query",
+    "fraction": "key",
+    "whole number": "value",
+    "index": "attention",
+}
+"""What a bit belongs to -> its colour."""
+
+
+def bit_rows(rows: Mapping[str, tuple[Sequence[int], Sequence[str]]], below: Sequence[str]) -> go.Figure:
+    """A row of bits for each format, coloured by what each bit belongs to, and a text under each row.
+
+    rows  name -> (bits from the highest to the lowest, the field of each: sign, exponent, fraction, …)
+    """
+    longest = max(len(bits) for bits, _ in rows.values())
+    figure = canvas(90 + 62 * len(rows))
+    for field, concept in _FIELDS.items():
+        cells = [
+            (place, i, bit)
+            for i, (bits, fields) in enumerate(rows.values())
+            for place, (bit, own) in enumerate(zip(bits, fields, strict=True))
+            if own == field
+        ]
+        if not cells:
+            continue
+        figure.add_scatter(
+            x=[x for x, _, _ in cells],
+            y=[y for _, y, _ in cells],
+            mode="markers+text",
+            name=field,
+            text=[str(bit) for _, _, bit in cells],
+            marker={
+                "symbol": "square",
+                "size": 15,
+                "color": [rgba(color(concept), 0.5 if bit else 0.16) for _, _, bit in cells],
+                "line": {"color": color(concept), "width": 1},
+            },
+            textfont={"size": 11},
+            hovertemplate=f"{field}: <b>%{{text}}</b><extra></extra>",
+        )
+    for i, text in enumerate(below):
+        figure.add_annotation(
+            x=-0.5, y=i + 0.45, text=label(text), showarrow=False, xanchor="left", font={"size": 12}
+        )
+    figure.update_layout(showlegend=True)
+    figure.update_xaxes(visible=False, range=[-0.8, longest - 0.2])
+    figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.3, -0.6], "showgrid": False})
+    return figure
+
+
+def priced(bits: Sequence[float], values: ArrayLike, names: Sequence[str], *, y_name: str) -> go.Figure:
+    """Points with a name each: bits a weight across, a loss on a logarithmic axis upwards."""
+    figure = canvas(380, "bits a weight, scales included", y_name)
+    figure.add_scatter(
+        x=list(bits),
+        y=floats(values),
+        mode="markers+text",
+        text=[label(name) for name in names],
+        textposition="middle right",
+        cliponaxis=False,
+        marker={"color": color("quantization_error"), "size": 11},
+        hovertemplate="%{text}: %{x:g} bits, <b>%{y:.4g}</b><extra></extra>",
+    )
+    figure.update_xaxes(range=[min(bits) - 0.4, max(bits) + 0.9], nticks=8)
+    figure.update_yaxes(type="log", nticks=6)
+    return figure
+
+
+def weighed(
+    megabytes: Sequence[float], values: ArrayLike, errors: ArrayLike, names: Sequence[str]
+) -> go.Figure:
+    """Points with a name and an error bar each: megabytes across, perplexity upwards."""
+    shown = floats(values)
+    figure = canvas(380, "megabytes (10⁶ bytes) in memory", "perplexity of the passage")
+    figure.add_scatter(
+        x=list(megabytes),
+        y=shown,
+        mode="markers+text",
+        text=[label(name) for name in names],
+        textposition="middle right",
+        cliponaxis=False,
+        marker={"color": color("quantization_error"), "size": 10},
+        error_y={"array": floats(errors), "thickness": 1.6, "width": 5, "color": NEUTRAL},
+        hovertemplate="%{text}: %{x:.4g} MB, <b>%{y:.4g}</b><extra></extra>",
+    )
+    figure.update_xaxes(range=[0, 1.18 * max(megabytes)], nticks=7)
+    figure.update_yaxes(nticks=7)
     return figure

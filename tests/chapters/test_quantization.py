@@ -14,8 +14,10 @@ from torch.nn import functional as F
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
+from engine.chapters.c15_quantization.formats import BITS, _bits, rounded
+from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
-from engine.evidence.oracles import blockwise, storage
+from engine.evidence.oracles import bits, blockwise, ggml, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.ops import timing
@@ -168,9 +170,9 @@ def test_weights_are_read_with_a_row_for_each_output(name):
 
 
 def test_quantized_weights_are_not_taken_for_plain_ones():
-    for rounded in ("int8", "nf4"):
+    for at in ("int8", "nf4"):
         with pytest.raises(ReaderError, match="quantized already"):
-            weights.weight(loaded_checkpoint("pocket-gpt2", rounded), "o_proj", 0)
+            weights.weight(loaded_checkpoint("pocket-gpt2", at), "o_proj", 0)
 
 
 @bundled
@@ -219,6 +221,39 @@ def test_published_levels_are_those_of_bitsandbytes(kind):
     torch.testing.assert_close(
         blockwise.code_book(kind), get_4bit_type(kind, device="cpu").double(), atol=2e-7, rtol=0
     )
+
+
+@bundled
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_the_bits_of_a_weight_prove_themselves_and_no_altered_ones(name, kind):
+    plain = loaded_checkpoint(name)
+    for place in (0, 63, cards.middle(plain, "down_proj", 1)):
+        card = cards.number(cards.Weight(plain, "down_proj", 1, kind, place))
+        answer = card.oracle.compute()
+        fixed = replace(card.oracle, compute=lambda answer=answer: answer)
+        assert fixed.judge(card.shown).passed, card.prove()
+        survived = [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed]
+        assert survived == []
+        assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+def test_a_row_that_was_stored_in_16_bits_is_said_to_be():
+    plain = torch.tensor(normal(64))
+    assert _origin(plain.numpy()) == ""
+    assert "stored as fp16" in _origin(plain.half().float().numpy())
+    assert "stored as bf16" in _origin(plain.bfloat16().float().numpy())
+
+
+def test_a_title_tells_what_is_exact_from_what_is_off():
+    said = _title(0.5, ["fp32", "bf16", "fp16", "int8", "nf4"], np.array([0, 0, 0, 0.001, 0.05]))
+    assert said == "The weight 0.5 is exact in bf16 and fp16, and is off by 0.10% in int8, 5.00% in nf4"
+
+
+def test_bits_on_paper():
+    """1.5 = (1 + 1/2) · 2⁰: the exponent is stored with 127 added to it, or 15 at fp16."""
+    assert bits.pattern(torch.tensor(-1.5)) == [1, 0, *[1] * 7, 1, *[0] * 22]
+    assert bits.pattern(torch.tensor(1.5).half()) == [0, 0, *[1] * 4, 1, *[0] * 9]
+    assert bits._whole(-3, 8) == [1, 1, 1, 1, 1, 1, 0, 1]
 
 
 # Bytes
@@ -410,6 +445,59 @@ def test_levels_that_are_the_same_number_count_once(kind, levels):
     assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
 
 
+@bundled
+def test_an_overview_proves_itself_and_no_altered_one(name):
+    def get(at):
+        return loaded_checkpoint(name, at)
+
+    windows = cards.cut(get("fp32"), held_out())[:2]
+    found = cards.points(get, PRECISIONS, windows)
+    card = cards.overview(get, found, windows)
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert differences(executed(card.code), card.numbers, card.atol) == []
+    assert card.table["bytes"][0] > card.table["bytes"][-1]
+    assert card.table[f"standard error against {card.table['precision'][0]}"][0] == 0
+
+
+# Formats
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_a_format_rounds_as_torch_does_it_by_hand(name):
+    values = np.concatenate([normal(7, 320), np.zeros((1, 320), np.float32)])
+    ours, theirs = rounded(name, values), ggml.rounded(name, torch.tensor(values)).numpy()
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert _bits(name) == BITS[name]
+
+
+def test_blocks_of_gguf_on_paper():
+    """Q4_0: the largest magnitude, 8, is −8 steps of −1; Q4_1: 15 steps of 1 from −7 to 8."""
+    row = torch.tensor([[8.0, -7.0, 0.4, 0.6, *[0.0] * 28]])
+    assert ggml.signed(row, 4)[0, :4].tolist() == [8.0, -7.0, 0.0, 1.0]
+    assert ggml.with_minimum(row)[0, :4].tolist() == [8.0, -7.0, 0.0, 1.0]
+    assert ggml.eight(torch.tensor([[127.0, -1.5, 0.4, *[0.0] * 29]]))[0, :3].tolist() == [127.0, -2.0, 0.0]
+
+
+@bundled
+def test_formats_prove_themselves_and_no_altered_ones(name):
+    plain = loaded_checkpoint(name)
+    tried = cards.try_all(plain, ids(plain))
+    kls = {one.name: one.kl for one in tried}
+    assert kls["Q8_0"] < kls["Q5_0"] < kls["Q4_1"] < kls["fp4"]
+    for card in (
+        cards.formats(plain, ids(plain), tried),
+        cards.one_matrix(cards.Matrix(plain, "down_proj", 2, "nf4")),
+    ):
+        answer = card.oracle.compute()
+        fixed = replace(card.oracle, compute=lambda answer=answer: answer)
+        assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+        assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+        assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
 # Simulation
 
 
@@ -461,7 +549,7 @@ def test_the_two_precisions_take_turns(monkeypatch):
     )
     both = pair_of("pocket-gpt2")
     few, many = cards.measure(both, rounds=3)
-    turns = [[(side, n) for side in both.sides] * 4 for n in (1, 128)]  # the first turn warms up
+    turns = [[(side, n) for side in both.sides] * 4 for n in (1, clock.MANY)]  # the first turn warms up
     assert order == turns[0] + turns[1]
     assert [len(t.milliseconds) for turn in (few, many) for t in turn.both] == [3] * 4
 

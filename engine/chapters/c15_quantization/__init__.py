@@ -4,9 +4,12 @@ from engine.chapters.c15_quantization.blocks import Matrix, block_sizes, outlier
 from engine.chapters.c15_quantization.clock import Timings, measure, time
 from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
 from engine.chapters.c15_quantization.cost import inventory, size
+from engine.chapters.c15_quantization.formats import formats, one_matrix, try_all
 from engine.chapters.c15_quantization.large import scale
+from engine.chapters.c15_quantization.number import SIZE, Weight, middle, number
+from engine.chapters.c15_quantization.overview import Point, overview, points
 from engine.chapters.c15_quantization.pair import Pair, repacked
-from engine.chapters.c15_quantization.passage import Reading, cut, perplexity, read, small
+from engine.chapters.c15_quantization.passage import Reading, Window, cut, perplexity, read, small
 from engine.chapters.c15_quantization.simulate import curve, simulated, sweep
 from engine.chapters.c15_quantization.tiles import Where, code_book, steps, tile
 from engine.chapters.c15_quantization.weights import SIZES, half_name, matrices
@@ -14,27 +17,37 @@ from engine.chapters.c15_quantization.writing import Choices, Writing, segments,
 
 __all__ = [
     "DRIFTS",
+    "SIZE",
     "SIZES",
     "Choices",
     "Matrix",
     "Pair",
+    "Point",
     "Reading",
     "Timings",
+    "Weight",
     "Where",
+    "Window",
     "Writing",
     "block_sizes",
     "code_book",
     "curve",
     "cut",
     "drift",
+    "formats",
     "half_name",
     "inventory",
     "kl",
     "matrices",
     "measure",
+    "middle",
     "next_token",
+    "number",
+    "one_matrix",
     "outlier",
+    "overview",
     "perplexity",
+    "points",
     "read",
     "repacked",
     "scale",
@@ -47,6 +60,7 @@ __all__ = [
     "text",
     "tile",
     "time",
+    "try_all",
     "write",
     "written",
 ]

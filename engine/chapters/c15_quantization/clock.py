@@ -39,10 +39,13 @@ class Turns:
 
 Timings = tuple[Turns, ...]
 
+MANY = 64
+"""Tokens that are read at once."""
+
 
 def measure(pair: Pair, rounds: int = 7, seconds: float = 2.0) -> Timings:
     """Passes over one token, as in writing, and over many at once, as in reading a prompt."""
-    many = cut(pair.reference, passage())[0]
+    many = cut(pair.reference, passage())[0][:MANY]
     return tuple(_turns(pair, ids, rounds, seconds) for ids in (many[:1], many))
 
 
@@ -66,11 +69,12 @@ def time(pair: Pair, timings: Timings) -> Card:
     """Milliseconds of a forward pass over one token and over many, at both precisions; every repeat shown."""
     names = pair.names
     rows = {
-        f"{name}, {_tokens(turns)}": t for turns in timings for name, t in zip(names, turns.both, strict=True)
+        f"{name}, {len(turns.ids)}": t for turns in timings for name, t in zip(names, turns.both, strict=True)
     }
     few, many = timings
     spread = "; ".join(
-        f"{name}: median {_ms(t.median)}, half of the repeats between {_ms(t.low)} and {_ms(t.high)}"
+        f"{name} token{'s' * (not name.endswith(', 1'))}: median {_ms(t.median)}, half of "
+        f"the repeats between {_ms(t.low)} and {_ms(t.high)}"
         for name, t in rows.items()
     )
     device = "CPU" if pair.other.device == "cpu" else pair.other.device.upper()
@@ -80,10 +84,12 @@ def time(pair: Pair, timings: Timings) -> Card:
         key="time",
         title=f"On this {device}, {names[1]} takes {_compared(few)} as {names[0]} for one token, and {_compared(many)} "
         f"for {len(many.ids)} at once",
-        alt=f"Dots: every repeat, in milliseconds; bars: the medians. {spread}.",
+        alt=f"Dots: every repeat, in milliseconds; upright strokes: the medians. {spread}.",
         badge=Badge.LIVE,
         figure=repeats(
-            {name: t.milliseconds for name, t in rows.items()}, x_name="milliseconds for one forward pass"
+            {name: t.milliseconds for name, t in rows.items()},
+            x_name="milliseconds for one forward pass, logarithmic",
+            y_name="precision, tokens",
         ),
         table={
             "precision and tokens": list(rows),
@@ -111,10 +117,6 @@ def time(pair: Pair, timings: Timings) -> Card:
         note=f"{spread}. Measured on this machine, one pass after another, whatever else it was doing."
         + _layout(pair.other),
     )
-
-
-def _tokens(turns: Turns) -> str:
-    return "1 token" if len(turns.ids) == 1 else f"{len(turns.ids)} tokens"
 
 
 def _compared(turns: Turns) -> str:

@@ -89,7 +89,7 @@ def size(pair: Pair) -> Card:
         oracle=Oracle(
             "Every kind against the shapes of the unquantized layers and the widths of the stored types; scales and "
             "code books against bitsandbytes' own list of its state, tensor by tensor; in bytes.",
-            lambda: dict(zip(("reference", "other"), map(_by_shape, sides), strict=True)),
+            lambda: dict(zip(("reference", "other"), map(by_shape, sides), strict=True)),
         ),
         code=code(head(pair), _BYTES),
         numbers={"reference": totals[0], "other": totals[1]},
@@ -117,7 +117,7 @@ def _size_note(loaded: Loaded, kinds: dict[str, int]) -> str:
     return text
 
 
-def _by_shape(loaded: Loaded) -> list[int]:
+def by_shape(loaded: Loaded) -> list[int]:
     """Bytes of each kind and of all, from shapes and the widths of types: nothing is asked of any storage.
 
     4 bits: two codes a byte, a scale for each block of 64 weights, and a code book of 16 floats for each layer.

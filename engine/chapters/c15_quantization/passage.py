@@ -100,7 +100,7 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
     change = reading.other - reading.reference
     names = pair.names
     worse = float((change > 0).mean())
-    lost, error = float(change.mean()), _standard_error(change)
+    lost, error = float(change.mean()), standard_error(change)
     ratio = exp(lost)
     windows = [_by_window(reading, side) for side in (reading.reference, reading.other)]
     shown: Shown = {
@@ -146,7 +146,7 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
                 **dict.fromkeys(("windows, reference", "windows, other", "reference", "other"), allowed),
             },
         ),
-        code=code(head(pair, reading.windows[0]), _CODE, windows=_listed(reading.windows)),
+        code=code(head(pair, reading.windows[0]), _CODE, windows=listed(reading.windows)),
         numbers={name: value for name, value in shown.items() if name != "standard error"},
         atol=min(allowed, fraction(change)),
         note=f"{change.size:,} predicted tokens in {_windows(len(reading.windows))}. {worse:.0%} of "
@@ -155,7 +155,7 @@ def perplexity(pair: Pair, reading: Reading) -> Card:
     )
 
 
-def _standard_error(change: NDArray[np.float64]) -> float:
+def standard_error(change: NDArray[np.float64]) -> float:
     """Of the mean change of a token's surprisal, in nats: both precisions read the same tokens, so it is paired."""
     return float(change.std(ddof=1) / sqrt(change.size)) if change.size > 1 else 0.0
 
@@ -184,7 +184,8 @@ def _by_window(reading: Reading, nats: NDArray[np.float64]) -> list[float]:
     return [exp(float(part.mean())) for part in np.split(nats, ends)]
 
 
-def _listed(given: Sequence[Window]) -> str:
+def listed(given: Sequence[Window]) -> str:
+    """Windows as a list in a script."""
     return "[\n" + "".join(f"    {list(window)},\n" for window in given) + "]"
 
 
@@ -193,7 +194,7 @@ def _again(pair: Pair, windows: Sequence[Window]) -> dict[str, Any]:
     found: dict[str, Any] = {"tokens": [len(window) for window in windows]}
     surprisals = []
     for name, side in zip(("reference", "other"), pair.sides, strict=True):
-        losses = torch.tensor([_loss(side, window) for window in windows], dtype=torch.float64)
+        losses = torch.tensor([loss(side, window) for window in windows], dtype=torch.float64)
         found[f"windows, {name}"] = losses.exp()
         found[name] = (losses @ count / count.sum()).exp()
         surprisals.append(torch.cat([nats(side, window) for window in windows]))
@@ -203,7 +204,7 @@ def _again(pair: Pair, windows: Sequence[Window]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _loss(loaded: Loaded, window: Window) -> float:
+def loss(loaded: Loaded, window: Window) -> float:
     """transformers' own loss: the mean surprisal of the predicted tokens."""
     ids = torch.tensor([window], device=loaded.model.device)
     return float(loaded.model(input_ids=ids, labels=ids, use_cache=False).loss)

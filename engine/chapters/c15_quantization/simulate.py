@@ -73,13 +73,13 @@ def _run(loaded: Loaded, ids: tuple[int, ...], bits: int, size: int) -> Simulati
         squares[1] += float(np.square(values, dtype=np.float64).sum())
         return after
 
-    after = _logits(_changed(loaded, rounded), ids).numpy()
+    after = predictions(changed(loaded, rounded), ids).numpy()
     before = traced(loaded, ids).logits
     error = float(np.sqrt(squares[0] / squares[1])) if squares[1] else 0.0
     return Simulation(bits, size, error, kl_divergence(before, after), ops.flips(before, after))
 
 
-def _changed(loaded: Loaded, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> nn.Module:
+def changed(loaded: Loaded, change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> nn.Module:
     """A private copy of a model whose linear layers hold changed weights; all other tensors are shared with it."""
     shared = {id(tensor): tensor for tensor in (*loaded.model.parameters(), *loaded.model.buffers())}
     model: nn.Module = copy.deepcopy(loaded.model, shared)
@@ -91,7 +91,8 @@ def _changed(loaded: Loaded, change: Callable[[NDArray[np.float32]], NDArray[np.
 
 
 @torch.no_grad()
-def _logits(model: nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
+def predictions(model: nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
+    """Logits (seq, vocab) of one pass."""
     device = next(model.parameters()).device
     logits: torch.Tensor = model(input_ids=torch.tensor([list(ids)], device=device), use_cache=False).logits
     return logits[0].float().cpu()
