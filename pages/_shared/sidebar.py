@@ -193,6 +193,7 @@ def _contents(page: str) -> None:
         st.caption(group)
         for chapter in members:
             link(chapter, suffix=_progress(chapter))
+    st.page_link("pages/Glossary.py", label="Glossary and search", query_params=state.link_query())
     visited = {page, *st.session_state.get(_SEEN, {})}
     opened = sum(str(chapter.number) in visited for chapter in book)
     if book:
