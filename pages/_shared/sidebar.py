@@ -14,6 +14,8 @@ from pages._shared import chapters, download, models, predict, sheet, state
 from pages._shared.chapters import Chapter
 
 _SEEN = "anatomy.seen"
+_MOST, _LONGEST = 40, 40
+"""Beats of a page that a browser may name, and letters of a name."""
 
 
 def show(page: str) -> None:
@@ -38,6 +40,31 @@ def seen(page: str, keys: Sequence[str], total: int) -> None:
     record = st.session_state.get(_SEEN, {})
     before, _ = record.get(page, (frozenset(), total))
     st.session_state[_SEEN] = record | {page: (before | frozenset(keys), total)}
+
+
+def record() -> dict[str, list[str]]:
+    """What was on the screen, for the browser to keep: how many beats each page has, and the keys of those seen."""
+    return {
+        page: [str(total), *sorted(keys)] for page, (keys, total) in st.session_state.get(_SEEN, {}).items()
+    }
+
+
+def recall(kept: object) -> None:
+    """In a callback: what a browser has kept from earlier visits; each part is checked."""
+    if not isinstance(kept, dict):
+        return
+    known, now = {str(chapter.number) for chapter in chapters.chapters()}, st.session_state.get(_SEEN, {})
+    for page in known.intersection(kept):
+        parts = kept[page]
+        if not (
+            isinstance(parts, list) and 1 < len(parts) <= _MOST and all(isinstance(p, str) for p in parts)
+        ):
+            continue
+        total, keys = parts[0], frozenset(key[:_LONGEST] for key in parts[1:])
+        if total.isdecimal() and len(total) <= 2:
+            here, beats = now.get(page, (frozenset(), int(total)))
+            now = now | {page: (here | keys, beats)}
+    st.session_state[_SEEN] = now
 
 
 def home_link(label: str = "Home") -> None:

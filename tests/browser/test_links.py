@@ -84,3 +84,21 @@ def test_nonsense_in_the_address_is_refused_in_one_sentence(visit):
     page = visit("08_Attention_QKV", "precision=fp7&layer=banana&checkpoint=../../etc")
     assert exceptions(page) == []
     assert len(warnings(page)) == 3
+
+
+def test_what_was_opened_is_remembered_by_the_browser(browser, address):
+    from tests.screenshot import SIZES, settle, url_of
+
+    context = browser.new_context(viewport={"width": 1280, "height": SIZES[1280]})
+    page = context.new_page()
+    for name in ("04_Feed_Forward_Network", "08_Attention_QKV"):
+        page.goto(url_of(address, name, "checkpoint=pocket-gpt2"))
+        settle(page)
+    page.wait_for_function(
+        "() => Object.keys(JSON.parse(localStorage.getItem('anatomy-seen') ?? '{}')).length == 2"
+    )
+    page.reload()  # a new session
+    settle(page)
+    page.locator('[class*="st-key-side-whole"] label').first.click()  # a run of the whole page
+    page.get_by_text("2 of 15 chapters opened").wait_for()
+    context.close()

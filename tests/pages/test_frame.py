@@ -7,7 +7,7 @@ import pytest
 from engine.evidence.card import Badge, Card
 from engine.tokens.text import markdown
 from pages._shared import card as cards
-from pages._shared import chapters, files, frame, resources
+from pages._shared import chapters, files, frame, resources, sidebar
 from pages._shared.state import State
 from tests.pages import conftest
 from tests.pages.conftest import DEMO_PAGE, open_app
@@ -230,3 +230,31 @@ def test_the_collection_after_every_run_does_not_walk_the_libraries():
         assert gc.get_freeze_count() <= frozen, "what is made later can still be collected"
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        None,
+        [],
+        {"8": "x"},
+        {"8": ["3"]},
+        {"8": ["three", "row"]},
+        {"8": ["3", 4]},
+        {"99": ["3", "row"]},
+        {"8": ["3"] * 99},
+    ],
+)
+def test_a_forged_record_of_what_was_seen_changes_nothing(kept, monkeypatch):
+    session = {}
+    monkeypatch.setattr(sidebar.st, "session_state", session)
+    sidebar.recall(kept)
+    assert not session.get("anatomy.seen")
+
+
+def test_what_a_browser_remembers_is_added_to_what_was_seen(monkeypatch):
+    session = {"anatomy.seen": {"8": (frozenset({"row"}), 9)}}
+    monkeypatch.setattr(sidebar.st, "session_state", session)
+    sidebar.recall({"8": ["9", "map"], "3": ["6", "toy"]})
+    assert session["anatomy.seen"] == {"8": (frozenset({"row", "map"}), 9), "3": (frozenset({"toy"}), 6)}
+    assert sidebar.record() == {"8": ["9", "map", "row"], "3": ["6", "toy"]}

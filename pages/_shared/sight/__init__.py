@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._shared import fragments, resources, sheet
+from pages._shared import fragments, resources, sheet, sidebar
 
 WAITING = '<i class="anatomy-waiting"></i>'
 """In a beat that waits for work. Its own controls run it alone, without the pulse, so its drawing must say it."""
@@ -40,14 +40,18 @@ def _pulse() -> None:
             "page": here.page,
             "goto": name,
             "gotoNumber": number,
+            "seen": sidebar.record(),
         }
         _component()(key=_KEY, data=data, on_sight_change=_told)
 
 
 def _told() -> None:
     """In a callback: the window shows other beats, or the browser asks whether something has come."""
-    told = _checked(dict(st.session_state.get(_KEY) or {}).get("sight"))
+    sent = dict(st.session_state.get(_KEY) or {}).get("sight")
+    told = _checked(sent)
     here = sheet.current()
+    if isinstance(sent, dict):
+        sidebar.recall(sent.get("seen"))
     if told is not None:
         here.seen(told["inside"], told["near"], told["size"])
         for name, tall in told["heights"].items():

@@ -3,6 +3,7 @@
 
 const PREFIX = "st-key-beat-";
 const STAGE = "st-key-stage-";
+const KEPT = "anatomy-seen";
 const NEAR = 0.8; // windows above and below
 const LOOK = 250; // milliseconds between two looks when nothing scrolls
 const ASK = 150; // milliseconds until the first question while something is to come
@@ -81,7 +82,7 @@ function look(watch) {
   watch.said = said;
   watch.asked = now;
   watch.number += 1;
-  watch.tell("sight", { number: watch.number, inside, near, size, heights: heights() });
+  watch.tell("sight", { number: watch.number, inside, near, size, heights: heights(), seen: remembered(watch) });
 }
 
 // Reads a figure's new title to those who cannot see it change.
@@ -104,6 +105,25 @@ function liveRegion() {
   region.setAttribute("role", "status");
   document.querySelector('[data-testid="stApp"]').append(region);
   return region;
+}
+
+// What was on the screen in earlier visits is kept in this browser alone, and told once to each new session.
+function remembered(watch) {
+  if (!watch.data.seen) {
+    return {};
+  }
+  let kept = {};
+  try {
+    kept = JSON.parse(localStorage.getItem(KEPT)) ?? {};
+    localStorage.setItem(KEPT, JSON.stringify({ ...kept, ...watch.data.seen }));
+  } catch {
+    return {}; // no storage here
+  }
+  if (window.anatomyTold) {
+    return {};
+  }
+  window.anatomyTold = true;
+  return kept;
 }
 
 function measured() {
