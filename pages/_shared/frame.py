@@ -18,6 +18,7 @@ from pages._shared import (
     chapters,
     fragments,
     models,
+    notebook,
     own,
     pin,
     predict,
@@ -84,6 +85,7 @@ def chapter(
     draw_beats(page, dict.fromkeys(shown, ()))
     sidebar.seen(page, [beat.key for beat in shown], len(beats))
     if not state.presenting():
+        notebook.offer(page, name, keys)
         _neighbours(number)
         remote.off()
     sight.mount()
@@ -236,6 +238,8 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
             for card, again in drawn:
                 cards.draw(card, view.page, view.pick, again, share)
         pin.button(view)
+        words = beat.prose(view) if callable(beat.prose) else beat.prose
+        notebook.note(view.page, beat.key, beat.title, inspect.cleandoc(words), [card for card, _ in drawn])
         here.drew(name, view.used)
     except Pending as pending:
         waiting.show(pending.job, name, sight.height(name))

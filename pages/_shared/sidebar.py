@@ -14,6 +14,7 @@ from pages._shared import chapters, download, models, predict, sheet, state
 from pages._shared.chapters import Chapter
 
 _SEEN = "anatomy.seen"
+_GLOSSARY = "Glossary.py"
 _MOST, _LONGEST = 40, 40
 """Beats of a page that a browser may name, and letters of a name."""
 
@@ -220,7 +221,8 @@ def _contents(page: str) -> None:
         st.caption(group)
         for chapter in members:
             link(chapter, suffix=_progress(chapter))
-    st.page_link("pages/Glossary.py", label="Glossary and search", query_params=state.link_query())
+    if (chapters.PAGES / _GLOSSARY).exists():
+        st.page_link(f"pages/{_GLOSSARY}", label="Glossary and search", query_params=state.link_query())
     visited = {page, *st.session_state.get(_SEEN, {})}
     opened = sum(str(chapter.number) in visited for chapter in book)
     if book:
