@@ -160,8 +160,8 @@ def _cut(text: str, found: Learned) -> Card:
             "The text trained on once more with numbers for tokens, every pair counted by walking through all of it.",
             lambda: _cut_again(text, given),
         ),
-        note="The beginning of the text. The table has the merges: a tokenizer keeps them in their order, and the rules "
-        "by which it splits a text.",
+        note="The beginning of the text. The table has the merges: a tokenizer keeps them in their order, and the "
+        "rules by which it splits a text.",
     )
 
 
