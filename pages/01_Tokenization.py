@@ -214,9 +214,9 @@ chapter(
             "price",
             "The same sentence costs more tokens in some languages",
             prose="""
-            What was frequent in the tokenizer’s training text was merged into long tokens. A language that was rare
-            there is cut into smaller pieces, so the same sentence takes more of the context window (the number of
-            tokens that a model can read at once) and more steps to write. Nine rows say the same in nine languages;
+            A language that was rare in the tokenizer’s training text is cut into smaller pieces, so the same sentence
+            takes more of the context window (the number of tokens that a model can read at once) and more steps to
+            write. What was frequent there was merged into long tokens. Nine rows say the same in nine languages;
             below the line are other kinds of text. The first column is the loaded checkpoint’s tokenizer, the others
             run from an older one to a newer one.
             """,
