@@ -13,6 +13,10 @@ from pages._shared import Beat, View, chapter
 
 SAMPLE = "naïve 🦉 日本語 café"
 EXAMPLE = "strawberry, strawberry and STRAWBERRY, 1234567 owls 🦉"
+RHYME = (
+    "She sells sea shells on the sea shore. The shells that she sells are sea shells, I am sure. "
+    "So if she sells sea shells on the sea shore, then I am sure that they are sea shore shells."
+)
 INDENTED = "    return"
 TIKTOKEN = "[tiktoken](https://github.com/openai/tiktoken/blob/main/tiktoken/model.py)"
 
@@ -36,6 +40,14 @@ def own(view: View) -> Callable[[], list[Card]]:
     with view.controls:
         chosen = view.select("which", "Text", ["The prompt", *samples], "Python")
     return lambda: cards.own(view.loaded, samples.get(chosen, view.state.prompt))
+
+
+def training(view: View) -> Callable[[], list[Card]]:
+    text = write(view, RHYME, "Text to train on")
+    with view.controls:
+        most: int = view.work("Training", text, lambda progress: cards.learnable(text))
+        done = view.slider("done", "Merges learned", 0, most, min(6, most), of=text)
+    return lambda: cards.training(text, done)
 
 
 def merging(view: View) -> Callable[[], Card]:
@@ -155,7 +167,8 @@ chapter(
             Each chip is one token of o200k_base, a vocabulary of about 200,000 entries that OpenAI published; its id
             is below it. Spaces and line breaks are part of tokens and are made visible here. A frequent word is one
             token, a rarer one or a long number is several, and a character that is rare enough falls apart into
-            bytes. Type anything.
+            bytes. So a model sees neither the letters of a word nor the digits of a number, which is one reason why
+            spelling and arithmetic are hard for it.
             """,
             draw=chips,
             try_this="Misspell a word, or take away the space before it: it gets other ids, and often more of them.",
@@ -168,13 +181,25 @@ chapter(
             try_this=indentation,
         ),
         Beat(
-            "merging",
-            "Tokens grow out of bytes by merging",
+            "training",
+            "Training joins the most frequent pair, again and again",
             prose="""
-            Byte-level byte-pair encoding builds its tokens from single bytes. To train it, the most frequent pair of
-            neighbours in a large text is joined into a new token, again and again; a pair’s **rank** is its place in
-            that order. To cut a new text, it is first split into pieces, roughly words. Inside each piece the pair of
-            lowest rank is joined, until no pair has a rank; nothing is joined across two pieces.
+            Byte-level **byte-pair encoding** learns its tokens from a text, and it begins with single bytes. The text
+            is split into pieces, roughly words. Then all pairs of neighbours inside the pieces are counted, the most
+            frequent pair becomes a new token wherever it stands, and the counting starts again, until the vocabulary
+            is as large as was planned. A real tokenizer is trained on a large collection of texts; this one, on a few
+            lines of yours.
+            """,
+            draw=training,
+            try_this="Move the slider from the left end, one merge at a time: which words become whole first?",
+        ),
+        Beat(
+            "merging",
+            "A new text is cut by the same merges in the same order",
+            prose="""
+            To cut a new text, a tokenizer replays the merges that its training learned. A pair’s **rank** is its place
+            in their order. The text is split into pieces first, and inside each piece the pair of lowest rank is
+            joined, until no pair has a rank; nothing is joined across two pieces.
             """,
             draw=merging,
             try_this="Move the slider to the left end and up again: short parts are joined first, longer ones later.",
@@ -190,9 +215,9 @@ chapter(
             "price",
             "The same sentence costs more tokens in some languages",
             prose="""
-            What was frequent in the tokenizer’s training text was merged into long tokens. A language that was rare
-            there is cut into smaller pieces, so the same sentence takes more of the context window (the number of
-            tokens that a model can read at once) and more steps to write. Nine rows say the same in nine languages;
+            A language that was rare in the tokenizer’s training text is cut into smaller pieces, so the same sentence
+            takes more of the context window (the number of tokens that a model can read at once) and more steps to
+            write. What was frequent there was merged into long tokens. Nine rows say the same in nine languages;
             below the line are other kinds of text. The first column is the loaded checkpoint’s tokenizer, the others
             run from an older one to a newer one.
             """,

@@ -191,8 +191,8 @@ def position_prose(view: View) -> str:
     name, spec = markdown(view.loaded.name), view.loaded.spec
     if spec.positions == "learned":
         return f"""
-        Attention by itself does not see where a token stands, apart from its mask, which hides later tokens. {name}
-        therefore has a second table of {spec.context:,} rows, one for each position it can read, and adds the
+        Attention by itself does not see where a token stands, apart from its mask, which hides later tokens. So
+        {name} has a second table of {spec.context:,} rows, one for each position it can read, and adds the
         position’s row to the token’s. Nobody wrote these rows: they were learned like all other weights. If near
         positions are alike and distant ones are not, it shows as a smooth curve and as a cosine that falls with
         distance.

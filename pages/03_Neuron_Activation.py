@@ -192,8 +192,8 @@ def sum_prose(view: View) -> str:
         else "The sum is the neuron’s **pre-activation**."
     )
     return f"""
-        A real neuron is the toy with more inputs: it multiplies each of {spec.d_model} numbers by a weight of its own
-        and adds up the products. The numbers are the **residual stream** of one token. It runs through all
+        A real neuron of this model multiplies each of {spec.d_model} numbers by a weight of its own and adds up the
+        products, as the toy did with two. The numbers are the **residual stream** of one token. It runs through all
         {spec.n_layer} **blocks** of the model; in each, attention adds what it brings from other tokens, and an MLP of
         {spec.d_ff:,} neurons adds what it makes of that token alone. The neuron reads {inputs}{place}. {sides}
         Shown are the largest products at {focus_of(view)}, all others together, and the sum.

@@ -14,6 +14,8 @@ from engine.ops.neurons import ACTIVATIONS
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 
+GEVA = "https://arxiv.org/abs/2012.14913"
+
 
 def toy(view: View) -> Callable[[], Card]:
     edges = list(cards.EDGES)
@@ -106,11 +108,14 @@ def real_prose(view: View) -> str:
         if spec.gated
         else f"W_up makes {spec.d_ff:,} sums of it, one for each neuron, and {name} bends them."
     )
+    keys = "its columns of W_gate and W_up are" if spec.gated else "its column of W_up is"
     before, after = (", after the norm", "") if spec.norms != "behind" else ("", ", after a norm,")
     return f"""
         In the model, an MLP does the same to every token, each by itself: no other token is involved. Into it goes x,
         the {spec.d_model} numbers of {focus(view)} in the residual stream{before}. {middle} W_down adds up their output
-        directions, and the result{after} is added to the residual stream.
+        directions, and the result{after} is added to the residual stream. A neuron can be read as a key and a value:
+        {keys} a pattern that it looks for in x, its row of W_down what it adds where the pattern is found. In this
+        reading, the MLPs are the model’s memory ([Geva et al. 2021]({GEVA})).
     """
 
 

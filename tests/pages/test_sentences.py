@@ -90,6 +90,8 @@ def test_what_an_mlp_makes_of_one_token(checkpoint):
     assert f"All {width:,} neurons are computed" in text
     assert (f"Two matrices make **gate** and **up** of it, {width:,} numbers each" in text) == gated
     assert (f"W_up makes {width:,} sums of it" in text) != gated
+    assert ("its columns of W_gate and W_up are a pattern" in text) == gated
+    assert ("its column of W_up is a pattern" in text) != gated
 
 
 def test_how_far_gelu_goes_below_zero():

@@ -9,12 +9,16 @@ from hypothesis import strategies as st
 
 from engine import ReaderError, capture
 from engine.chapters import c01_tokenization as cards
+from engine.chapters.c01_tokenization import learning
+from engine.chapters.c01_tokenization.learning import learned
 from engine.chapters.c01_tokenization.own import laid, segmented, wrapped
 from engine.chapters.c01_tokenization.price import NO_LANGUAGES
 from engine.chapters.c01_tokenization.space import BARE, SPACED, starts_with_space, tail
 from engine.evidence.comparing import mismatches
+from engine.evidence.oracle import Oracle
 from engine.tokens import encodings, passages
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+from tests.pages.mutations import mutations
 
 ODD = "a<|endoftext|>  b\t\n<b>$x$</b> 🦉é\u202e\x00 日本"
 ANY = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
@@ -165,6 +169,39 @@ def test_a_space_at_the_end_is_what_the_model_reads(loaded):
         expected = loaded.model(ids).logits[0, -1].double().softmax(-1)[card.table["id"]]
     np.testing.assert_allclose(card.numbers[SPACED], expected, atol=1e-5)
     assert not np.allclose(card.numbers[SPACED], card.numbers[BARE], atol=0.01)
+
+
+def test_training_on_paper():
+    found = learned("aaabdaaabac", 3)  # pairs that overlap are counted as often as they stand
+    assert found.merges == (((b"a", b"a"), 4), ((b"aa", b"a"), 2), ((b"aaa", b"b"), 2))
+    assert found.pieces == ((b"aaab", b"d", b"aaab", b"a", b"c"),)
+    assert learned("abcd", 5).merges == ()  # nothing stands twice
+    assert learned("ab ab", 9).merges == (((b"a", b"b"), 2),)  # " a" is another piece's, and stands once
+
+
+@pytest.mark.parametrize("text", ["she sells sea shells, she sells shells", ODD, "🦉🦉🦉 🦉🦉"])
+@pytest.mark.parametrize("done", [0, 3, 60])
+def test_no_altered_training_proves_itself(text, done):
+    for card in cards.training(text, done):
+        answer = card.oracle.compute()
+        once = Oracle(card.oracle.claim, lambda answer=answer: answer, card.oracle.tolerance)
+        assert once.judge(card.shown).passed
+        assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+
+
+def test_training_on_another_pair_does_not_prove_itself(monkeypatch):
+    plain = learning._counted
+    monkeypatch.setattr(learning, "_counted", lambda pieces: (*plain(pieces)[3:], *plain(pieces)[:3]))
+    learning.learned.cache_clear()
+    pairs, text = cards.training("she sells sea shells, she sells shells", 2)
+    learning.learned.cache_clear()
+    assert not pairs.prove().passed
+    assert not text.prove().passed
+
+
+def test_a_text_of_one_byte_has_nothing_to_learn():
+    with pytest.raises(ReaderError, match="no two bytes"):
+        cards.training("a", 1)
 
 
 def test_a_space_typed_by_the_reader_changes_nothing(loaded):
