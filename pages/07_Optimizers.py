@@ -30,7 +30,7 @@ def surface(view: View) -> Callable[[], list[Card]]:
         with two:
             y = view.slider("y", "Start y", bottom, top, y0, 0.01, of=name)
         chosen = view.several("optimizers", "Optimizers", VECTOR, ["SGD", "Momentum", "Adam"], pills=True)
-        rate = _rate(view, 0.03)
+        rate = None if view.toggle("best", "Each at its best learning rate", True) else _rate(view, 0.03)
         steps = view.slider("steps", "Steps", 5, 200, 60)
         schedule = view.select("schedule", "Schedule of the rate", list(SCHEDULES))
     return lambda: cards.surface(name, (x, y), chosen, rate, steps, schedule)
@@ -193,11 +193,14 @@ chapter(
             size; **Adam** does that and keeps momentum, so that its step is at first about as long as the rate,
             whatever the gradient; **AdamW** also shrinks the weights. In a ravine the gradient points mostly across
             it, and there the optimizers behave differently.
+
+            One learning rate for all would compare unlike things: with momentum, steps in one direction add up to ten
+            times the rate. So each optimizer walks at the rate, of eleven, with which it ends lowest.
             """,
             draw=surface,
             try_this=(
-                "Raise the learning rate until a path leaves the window. Then take the saddle and set y to 0: the "
-                "gradient's y part is exactly zero, and no optimizer leaves the ridge."
+                "Give all the same rate, and raise it until a path leaves the window. Then take the saddle and set "
+                "y to 0: the gradient's y part is exactly zero, and no optimizer leaves the ridge."
             ),
         ),
         Beat(

@@ -9,6 +9,7 @@ import torch
 
 from engine import ReaderError, tokenize
 from engine.chapters import c07_optimizers as cards
+from engine.chapters.c07_optimizers.best import TRIED
 from engine.checkpoints.prompts import prompts_for
 from engine.evidence.card import Oracle
 from engine.model import one_text as ops
@@ -342,3 +343,33 @@ def test_twenty_steps_are_enough_to_know_the_first_prompt_by_heart(name):
     assert cards.writing(loaded, ids, runs).table["tokens of your text"][-1] == len(ids) - 3
     assert runs[0].losses[-1] < 0.2 < runs[0].losses[0]
     assert "with Adam" in cards.curves(loaded, ids, runs).title
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize("name", SURFACES)
+def test_no_other_rate_that_was_tried_leads_lower(name, schedule):
+    ground, (card, _) = SURFACES[name], cards.surface(name, SURFACES[name].start, VECTOR, None, 40, schedule)
+    for optimizer, rate in zip(VECTOR, card.shown["rates"], strict=True):
+        ends = [
+            descend(ground.function, ground.start, optimizer, tried, 40, schedule).losses[-1]
+            for tried in TRIED
+        ]
+        own = descend(ground.function, ground.start, optimizer, rate, 40, schedule).losses[-1]
+        assert own <= np.nanmin(ends) + 2e-6 * abs(np.nanmin(ends))
+    assert len(set(card.shown["rates"])) > 1, "one rate is the best for all"
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", SURFACES)
+def test_best_rates_are_proved_and_altered_ones_are_not(name, schedule):
+    for card in cards.surface(name, SURFACES[name].start, VECTOR, None, 60, schedule):
+        assert altered_and_still_proved(card) == []
+    assert (
+        "each at its best rate"
+        in cards.surface(name, SURFACES[name].start, VECTOR, None, 60, schedule)[0].title
+    )
+
+
+def test_with_momentum_steps_in_one_direction_add_up_to_ten_times_the_rate():
+    path = descend(lambda z: z.sum(), [0.0], "Momentum", 0.01, 200)
+    assert float(path.points[-2, 0] - path.points[-1, 0]) == pytest.approx(0.1, rel=1e-3)

@@ -10,8 +10,9 @@ from plotly.graph_objects import Figure
 from torch import Tensor
 
 from engine import ReaderError
+from engine.chapters.c07_optimizers.best import EQUAL, TRIED, best_rates
 from engine.evidence.card import Badge, Card, Oracle
-from engine.evidence.oracles.descent import next_points
+from engine.evidence.oracles.descent import ends_of, next_points
 from engine.evidence.oracles.surfaces import HEIGHTS, SLOPES, noisy_losses
 from engine.evidence.oracles.surfaces import rates as rates_again
 from engine.evidence.rounding import EXACT, largest
@@ -45,29 +46,44 @@ FLAT, STEEP = 1.0, 25.0
 
 
 def surface(
-    name: str, start: tuple[float, float], optimizers: Sequence[str], rate: float, steps: int, schedule: str
+    name: str,
+    start: tuple[float, float],
+    optimizers: Sequence[str],
+    rate: float | None,
+    steps: int,
+    schedule: str,
 ) -> list[Card]:
-    """The paths of some optimizers over a surface's contours, and the loss along them."""
+    """The paths of some optimizers over a surface's contours, and the loss along them.
+
+    rate  None: each walks with that of `TRIED` with which it ends lowest
+    """
     chosen = [one for one in VECTOR if one in optimizers]
     if not chosen or name not in SURFACES or schedule not in SCHEDULES:
         raise ReaderError("Choose at least one optimizer.")
     ground = SURFACES[name]
-    paths = {one: descend(ground.function, start, one, rate, steps, schedule) for one in chosen}
+    best_each = rate is None
+    rates = (
+        best_rates(ground, start, chosen, steps, schedule) if rate is None else dict.fromkeys(chosen, rate)
+    )
+    paths = {one: descend(ground.function, start, one, rates[one], steps, schedule) for one in chosen}
     x, y, heights = grid(ground)
-    shown = {_name(one, path): path.points for one, path in paths.items()}
+    legend = {one: f"{one}, rate {rates[one]:g}" if best_each else one for one in chosen}
+    shown = {_name(legend[one], path): path.points for one, path in paths.items()}
     drawn = contours(x, y, heights, shown, lowest=ground.lowest, log=ground.log, value_name="f")
     ends = {one: path.losses[-1] for one, path in paths.items() if path.diverged is None}
     best = min(ends, key=lambda one: ends[one]) if ends else None
     title = f"After {steps} steps {best} is lowest, at {ends[best]:.3g}" if best else "Every path diverges"
+    title += ", each at its best rate" if best and best_each else ""
     lost = [one for one, path in paths.items() if path.diverged is not None]
     walked = {f"{one}, {what}": array for one, path in paths.items() for what, array in _finite(path).items()}
 
     def again() -> dict[str, Any]:
-        plans = dict.fromkeys(chosen, rates_again(schedule, rate, steps))
+        plans = {one: rates_again(schedule, used, steps) for one, used in rates.items()}
         found = _walked_again(ground, start, walked, plans)
         return {what: _bent(array, walked[what]) for what, array in found.items()}
 
     shown_paths = {what: _bent(array, array) for what, array in walked.items()}
+    surface_shown: dict[str, Any] = {"heights": heights, "rates": list(rates.values()), **shown_paths}
     return [
         Card(
             key="surface",
@@ -76,11 +92,20 @@ def surface(
             badge=Badge.TOY,
             figure=drawn,
             table=_table(paths),
-            shown={"heights": heights} | shown_paths,
+            shown=surface_shown,
             oracle=Oracle(
-                f"Heights by the formula in numpy; each step of a path {STEPS}",
-                lambda: {"heights": HEIGHTS[name](*np.meshgrid(x, y))} | again(),
-                {"heights": EXACT * largest(heights)} | dict.fromkeys(shown_paths, CLOSE),
+                f"Heights by the formula in numpy; each step of a path {STEPS}"
+                + (" The best rates by torch.optim with all that were tried." if best_each else ""),
+                lambda: (
+                    {
+                        "heights": HEIGHTS[name](*np.meshgrid(x, y)),
+                        "rates": _best_again(ground, start, chosen, steps, schedule)
+                        if rate is None
+                        else [rate] * len(chosen),
+                    }
+                    | again()
+                ),
+                {"heights": EXACT * largest(heights), "rates": 0.0} | dict.fromkeys(shown_paths, CLOSE),
             ),
             note=f"{ground.formula}. Gradients by autograd, steps by torch.optim. A path that leaves the window has "
             f"left the figure, not the table.",
@@ -96,6 +121,25 @@ def surface(
             oracle=Oracle(f"Each step of a path {STEPS}", again, CLOSE),
         ),
     ]
+
+
+def _best_again(
+    ground: Surface, start: tuple[float, float], names: Sequence[str], steps: int, schedule: str
+) -> list[float]:
+    shares, found = rates_again(schedule, 1.0, steps), []
+    for one in names:
+        places = ends_of(one, start, TRIED, shares, SLOPES[ground.name])
+        with np.errstate(over="ignore", invalid="ignore"):
+            heights = HEIGHTS[ground.name](*places.T)
+        reached = np.nan_to_num(heights, nan=np.inf, posinf=np.inf)
+        found.append(
+            min(
+                r
+                for r, end in zip(TRIED, reached, strict=True)
+                if end <= reached.min() + EQUAL * abs(reached.min())
+            )
+        )
+    return found
 
 
 def _finite(path: Path) -> dict[str, Floats]:

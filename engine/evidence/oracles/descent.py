@@ -9,7 +9,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from engine.model.loaded import Loaded
-from engine.ops.optimizers import ByHand
+from engine.ops.optimizers import MAKERS, ByHand
 
 Floats = NDArray[np.float64]
 Gradient = Callable[[Floats], ArrayLike]
@@ -28,6 +28,28 @@ def next_points(
         weights, slope = (torch.tensor(np.asarray(x), dtype=torch.float64) for x in (place, gradient(place)))
         found.append(rule.step([weights], [slope])[0].numpy())
     return np.array(found)
+
+
+def ends_of(
+    name: str,
+    start: tuple[float, float],
+    rates: Sequence[float],
+    shares: Sequence[float],
+    slope: Callable[[Any, Any], list[Any]],
+) -> Floats:
+    """Where torch.optim leads from a start with each of some learning rates, side by side; (rate, 2).
+
+    shares  the share of the rate at each step
+    """
+    leaves = [torch.tensor(start, dtype=torch.float64, requires_grad=True) for _ in rates]
+    optimizer = MAKERS[name]([{"params": [leaf]} for leaf in leaves], rates[0])
+    for share in shares:
+        for group, leaf, rate in zip(optimizer.param_groups, leaves, rates, strict=True):
+            group["lr"] = rate * share
+            with np.errstate(over="ignore", invalid="ignore"):  # one that diverges may overflow
+                leaf.grad = torch.tensor(np.array(slope(*leaf.detach().numpy())))
+        optimizer.step()
+    return torch.stack(leaves).detach().numpy()
 
 
 class BlockMoved:
