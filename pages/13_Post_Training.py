@@ -24,6 +24,9 @@ PROMPT, TALK = "your prompt", "request and answer"
 FINE_TUNING, PREFERENCES = "fine-tuning", "preferences"
 ANSWER = "The king rode out of the wood, and the whole court was waiting for him."
 
+YOURS = "yours"
+"""What the chosen checkpoint is called beside the versions compared."""
+
 RAFAILOV = "[Rafailov et al. 2023](https://arxiv.org/abs/2305.18290)"
 ZHOU = "[Zhou et al. 2023](https://arxiv.org/abs/2305.11206)"
 
@@ -50,6 +53,14 @@ def load(view: View, progress: Progress) -> None:
 def speaker(view: View) -> cards.Version:
     """The version whose chat template is used."""
     return cards.speaker(versions(view)[1:])
+
+
+def own(view: View) -> tuple[cards.Version, ...]:
+    """The chosen checkpoint at fp32, where it brings a chat template and is none of the versions compared."""
+    name = view.chosen.checkpoint
+    if name in family(view).names.values() or not cards.has_template(view.loaded.tokenizer):
+        return ()
+    return (cards.Version(YOURS, name, lambda: resources.loaded(name, REFERENCE)),)
 
 
 def request(view: View) -> str:
@@ -93,21 +104,22 @@ def answers(view: View) -> Callable[[], Card]:
 
 def template(view: View) -> Callable[[], Card]:
     asked = request(view)
-    return lambda: cards.template(speaker(view), asked)
+    mine = own(view)
+    return lambda: cards.template(mine[0] if mine else speaker(view), asked)
 
 
 def without(view: View) -> Callable[[], Card]:
     asked = request(view)
-    labels = family(view).tuned
+    labels, mine = family(view).tuned, own(view)
     with view.controls:
-        label = pick(view, "tuned", "Version", labels, labels[-1])
+        label = pick(view, "tuned", "Version", (*labels, *(version.label for version in mine)), labels[-1])
     drawn = drawing(view)
     return written(
         view,
         "without",
         asked,
         (label, drawn),
-        lambda: cards.with_and_without(cards.by_label(versions(view), label), asked, *drawn),
+        lambda: cards.with_and_without(cards.by_label((*versions(view), *mine), label), asked, *drawn),
     )
 
 
@@ -270,7 +282,7 @@ def measured(view: View) -> Callable[[], Card]:
 
 
 def limits(view: View) -> Callable[[], list[Card]]:
-    seed = view.state.seed
+    seed, mine = view.state.seed, own(view)
     with view.controls:
         number = view.select(
             "question",
@@ -283,14 +295,16 @@ def limits(view: View) -> Callable[[], list[Card]]:
         whole = view.asked(
             "Ask all questions",
             (seed, tries),
-            lambda progress: cards.examine(versions(view), seed, tries, progress),
+            lambda progress: cards.examine((*versions(view), *mine), seed, tries, progress),
         )
     question = cards.QUESTIONS[number]
-    texts = stream(view, ("limits", question, seed), "", lambda: cards.ask(versions(view), question, seed))
+    asked = stream(
+        view, ("limits", question, seed), "", lambda: cards.ask((*versions(view), *mine), question, seed)
+    )
 
     def made() -> list[Card]:
-        one = cards.answered(question, [task for task, _ in texts], [choices for _, choices in texts])
-        return [one] if whole is None else [one, cards.marks(versions(view), whole, seed)]
+        one = cards.answered(question, [task for task, _ in asked], [choices for _, choices in asked])
+        return [one] if whole is None else [one, cards.marks((*versions(view), *mine), whole, seed)]
 
     return made
 
@@ -310,6 +324,19 @@ def about_answers(view: View) -> str:
     {cards.about_origin(here)}
 
     {note}
+    """
+
+
+def about_template(view: View) -> str:
+    mine = own(view)
+    whose = f"The figure shows the template of {markdown(view.loaded.name)}." if mine else ""
+    return f"""
+    A model knows nothing of speakers; it reads one row of tokens. A **chat template** writes a conversation as such a
+    row, with **special tokens** where a turn begins or ends. They have ids of their own. This page encodes what you
+    type as ordinary text, even if it spells such a mark. A careless server's tokenizer would turn it into the mark
+    itself, and whoever types it could end a turn or begin one.
+
+    The row ends where the assistant's turn begins. Predicting the next token from there *is* answering. {whose}
     """
 
 
@@ -339,12 +366,14 @@ def about_measured(view: View) -> str:
 
 def about_limits(view: View) -> str:
     count = cards.parameters(family(view))
+    name = markdown(view.loaded.name)
+    also = f"{name}, which you chose, was tuned as well: it answers as *{YOURS}*." if own(view) else ""
     return f"""
     Examples can teach a model a *form*: to keep to a request, and to stop. That what a tuned model knows comes almost
     all from pre-training, and that tuning mainly picks a style, is a hypothesis of {ZHOU}. The questions ask for sums,
     facts, and instructions of a kind that the bundled versions were never tuned on, and for one sentence of a kind
     that they were. A base of {count / 1e6:,.1f} million parameters knows few of the answers; see whether its tuned
-    versions know more.
+    versions know more. {also}
 
     Each answer is marked by a pattern, not by taste. A pattern can be met by luck, so ask with several seeds.
     """
@@ -372,14 +401,7 @@ chapter(
         Beat(
             "template",
             "To the model, a conversation is one text with marks in it",
-            prose="""
-            A model knows nothing of speakers; it reads one row of tokens. A **chat template** writes a conversation as
-            such a row, with **special tokens** where a turn begins or ends. They have ids of their own. This page
-            encodes what you type as ordinary text, even if it spells such a mark. A careless server's tokenizer would
-            turn it into the mark itself, and whoever types it could end a turn or begin one.
-
-            The row ends where the assistant's turn begins. Predicting the next token from there *is* answering.
-            """,
+            prose=about_template,
             draw=template,
             try_this="Type `<|end|>` or `<|im_end|>` into your own request and see which tokens it becomes.",
         ),

@@ -138,8 +138,8 @@ def perplexity(view: View) -> Callable[[], Card]:
 
 
 def overview(view: View) -> Callable[[], Card]:
-    first, second = pair(view)
     checkpoint, small, found = view.chosen.checkpoint, cards.small(view.loaded), None
+    first, second = (REFERENCE, FOUR_BIT) if small else pair(view)
 
     def get(name: str) -> Loaded:
         return resources.loaded(checkpoint, name)
@@ -431,8 +431,8 @@ chapter(
             The best place is at the bottom left. 16 bits cost next to nothing; where 4 bits lie depends on how much of
             the model is embeddings, which stay at 16 bits, and on how well its weights fit the code book.
 
-            A large checkpoint opens with the two chosen precisions and one window of text; its button measures all of
-            them on the whole passage.
+            A large checkpoint opens with two precisions and one window of text; its button measures all of them on the
+            whole passage.
             """,
             draw=overview,
             try_this="Which precisions lie within their error bars of each other?",
@@ -453,8 +453,8 @@ chapter(
             "formats",
             "The formats that people download spend their bits differently",
             prose="""
-            Most models that run on laptops are downloaded as GGUF files, whose simplest formats store blocks of 32
-            weights. `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
+            Models for laptops are often downloaded as GGUF files, whose simplest formats store blocks of 32 weights.
+            `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
             adds the smallest weight of the block, so that its 16 steps go from there to the largest; `Q5_0` and `Q8_0`
             spend 5 and 8 bits. NF4 and FP4 look their levels up in a code book instead.
 

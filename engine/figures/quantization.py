@@ -302,14 +302,25 @@ def priced(bits: Sequence[float], values: ArrayLike, names: Sequence[str], *, y_
         y=floats(values),
         mode="markers+text",
         text=[label(name) for name in names],
-        textposition="middle right",
+        textposition=_beside(bits),
         cliponaxis=False,
         marker={"color": color("quantization_error"), "size": 11},
         hovertemplate="%{text}: %{x:g} bits, <b>%{y:.4g}</b><extra></extra>",
     )
-    figure.update_xaxes(range=[min(bits) - 0.4, max(bits) + 0.9], nticks=8)
+    figure.update_xaxes(range=[min(bits) - 0.7, max(bits) + 0.9], nticks=8)
     figure.update_yaxes(type="log", nticks=6)
     return figure
+
+
+def _beside(places: Sequence[float]) -> list[str]:
+    """Where the name of each point stands: on the right, on the left where the last point at its place has that."""
+    sides: dict[float, str] = {}
+    found = []
+    for place in places:
+        at = round(place, 2)
+        sides[at] = "middle left" if sides.get(at) == "middle right" else "middle right"
+        found.append(sides[at])
+    return found
 
 
 def weighed(
@@ -323,7 +334,7 @@ def weighed(
         y=shown,
         mode="markers+text",
         text=[label(name) for name in names],
-        textposition="middle right",
+        textposition=_beside(megabytes),
         cliponaxis=False,
         marker={"color": color("quantization_error"), "size": 10},
         error_y={"array": floats(errors), "thickness": 1.6, "width": 5, "color": NEUTRAL},

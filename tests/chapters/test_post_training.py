@@ -177,6 +177,18 @@ def test_the_proofs_of_a_conversation_hold_for_a_published_template(request_):
         assert cards.loss(version, version, request_, answer).prove().passed
 
 
+@pytest.mark.smollm2
+@needs_smollm2
+def test_a_system_turn_that_nobody_typed_is_told():
+    version = family.Version("yours", SMOLLM2, lambda: loaded_checkpoint(SMOLLM2))
+    assert "Before it the template writes “system⏎You·are·a·helpful" in cards.template(version, REQUEST).note
+
+
+def test_a_template_of_marks_alone_writes_nothing_unasked():
+    version = cards.family_of("pocket-llama").versions(loaded_checkpoint)[1]
+    assert "nobody typed" not in cards.template(version, REQUEST).note
+
+
 def test_the_base_has_no_template_and_reads_the_bare_text(versions):
     base = versions[0]
     ids = cards.prompt_ids(base, REQUEST)

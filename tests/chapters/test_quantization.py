@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
-from engine.chapters.c15_quantization.formats import BITS, _bits, rounded
+from engine.chapters.c15_quantization.formats import BITS, _already, _bits, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
 from engine.evidence.oracles import bits, blockwise, ggml, storage
@@ -23,7 +23,7 @@ from engine.ops import quantization as ops
 from engine.ops import timing
 from engine.tokens.passages import control_prompts
 from engine.tokens.passages import passage as held_out
-from tests.conftest import BUNDLED, loaded_checkpoint
+from tests.conftest import BUNDLED, SMOLLM2, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 from tests.pages.test_every_page import differences
 
@@ -471,6 +471,24 @@ def test_a_format_rounds_as_torch_does_it_by_hand(name):
     ours, theirs = rounded(name, values), ggml.rounded(name, torch.tensor(values)).numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert _bits(name) == BITS[name]
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1"])
+def test_weights_that_a_format_has_rounded_before_are_said_to_be(kind):
+    plain = normal(8, 320)
+    once = rounded(kind, plain)
+    errors = [{name: ops.relative_error(w, rounded(name, w)) for name in BITS} for w in (plain, once)]
+    assert _already(errors[0]) == ""
+    assert f"rounded as {kind} when" in _already(errors[1])
+
+
+@pytest.mark.smollm2
+@needs_smollm2
+def test_the_formats_of_a_checkpoint_from_a_gguf_file_prove_themselves():
+    card = cards.one_matrix(cards.Matrix(loaded_checkpoint(SMOLLM2), "q_proj", 0, "nf4"))
+    assert card.prove().passed, card.prove()
+    assert "rounded as Q4_1" in card.note
+    assert differences(executed(card.code), card.numbers, card.atol) == []
 
 
 def test_blocks_of_gguf_on_paper():

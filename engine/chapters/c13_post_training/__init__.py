@@ -33,6 +33,7 @@ from engine.chapters.c13_post_training.tasks import (
     writing,
 )
 from engine.chapters.c13_post_training.templated import template
+from engine.tokens.chat import has_template
 
 __all__ = [
     "LONGEST",
@@ -56,6 +57,7 @@ __all__ = [
     "examine",
     "family_of",
     "favourites",
+    "has_template",
     "judgement",
     "kinds",
     "kl",

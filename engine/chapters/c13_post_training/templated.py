@@ -1,5 +1,6 @@
 """The chat template, token by token."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from engine.chapters.c13_post_training.family import Version
@@ -11,8 +12,8 @@ from engine.figures import chips
 from engine.model.capturing import tokens_of, typed
 from engine.model.loaded import Loaded
 from engine.tokens.chat import special_ids
-from engine.tokens.encoder import encoder
-from engine.tokens.text import quoted
+from engine.tokens.encoder import decode, encoder
+from engine.tokens.text import display, quoted
 
 COLUMNS, SHOWN = 6, 60
 
@@ -58,8 +59,20 @@ def template(version: Version, request: str) -> Card:
         code=script([version], _CODE.format(request=request, label=version.label)),
         atol=0.0,
         note=f"Your request alone makes {mine} tokens; the rest is the template's."
+        + _unasked(loaded, ids, request)
         + _lost(loaded, request)
         + (f" The figure shows the first {SHOWN} tokens, the table all of them." if len(ids) > SHOWN else ""),
+    )
+
+
+def _unasked(loaded: Loaded, ids: Sequence[int], request: str) -> str:
+    """The text that a template writes before the request, as a sentence; empty where it writes marks alone."""
+    asked, marks = [token.id for token in typed(loaded, request)], special_ids(loaded.tokenizer)
+    starts = (i for i in range(len(ids)) if asked and list(ids[i : i + len(asked)]) == asked)
+    before = [id for id in ids[: next(starts, 0)] if id not in marks]
+    text = decode(loaded.tokenizer, before) if before else ""
+    return (
+        f" Before it the template writes {quoted(display(text))}, which nobody typed." if text.strip() else ""
     )
 
 

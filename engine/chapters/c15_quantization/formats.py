@@ -117,7 +117,8 @@ def formats(loaded: Loaded, ids: tuple[int, ...], tried: Sequence[Tried]) -> Car
         code=_script(loaded, ids),
         numbers={name: named[f"mean KL, {name}"] for name in OF_GGUF},
         atol=min(HALF_WAY * fraction(kls[name]) for name in OF_GGUF),
-        note="A simulation: the linear layers' weights rounded as each format keeps them, run by torch in fp32. Files "
+        note=_already({one.name: one.error for one in tried})
+        + "A simulation: the linear layers' weights rounded as each format keeps them, run by torch in fp32. Files "
         "mix formats; llama.cpp's Q4_K and Q6_K, which share scales among blocks, are not among these.",
     )
 
@@ -151,8 +152,21 @@ def one_matrix(chosen: Matrix) -> Card:
         code=_one_script(chosen),
         numbers={name: errors[name] for name in OF_GGUF},
         atol=1e-5,
-        note="This is one layer's weights; the button rounds them all and measures what that does to the predictions.",
+        note=_already(errors)
+        + "This is one layer's weights; the button rounds them all and measures what that does to the predictions.",
     )
+
+
+ON_ITS_STEPS = 1e-3
+"""Relative error below which weights that a format of few bits has rounded lay on its steps before."""
+
+
+def _already(errors: Mapping[str, float]) -> str:
+    """Which format the weights were rounded to before, as a sentence; empty where there is none."""
+    found = [name for name, error in errors.items() if BITS[name] < 6 and error < ON_ITS_STEPS]
+    if not found:
+        return ""
+    return f"These weights were rounded as {found[0]} when their file was made, so {found[0]} loses next to nothing. "
 
 
 def _drawn(values: Mapping[str, float], y_name: str) -> "Figure":
