@@ -273,6 +273,8 @@ def _told(this: State, other: State, own: Mapping[str, Any], others: Mapping[str
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return markdown(f"“{shorten(str(value), 40)}”" if isinstance(value, str) and " " in value else str(value))
 
 
