@@ -157,7 +157,7 @@ def _about_plane(view: View) -> str:
 
 def _about_one_text(view: View) -> str:
     return f"""
-    Each optimizer now trains a private copy of the model, with all of its weights, on one text: your prompt (at most
+    Each optimizer trains a private copy of the model, with all of its weights, on one text: your prompt (at most
     its first {MOST} tokens). The loss falls because the copy learns the text by heart, and what it writes after the
     first words shows this. Where a rate is too large at first, the loss rises before it falls.
 
@@ -188,11 +188,12 @@ chapter(
             "surface",
             "Every optimizer takes its own way down",
             prose="""
-            **SGD** (stochastic gradient descent) steps against the gradient. **Momentum** keeps a share of its last
-            step, and **Nesterov** looks ahead along it. **RMSProp** divides each coordinate's derivative by its recent
-            size; **Adam** does that and keeps momentum, so that its step is at first about as long as the rate,
-            whatever the gradient; **AdamW** also shrinks the weights. In a ravine the gradient points mostly across
-            it, and there the optimizers behave differently.
+            All optimizers aim downhill, but each makes its steps from the gradients in its own way. **SGD**
+            (stochastic gradient descent) steps against the gradient. **Momentum** keeps a share of its last step, and
+            **Nesterov** looks ahead along it. **RMSProp** divides each coordinate's derivative by its recent size;
+            **Adam** does that and keeps momentum, so that its step is at first about as long as the rate, whatever
+            the gradient; **AdamW** also shrinks the weights. In a ravine the gradient points mostly across it, and
+            there the optimizers behave differently.
 
             One learning rate for all would compare unlike things: with momentum, steps in one direction add up to ten
             times the rate. So each optimizer walks at the rate, of eleven, with which it ends lowest.
@@ -231,12 +232,12 @@ chapter(
             "muon",
             "Muon treats a matrix as a whole",
             prose="""
-            All optimizers so far treat a weight matrix as a list of numbers. **Muon**
-            ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)) takes the momentum of a whole matrix
-            and pulls its singular values, the lengths of its steps in different directions, towards one size. It does
-            so by five steps of an approximation, the Newton–Schulz iteration, so directions with weak gradients move
-            much further than with SGD, though the weakest still lag behind. Muon needs a matrix, so it cannot be shown
-            on the surfaces above. Here it solves a small linear regression, with inputs that are strong in some
+            **Muon** ([Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/)) changes a weight matrix as a
+            whole, where other optimizers treat it as a list of numbers. It takes the momentum of the matrix and pulls
+            its singular values, the lengths of its steps in different directions, towards one size. It does so by
+            five steps of an approximation, the Newton–Schulz iteration, so directions with weak gradients move much
+            further than with SGD, though the weakest still lag behind. Muon needs a matrix, so it cannot be shown on
+            the surfaces above. Here it solves a small linear regression, with inputs that are strong in some
             directions and weak in others.
             """,
             draw=muon,

@@ -237,10 +237,10 @@ def row_prose(view: View) -> str:
         else f"From position {view.state.focus} the query sees {seen} of {count} keys."
     )
     return f"""
-        The query of {focus(view)} has a score with every key. The model learns to predict the next token, so no token
-        may see the ones after it: the **causal mask** replaces the scores of later keys with −∞. {sight}
-        **Softmax** (e to the power of each score, divided by the sum of all of them) then turns the scores into weights
-        that are positive and add up to 1.
+        {focus(view)} may look only at itself and the tokens before it, and softmax turns its scores with them into
+        weights. The model learns to predict the next token, so no token may see the ones after it: the **causal mask**
+        replaces the scores of later keys with −∞. {sight} **Softmax** (e to the power of each score, divided by the sum
+        of all of them) makes weights that are positive and add up to 1.
     """
 
 
@@ -266,8 +266,8 @@ def values_prose(view: View) -> str:
 def output_prose(view: View) -> str:
     spec = view.loaded.spec
     return f"""
-        The output of a head has {spec.d_head} numbers, and the residual stream has {spec.d_model}. The **output
-        projection** W_O leads back to that width, and every head owns {spec.d_head} of its rows. The product is what
+        The **output projection** W_O turns the {spec.d_head} numbers of a head’s output into the {spec.d_model} of the
+        residual stream. Every head owns {spec.d_head} of its rows, and the product with them is what
         this head **writes**: it is added to the residual stream at {focus(view)}, together with the writes of the
         {spec.n_head - 1} other heads of the layer.
     """

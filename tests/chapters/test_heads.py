@@ -277,7 +277,9 @@ def test_the_second_reading_is_cheap_and_dear_again_without_induction_heads(open
     shown = cards.second_time(opened, 0, 3).shown
     first, second, after = shown["means"]
     assert second < 0.5 * first
-    assert after - second > 2 * (np.mean(shown["means, others removed"]) - second)
+    others = np.median(shown["means, others removed"])
+    assert after - second > 4 * (others - second)
+    assert f"{others:.2f} (median; " in cards.second_time(opened, 0, 3).title
 
 
 def test_the_four_scores_of_a_head_share_one_unit(opened):

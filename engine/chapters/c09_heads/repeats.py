@@ -148,7 +148,7 @@ def second_time(loaded: Loaded, seed: int, removed: int) -> Card:
         }  # fmt: skip
         effect = (
             f"; without {names(heads[:3])}{' …' if len(heads) > 3 else ''} {after:.2f}, without as many others "
-            f"{min(ends):.2f} to {max(ends):.2f}"
+            f"{np.median(ends):.2f} (median; {min(ends):.2f} to {max(ends):.2f})"
         )
     return Card(
         key="second-time",
