@@ -183,3 +183,10 @@ def test_equations_have_the_mask_and_the_bias_of_a_norm():
 
 def _title(name, part):
     return cards.diagram(loaded_checkpoint(name), 2, part).title
+
+
+def test_a_diagram_of_every_part_is_proved_by_a_model_built_from_the_config(subject):
+    for name in ("attention", "mlp", "attn_norm", "final_norm", "unembedding"):
+        card = cards.diagram(subject, 1, name)
+        assert card.prove().passed, (name, card.prove())
+        assert list(unnoticed(card)) == []

@@ -78,7 +78,7 @@ def family_of(checkpoint: str, here: Callable[[str], bool] = is_cached) -> Famil
                 return Family({"base": base, "instruct": tuned}, "base")
             return _pocket(
                 f"{checkpoint} would be compared with {missing[0]}, which is not on this machine yet: choose it "
-                "once in the sidebar to download it. Until then this chapter shows pocket-llama and its two tuned "
+                "once in the sidebar to download it. Until then this chapter compares pocket-llama with its two tuned "
                 "versions."
             )
     if checkpoint in POCKET.values():
