@@ -224,10 +224,11 @@ def _facts_again(read: Sequence[Read], layer: int) -> dict[str, Any]:
 
 
 def _configured(config: Any) -> tuple[int, bool, int, int]:
-    """Matrices of an MLP, whether they have biases, d_model and d_ff, by the config of a GPT-2 or of a Llama."""
-    if hasattr(config, "mlp_bias"):
-        return 3, config.mlp_bias, config.hidden_size, config.intermediate_size
-    return 2, True, config.hidden_size, config.n_inner or 4 * config.hidden_size
+    """Matrices of an MLP, whether they have biases, d_model and d_ff, by the config of a plain or of a gated one."""
+    wide = getattr(config, "intermediate_size", None)
+    if wide is None:
+        return 2, True, config.hidden_size, config.n_inner or 4 * config.hidden_size
+    return 3, config.mlp_bias, config.hidden_size, wide
 
 
 def _mlp(loaded: Loaded, layer: int) -> str:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from engine import ReaderError
 from engine.chapters.c05_sampling.warpers import FORWARD
 from engine.evidence.card import Badge, Card, Oracle
+from engine.evidence.oracles.ends import logits_after
 from engine.evidence.oracles.filtering import logits_again
 from engine.evidence.oracles.order import at_ranks
-from engine.evidence.rounding import largest, same_pass
+from engine.evidence.rounding import chance_tolerance, float_tolerance, largest, same_pass
 from engine.evidence.script import script
 from engine.figures.axes import short
 from engine.figures.sampling import ranks, softmax_columns
@@ -48,7 +49,7 @@ def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Ca
     if found is not None:
         title += f"; {quoted(named[found])} is number {found:,}"
 
-    read_ids, near = trace.ids, same_pass(row)
+    read_ids, near = trace.ids, float_tolerance(loaded, row)
     best, p = order[:SHOWN], softmax(row)[ids]
     return Card(
         key="logits",
@@ -70,10 +71,10 @@ def logits(loaded: Loaded, trace: Trace, position: int, look_up: str = "") -> Ca
         },
         shown={"rank": places, "id": ids, "logit": row[ids], "probability": p},
         oracle=Oracle(
-            "Logits that transformers returns for the same ids, sorted by torch, and torch.softmax of them. For the "
-            "logits themselves this is another run of the same model: it finds a wrong token or place.",
+            "The normalized stream that transformers returns for the same ids, times the unembedding’s rows, sorted "
+            "by torch, and torch.softmax of that.",
             lambda: _ranked_again(loaded, read_ids, position, places.tolist(), ids.tolist(), near),
-            {"rank": 0.0, "id": 0.0, "logit": near, "probability": same_pass()},
+            {"rank": 0.0, "id": 0.0, "logit": near, "probability": chance_tolerance(loaded, p)},
         ),
         code=script(
             loaded,
@@ -170,7 +171,7 @@ def probabilities(
 def _ranked_again(
     loaded: Loaded, ids: Sequence[int], position: int, ranks: list[int], given: list[int], near: float
 ) -> dict[str, Any]:
-    row = logits_again(loaded, ids)[position]
+    row = logits_after(loaded, ids, position).double()
     chosen = at_ranks(given, row, near, [rank - 1 for rank in ranks])
     own = [1 + int((row > row[i] + near).sum()) for i in chosen]  # the first rank that a tie with it allows
     last = [int((row >= row[i] - near).sum()) for i in chosen]

@@ -11,11 +11,18 @@ from engine.model.loaded import Loaded
 Tensor = torch.Tensor
 
 
-@torch.no_grad()
 def last_logits(loaded: Loaded, ids: Sequence[int]) -> Tensor:
     """Logits (vocab) after the last token, float32: the normalized stream that transformers returns, times the rows."""
+    return logits_after(loaded, ids, -1)
+
+
+@torch.no_grad()
+def logits_after(loaded: Loaded, ids: Sequence[int], position: int) -> Tensor:
+    """The same after the token at a position."""
     batch = torch.tensor([list(ids)], device=loaded.model.device)
-    end = loaded.model(batch, output_hidden_states=True, use_cache=False).hidden_states[-1][0, -1].float()
+    end = (
+        loaded.model(batch, output_hidden_states=True, use_cache=False).hidden_states[-1][0, position].float()
+    )
     head = loaded.model.get_output_embeddings()
     parts = torch.cat([F.linear(end, rows.float()) for rows in head.weight.split(4096)])
     bias = getattr(head, "bias", None)
