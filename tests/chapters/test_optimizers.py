@@ -200,6 +200,7 @@ def test_a_survey_proves_itself_and_its_script_agrees(loaded):
     assert all(path.losses[-1] < path.losses[0] for path in found.paths.values())
 
 
+@pytest.mark.slow
 def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
     before = fingerprint(loaded.model)
     ids = ids_of(loaded)

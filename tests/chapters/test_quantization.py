@@ -415,6 +415,7 @@ def test_perplexity_is_exp_of_transformers_loss():
     assert reading.reference.size == sum(counts)
 
 
+@pytest.mark.slow
 @bundled
 def test_a_perplexity_says_whether_it_stands_out_from_its_error(name):
     both = pair_of(name)
@@ -445,6 +446,7 @@ def test_levels_that_are_the_same_number_count_once(kind, levels):
     assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
 
 
+@pytest.mark.slow
 @bundled
 def test_an_overview_proves_itself_and_no_altered_one(name):
     def get(at):

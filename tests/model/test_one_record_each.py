@@ -34,6 +34,15 @@ def compared_or_keyed(file):
     return {leaf.value for leaf in found if isinstance(leaf, ast.Constant)} & set(PRECISIONS)
 
 
+FORMATS = {
+    "engine/chapters/c15_quantization/formats.py",
+    "engine/chapters/c15_quantization/number.py",
+    "engine/evidence/oracles/bits.py",
+    "engine/evidence/oracles/ggml.py",
+}
+"""What tells of the formats of numbers themselves, those of GGUF files among them: bits, levels, bytes."""
+
+
 def test_no_other_file_asks_which_precision_it_is():
     files = [
         path.relative_to(ROOT).as_posix()
@@ -41,7 +50,7 @@ def test_no_other_file_asks_which_precision_it_is():
         for path in (ROOT / room).rglob("*.py")
     ]
     asking = {file for file in (*files, "Home.py") if compared_or_keyed(file)}
-    assert {file for file in asking if not file.startswith(TRAINING)} - {HOME} == set()
+    assert {file for file in asking if not file.startswith(TRAINING)} - {HOME} - FORMATS == set()
 
 
 @pytest.fixture

@@ -29,5 +29,5 @@ def test_a_page_draws_proves_and_reproduces_itself(name, page, tiny_folder, monk
     visit = visited(page, checkpoint)
     assert {beat for beat, drawn in visit.cards.items() if not drawn} == REFUSED.get((name, page), set())
     assert visit.connections == []
-    every.test_every_live_card_proves_itself(page, checkpoint)
+    every.prove_every_live_card(page, checkpoint)
     every.test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatch)

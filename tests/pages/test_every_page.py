@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import io
 from functools import cache
 
@@ -15,6 +16,9 @@ from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 everywhere = pytest.mark.parametrize(
     ("page", "checkpoint"), [(page, name) for page in PAGES for name in BUNDLED]
 )
+LONGEST = "pages/15_Quantization.py"
+"""The page whose scripts take longest: six precisions, one after another."""
+
 NASTY = (
     "",
     "a" * 100_000,
@@ -51,13 +55,35 @@ def test_a_page_opens_no_connection(page, checkpoint):
     assert visited(page, checkpoint).connections == []
 
 
-@everywhere
-def test_every_live_card_proves_itself(page, checkpoint):
+def prove_every_live_card(page, checkpoint):
+    """Every proof of a page, once. For the bundled pair `-m mutations` does it, and more."""
     proofs = {card.key: card.prove() for card in live_cards(page, checkpoint)}
     assert {key: proof for key, proof in proofs.items() if not proof.passed} == {}
 
 
 @everywhere
+def test_at_least_two_beats_of_a_chapter_ask(page, checkpoint):
+    if page != HOME:
+        assert len(asked(page, checkpoint)) >= 2
+
+
+def asked(page, checkpoint):
+    """The questions that a chapter asks, as the cards of its page have them."""
+    folder = next((ROOT / "engine" / "chapters").glob(f"c{page.removeprefix('pages/')[:2]}_*")).name
+    questions = importlib.import_module(f"engine.chapters.{folder}.questions").ASKED
+    cards = visited(page, checkpoint).cards
+    found = {key: ask(cards[key]) for key, ask in questions.items()}
+    return {key: question for key, question in found.items() if question is not None}
+
+
+@pytest.mark.parametrize(
+    ("page", "checkpoint"),
+    [
+        pytest.param(page, name, marks=pytest.mark.slow if page == LONGEST else ())
+        for page in PAGES
+        for name in BUNDLED
+    ],
+)
 def test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatch):
     monkeypatch.chdir(ROOT)
     use_cached_checkpoints(monkeypatch)

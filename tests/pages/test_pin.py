@@ -43,6 +43,7 @@ def change_precision(app):
     app.selectbox(key="side-precision").set_value("nf4").run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", CHAPTERS)
 def test_every_beat_can_be_kept_beside_another_precision(page):
     visit = opened(page)

@@ -1,40 +1,20 @@
 """Predict first: questions are made of what figures show, asked before them, and counted."""
 
-import importlib
-
 import pytest
 
 from engine.chapters.c08_attention.questions import ASKED
 from engine.evidence.question import Question, between, leading, percent, plain
 from engine.tokens.text import markdown
-from tests.pages.conftest import BUNDLED, PAGES, ROOT, open_app, visited, watched
+from tests.pages.conftest import PAGES, open_app, visited, watched
 from tests.pages.conftest import Visit as Seen
-
-CHAPTERS = PAGES[1:]
-
-
-def asked_of(page):
-    """The questions of a page, by the keys of its beats."""
-    folder = next((ROOT / "engine" / "chapters").glob(f"c{page.removeprefix('pages/')[:2]}_*")).name
-    return importlib.import_module(f"engine.chapters.{folder}.questions").ASKED
-
-
-def questions(page, checkpoint):
-    cards = visited(page, checkpoint).cards
-    return {key: ask(cards[key]) for key, ask in asked_of(page).items()}
-
-
-@pytest.mark.parametrize("checkpoint", BUNDLED)
-@pytest.mark.parametrize("page", CHAPTERS)
-def test_at_least_two_beats_of_a_chapter_ask(page, checkpoint):
-    assert sum(question is not None for question in questions(page, checkpoint).values()) >= 2
+from tests.pages.test_every_page import asked
 
 
 @pytest.mark.smollm2
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", CHAPTERS)
+@pytest.mark.parametrize("page", PAGES[1:])
 def test_at_least_two_beats_of_a_chapter_ask_on_a_published_model(page):
-    assert sum(question is not None for question in questions(page, "SmolLM2-135M-Instruct").values()) >= 2
+    assert len(asked(page, "SmolLM2-135M-Instruct")) >= 2
 
 
 def test_the_answer_follows_the_numbers():

@@ -22,7 +22,7 @@ def test_a_page_runs_without_an_exception_and_every_beat_draws_a_card(page):
 
 @on_each_page
 def test_every_live_card_proves_itself(page):
-    every.test_every_live_card_proves_itself(page, SMOLLM2)
+    every.prove_every_live_card(page, SMOLLM2)
 
 
 @on_each_page

@@ -104,14 +104,14 @@ def test_the_bar_moves_the_address_and_every_beat(demo):
     app = demo()
     app.slider(key=LAYER).set_value(4).run()
     assert app.query_params["layer"] == "4"
-    assert sum("layer 4" in one.value for one in app.markdown) == 2
+    assert sum("layer 4" in one.value for one in app.subheader) == 2
 
 
 def test_a_chip_sets_the_focus_of_every_beat(demo):
     app = demo()
     app = strip(app).set_value(3).run()
     assert app.query_params["focus"] == "3"
-    assert sum("focus 3" in one.value for one in app.markdown) == 2
+    assert sum("focus 3" in one.value for one in app.subheader) == 2
 
 
 def test_the_bar_stands_once_on_a_page_and_no_beat_repeats_it(demo):
