@@ -1,6 +1,7 @@
 """Who may import what, read from the source: the rooms of the engine, and one direction between them."""
 
 import ast
+from functools import cache
 from pathlib import PurePosixPath
 
 import pytest
@@ -13,6 +14,7 @@ HEAVY = {"plotly", "torch", "transformers"}
 FORBIDDEN_NAMES = {"session_state", "query_params", "cache_data", "cache_resource", "html"}
 
 
+@cache
 def tree_of(file):
     return ast.parse((ROOT / file).read_text("utf-8"))
 
