@@ -91,7 +91,7 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def settle(page: Page, quiet: float = 0.6, timeout: float = 120) -> None:
+def settle(page: Page, quiet: float = 0.6, timeout: float = 180) -> None:
     """Wait until streamlit has run, what is in sight is drawn, and nothing has changed for `quiet` seconds."""
     page.wait_for_selector('[data-testid="stApp"]', timeout=timeout * 1000)
     deadline, since = time.monotonic() + timeout, time.monotonic()

@@ -163,10 +163,12 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
         with stage:
             view = View(page, beat.key, controls, st.container())
             _guarded(_short if projected else _words, prose, view, beat.prose)
+            place = st.container(gap=None)
             if here.wanted(name):
-                _guarded(_figures, st.container(), view, beat, pinned)
+                _guarded(_figures, place, view, beat, pinned)
             else:
-                st.skeleton(height=sight.height(name))
+                with place, _places_of_figures()[1]:
+                    st.empty().skeleton(height=sight.height(name))
         if beat.try_this and not projected:
             _guarded(_words, hint.container(key=f"try-{page}-{beat.key}"), view, beat.try_this)
 
@@ -226,25 +228,34 @@ def first_sentence(text: str) -> str:
     return paragraph
 
 
+def _places_of_figures() -> "tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]":
+    """Where a beat has the mark that it waits, what it shows meanwhile, and its figures: each always in one place."""
+    return st.empty(), st.container(), st.container()
+
+
 def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
     """The figures of a beat, or how far the work for them is."""
-    here, name, mark = sheet.current(), view.fragment, st.empty()
+    here, name = sheet.current(), view.fragment
+    mark, pending, body = _places_of_figures()
     try:
         drawn = view.settle(beat.draw(view))
         share = (_BESIDE_TEXT if view.staged else 1.0) * (_BELOW if pinned else 1.0) / max(1, len(drawn))
-        if pinned is not None:
-            pin.draw(pinned, view, beat.draw, drawn, share)
-        elif not predict.covered(view, beat.ask, [card for card, _ in drawn]):
-            for card, again in drawn:
-                cards.draw(card, view.page, view.pick, again, share)
+        with body:
+            if pinned is not None:
+                pin.draw(pinned, view, beat.draw, drawn, share)
+            elif not predict.covered(view, beat.ask, [card for card, _ in drawn]):
+                for card, again in drawn:
+                    cards.draw(card, view.page, view.pick, again, share)
         pin.button(view)
         words = beat.prose(view) if callable(beat.prose) else beat.prose
         notebook.note(view.page, beat.key, beat.title, inspect.cleandoc(words), [card for card, _ in drawn])
         here.drew(name, view.used)
-    except Pending as pending:
-        waiting.show(pending.job, name, sight.height(name))
+    except Pending as still:
+        with pending:
+            waiting.show(still.job, name, sight.height(name))
     except Stop as stop:
-        waiting.stopped(stop, name)
+        with pending:
+            waiting.stopped(stop, name)
         here.drew(name, view.used)
     except ReaderError:
         here.drew(name, view.used)

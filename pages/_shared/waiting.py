@@ -11,13 +11,21 @@ from pages._shared.work import Job
 
 
 def show(job: Job, fragment: str, height: int) -> None:
-    """A placeholder as high as the figure; with what is known of the work, once it has taken a while."""
+    """A placeholder as high as the figure; with what is known of the work, once it has taken a while.
+
+    What is an element stays one, and what is a container too: Streamlit lets a message take the place of one for the
+    same place that has not left yet, and a child of a container that has become an element breaks the page.
+    """
+    ghost, line, texts = st.empty(), st.container(), st.container()
     if job.columns:
-        _columns(job.columns)
+        with texts:
+            _columns(job.columns)
     elif job.seconds < sheet.SHORT:
-        st.skeleton(height=height)
+        ghost.skeleton(height=height)
         return
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+    else:
+        ghost.skeleton(height=max(120, height - 60))
+    with line, st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if job.ahead:
             st.caption(f"{markdown(job.label)}: {job.ahead} ahead of you in the queue.")
         elif job.share is None:
@@ -32,15 +40,15 @@ def show(job: Job, fragment: str, height: int) -> None:
             on_click=_stop,
             args=(fragment,),
         )
-    if not job.columns:
-        st.skeleton(height=max(120, height - 60))
 
 
 def stopped(stop: Stop, fragment: str) -> None:
     """What there was when the reader stopped it, and the way back."""
+    _, line, texts = st.empty(), st.container(), st.container()
     if stop.job.columns:
-        _columns(stop.job.columns)
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        with texts:
+            _columns(stop.job.columns)
+    with line, st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.caption(f"{markdown(stop.job.label)}: stopped.")
         st.button(
             "Go on",

@@ -17,7 +17,7 @@ SHOWN = (
 def healthy(page):
     assert exceptions(page) == []
     assert not scrolls_sideways(page)
-    assert page.locator(SHOWN).count() > 0
+    page.locator(SHOWN).first.wait_for(state="attached", timeout=60_000)
 
 
 def at_width(page, width):
