@@ -167,8 +167,8 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
             if here.wanted(name):
                 _guarded(_figures, place, view, beat, pinned)
             else:
-                with place, _places_of_figures()[1]:
-                    st.empty().skeleton(height=sight.height(name))
+                with place:
+                    _places_of_figures()[1].ghost.skeleton(height=sight.height(name))
         if beat.try_this and not projected:
             _guarded(_words, hint.container(key=f"try-{page}-{beat.key}"), view, beat.try_this)
 
@@ -228,9 +228,9 @@ def first_sentence(text: str) -> str:
     return paragraph
 
 
-def _places_of_figures() -> "tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]":
+def _places_of_figures() -> "tuple[DeltaGenerator, waiting.Slots, DeltaGenerator]":
     """Where a beat has the mark that it waits, what it shows meanwhile, and its figures: each always in one place."""
-    return st.empty(), st.container(), st.container()
+    return st.empty(), waiting.Slots(), st.container()
 
 
 def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
@@ -251,11 +251,9 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
         notebook.note(view.page, beat.key, beat.title, inspect.cleandoc(words), [card for card, _ in drawn])
         here.drew(name, view.used)
     except Pending as still:
-        with pending:
-            waiting.show(still.job, name, sight.height(name))
+        waiting.show(still.job, name, sight.height(name), pending)
     except Stop as stop:
-        with pending:
-            waiting.stopped(stop, name)
+        waiting.stopped(stop, name, pending)
         here.drew(name, view.used)
     except ReaderError:
         here.drew(name, view.used)

@@ -10,54 +10,62 @@ from pages._shared.sheet import Stop
 from pages._shared.work import Job
 
 
-def show(job: Job, fragment: str, height: int) -> None:
-    """A placeholder as high as the figure; with what is known of the work, once it has taken a while.
+class Slots:
+    """Where all this stands: each piece has a place of its own, which every run of a fragment writes or empties.
 
-    What is an element stays one, and what is a container too: Streamlit lets a message take the place of one for the
-    same place that has not left yet, and a child of a container that has become an element breaks the page.
+    Streamlit may keep what a run only leaves out, and a place that is now an element and now a container breaks the
+    page when messages for both are under way.
     """
-    ghost, line, texts = st.empty(), st.container(), st.container()
+
+    def __init__(self) -> None:
+        self.ghost = st.empty()
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            self.words, self.button = st.empty(), st.empty()
+        self.texts = st.container()
+
+
+def show(job: Job, fragment: str, height: int, at: Slots | None = None) -> None:
+    """A placeholder as high as the figure; with what is known of the work, once it has taken a while."""
+    slots = at or Slots()
     if job.columns:
-        with texts:
+        with slots.texts:
             _columns(job.columns)
     elif job.seconds < sheet.SHORT:
-        ghost.skeleton(height=height)
+        slots.ghost.skeleton(height=height)
         return
     else:
-        ghost.skeleton(height=max(120, height - 60))
-    with line, st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if job.ahead:
-            st.caption(f"{markdown(job.label)}: {job.ahead} ahead of you in the queue.")
-        elif job.share is None:
-            st.caption(f"{markdown(job.what)} …")
-        else:
-            st.progress(job.share, text=markdown(job.what))
-        st.button(
-            "Stop",
-            key=f"{fragment}-stop",
-            icon=":material/stop:",
-            type="tertiary",
-            on_click=_stop,
-            args=(fragment,),
-        )
+        slots.ghost.skeleton(height=max(120, height - 60))
+    if job.ahead:
+        slots.words.caption(f"{markdown(job.label)}: {job.ahead} ahead of you in the queue.")
+    elif job.share is None:
+        slots.words.caption(f"{markdown(job.what)} …")
+    else:
+        slots.words.progress(job.share, text=markdown(job.what))
+    slots.button.button(
+        "Stop",
+        key=f"{fragment}-stop",
+        icon=":material/stop:",
+        type="tertiary",
+        on_click=_stop,
+        args=(fragment,),
+    )
 
 
-def stopped(stop: Stop, fragment: str) -> None:
+def stopped(stop: Stop, fragment: str, at: Slots | None = None) -> None:
     """What there was when the reader stopped it, and the way back."""
-    _, line, texts = st.empty(), st.container(), st.container()
+    slots = at or Slots()
     if stop.job.columns:
-        with texts:
+        with slots.texts:
             _columns(stop.job.columns)
-    with line, st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.caption(f"{markdown(stop.job.label)}: stopped.")
-        st.button(
-            "Go on",
-            key=f"{fragment}-go-on",
-            icon=":material/play_arrow:",
-            type="tertiary",
-            on_click=_go_on,
-            args=(stop.key, fragment),
-        )
+    slots.words.caption(f"{markdown(stop.job.label)}: stopped.")
+    slots.button.button(
+        "Go on",
+        key=f"{fragment}-go-on",
+        icon=":material/play_arrow:",
+        type="tertiary",
+        on_click=_go_on,
+        args=(stop.key, fragment),
+    )
 
 
 def _columns(texts: tuple[str, ...]) -> None:
