@@ -64,13 +64,16 @@ def largest(
 
     of       the column with the number, by its name or its place
     called   what a row is called, with columns in braces: "layer {layer}"
-    card     the key of the card, where it is not the beat's first
+    card     the key of the card, where it is not the beat's first or not always there
     by_name  the answers stand in alphabetical order: for a table that is sorted by the number itself
     rows     those that count
     """
 
     def ask(cards: Sequence[Card]) -> Question | None:
-        table = _chosen(cards, card).table
+        one = _chosen(cards, card)
+        if one is None:
+            return None
+        table = one.table
         values = list(table.values())[of] if isinstance(of, int) else table[of]
         lines = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)][rows]
         return leading(text, [called.format(**line) for line in lines], values[rows], least, by_name)
@@ -82,7 +85,8 @@ def which(text: str, read: Measure, *, card: str = "", least: bool = False) -> A
     """Asks which of a few names has the largest number, or the smallest; `read` gives them as a mapping."""
 
     def ask(cards: Sequence[Card]) -> Question | None:
-        found = dict(read(_chosen(cards, card)))
+        one = _chosen(cards, card)
+        found = dict(read(one)) if one is not None else {}
         return leading(text, list(found), list(found.values()), least)
 
     return ask
@@ -100,7 +104,8 @@ def how_much(
     """Asks between which two of some borders a number lies; `said` puts a border into words, `unit` stands behind."""
 
     def ask(cards: Sequence[Card]) -> Question | None:
-        return between(text, float(read(_chosen(cards, card))), borders, said, unit)
+        one = _chosen(cards, card)
+        return between(text, float(read(one)), borders, said, unit) if one is not None else None
 
     return ask
 
@@ -154,5 +159,6 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def _chosen(cards: Sequence[Card], key: str) -> Card:
-    return next(one for one in cards if one.key == key) if key else cards[0]
+def _chosen(cards: Sequence[Card], key: str) -> Card | None:
+    """The card that a question is about; None where the beat shows something else now."""
+    return next((one for one in cards if not key or one.key == key), None)

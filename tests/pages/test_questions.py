@@ -1,9 +1,14 @@
 """Predict first: questions are made of what figures show, asked before them, and counted."""
 
+from dataclasses import replace
+
 import pytest
 
+from engine.chapters.c03_neurons.questions import ASKED as ASKED_OF_NEURONS
+from engine.chapters.c07_optimizers.questions import ASKED as ASKED_OF_OPTIMIZERS
 from engine.chapters.c08_attention.questions import ASKED
-from engine.evidence.question import Question, between, leading, percent, plain
+from engine.evidence.card import Badge, Card
+from engine.evidence.question import Question, between, how_much, largest, leading, percent, plain, which
 from engine.tokens.text import markdown
 from tests.pages.conftest import PAGES, open_app, visited, watched
 from tests.pages.conftest import Visit as Seen
@@ -111,3 +116,54 @@ def test_the_switch_is_in_the_link():
 
 def question_of_row(cards):
     return ASKED["row"](cards["row"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_a_beat_that_shows_something_else_asks_no_wrong_question(page):
+    app = open_app(page, checkpoint="pocket-gpt2", predict="1")
+    for key in modes(app, page):
+        for number in range(len(mode(app, key).options)):
+            if number < len(mode(app, key).options):
+                app = mode(app, key).set_value(mode(app, key).options[number]).run()
+                assert [error.message for error in app.exception] == [], (key, number)
+
+
+def modes(app, page):
+    """Keys of a page's own rows of options."""
+    own = f"{int(page.removeprefix('pages/')[:2])}-"
+    keys = [str(group.key) for group in app.get("button_group")]
+    return [key for key in keys if key.startswith(own) and not key.endswith("-evidence")]
+
+
+def mode(app, key):
+    return next(group for group in app.get("button_group") if group.key == key)
+
+
+def named(key, **columns):
+    """A card whose table has these columns."""
+    return Card(key, "t", "a", Badge.TOY, None, columns)
+
+
+def test_a_question_about_a_card_that_is_not_shown_is_not_asked():
+    cards = [named("list", word=["a", "b", "c", "d"], rank=[1, 2, 3, 4])]
+    assert largest("?", "rank", "{word}")(cards).answer == "d"
+    assert largest("?", "rank", "{word}", card="list")(cards).answer == "d"
+    assert largest("?", "cosine", "{word}", card="one")(cards) is None
+    assert which("?", lambda card: card.shown["x"], card="one")(cards) is None
+    assert how_much("?", lambda card: card.shown["x"], (1, 2), plain, card="one")(cards) is None
+
+
+def test_below_zero_the_lowest_is_the_lowest():
+    card = named("surface", x=[1])
+    shown = {"A, heights": [1.0, -4.0], "B, heights": [1.0, 0.5], "C, heights": [1.0, 0.1]}
+    assert ASKED_OF_OPTIMIZERS["surface"]([replace(card, shown=shown)]).answer == "A"
+
+
+def test_a_neuron_strongest_below_zero_asks_nothing():
+    table = {"position": [0, 1, 2, 3], "token": ["a", "b", "c", "d"], "activation": [0.1, 3.0, 0.2, -4.0]}
+    card = named("over-prompt", **table)
+    asked = ASKED_OF_NEURONS["contexts"]
+    assert asked([replace(card, shown={"activations": table["activation"]})]) is None
+    assert asked([replace(card, shown={"activations": [0.1, 5.0, 0.2, -4.0]})]).answer == "“b” at position 1"

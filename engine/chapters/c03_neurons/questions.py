@@ -2,7 +2,18 @@
 
 import numpy as np
 
-from engine.evidence.question import Ask, how_much, largest, percent, plain
+from engine.evidence.card import Card
+from engine.evidence.question import Ask, how_much, largest, percent, plain, which
+
+
+def _strongest(card: Card) -> dict[str, float]:
+    """The activation of each token; nothing where the largest number and the largest magnitude are two."""
+    values = np.asarray(card.shown["activations"], float)
+    if values.argmax() != np.abs(values).argmax():
+        return {}
+    places = zip(card.table["token"], card.table["position"], values, strict=True)
+    return {f"“{token}” at position {position}": float(value) for token, position, value in places}
+
 
 ASKED: dict[str, Ask] = {
     "activation": how_much(
@@ -11,10 +22,8 @@ ASKED: dict[str, Ask] = {
         (0.25, 0.5, 0.75),
         percent,
     ),
-    "contexts": largest(
-        "At which token of your prompt is this neuron the most active?",
-        "activation",
-        "“{token}” at position {position}",
+    "contexts": which(
+        "At which token of your prompt is this neuron the most active?", _strongest, card="over-prompt"
     ),
     "direction": largest(
         "Which of these tokens does the neuron promote most?",

@@ -10,6 +10,7 @@ ASKED: dict[str, Ask] = {
         lambda card: card.shown["half"] / card.shown["k"][-1],
         (0.02, 0.05, 0.15),
         percent,
+        card="mass",
     ),
     "keep": largest(
         "Which token comes first when only the strongest neurons are kept?", 3, "“{token}”", by_name=True

@@ -5,7 +5,7 @@ from engine.evidence.question import Ask, how_much, largest, percent
 ASKED: dict[str, Ask] = {
     "logits": largest("Which token does the model expect next?", "probability", "“{token}”", by_name=True),
     "softmax": how_much(
-        "How much of the probability does the favourite get?",
+        "How much of the probability does the favourite get at this temperature?",
         lambda card: card.shown["probability"][0],
         (0.1, 0.3, 0.6),
         percent,

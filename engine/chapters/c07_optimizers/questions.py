@@ -7,23 +7,26 @@ from engine.evidence.oracle import Shown
 from engine.evidence.question import Ask, which
 
 _SMALLEST = 1e-12
+"""Heights below it have no order any more."""
 
 
 def _ends(card: Card) -> dict[str, float]:
-    """Where each optimizer is after its last step, as a logarithm."""
+    """Where each optimizer is after its last step."""
     end = ", heights"
-    return _logarithms({n.removesuffix(end): v for n, v in card.shown.items() if n.endswith(end)})
+    return _apart({n.removesuffix(end): v for n, v in card.shown.items() if n.endswith(end)})
 
 
 def _last(card: Card) -> dict[str, float]:
-    """The last value of each line, as a logarithm."""
-    return _logarithms({name: values for name, values in card.shown.items() if np.ndim(values) == 1})
+    """The last value of each line."""
+    return _apart({name: values for name, values in card.shown.items() if np.ndim(values) == 1})
 
 
-def _logarithms(lines: Shown) -> dict[str, float]:
-    return {
-        name: float(np.log10(np.asarray(values, float)[-1] + _SMALLEST)) for name, values in lines.items()
-    }
+def _apart(lines: Shown) -> dict[str, float]:
+    """The last values, as logarithms where all are heights above zero: there one is so many times another."""
+    ends = {name: float(np.asarray(values, float)[-1]) for name, values in lines.items()}
+    if any(end < -_SMALLEST for end in ends.values()):
+        return ends
+    return {name: float(np.log10(max(end, _SMALLEST))) for name, end in ends.items()}
 
 
 ASKED: dict[str, Ask] = {

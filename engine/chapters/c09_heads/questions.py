@@ -2,7 +2,16 @@
 
 import numpy as np
 
+from engine.chapters.c09_heads.circuit import WITHOUT
+from engine.evidence.card import Card
 from engine.evidence.question import Ask, how_much, largest, percent
+
+
+def _left(card: Card) -> float:
+    """The part of the induction scores that is left; NaN where there was no head to take out."""
+    after = card.shown.get(WITHOUT, float("nan"))
+    return float(np.asarray(after, float).mean() / np.asarray(card.shown["as it is"], float).mean())
+
 
 ASKED: dict[str, Ask] = {
     "wall": how_much(
@@ -22,9 +31,7 @@ ASKED: dict[str, Ask] = {
     ),
     "circuit": how_much(
         "The previous-token heads are taken out: what part of the induction scores is left?",
-        lambda card: (
-            np.mean(card.shown["without the previous-token heads"]) / np.mean(card.shown["as it is"])
-        ),
+        _left,
         (0.25, 0.5, 0.75),
         percent,
     ),

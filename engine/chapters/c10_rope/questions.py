@@ -27,15 +27,15 @@ ASKED: dict[str, Ask] = {
         percent,
     ),
     "learned": how_much(
-        "Learned positions: by how much does a score change at most when the whole text moves along by 100 positions?",
+        "Learned positions: by how much does a score change at most when the whole text moves along?",
         _most_moved,
-        (0.001, 0.03, 1),
+        (0.001, 0.1, 3),
         plain,
     ),
     "shift": how_much(
-        "RoPE: by how much does a score change at most when the whole text moves along by 100 positions?",
+        "RoPE: by how much does a score change at most when the whole text moves along?",
         _most_moved,
-        (0.001, 0.03, 1),
+        (0.001, 0.1, 3),
         plain,
     ),
 }

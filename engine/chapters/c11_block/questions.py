@@ -4,7 +4,7 @@ from engine.evidence.question import Ask, how_much, largest, plain
 
 ASKED: dict[str, Ask] = {
     "parameters": largest("Which part holds the most trained numbers?", "trained numbers", "{part}"),
-    "ledger": largest("Which part pushes the favourite's logit up most?", "logit", "{part}", rows=slice(-1)),
+    "ledger": largest("Which part pushes this logit up most?", "logit", "{part}", rows=slice(-1)),
     "norms": how_much(
         "By what factor does the length of the stream grow from the first block to the end?",
         lambda card: card.shown["residual stream"][-1] / card.shown["residual stream"][0],

@@ -12,7 +12,7 @@ def _seeds(card: Card) -> dict[str, float]:
 
 
 ASKED: dict[str, Ask] = {
-    "through": largest("Which head has the highest induction score at the end?", -1, "{head}"),
+    "through": largest("Which head scores highest at the end?", -1, "{head}"),
     "prompt": largest(
         "Which token does the last of these models expect next?", -1, "“{token}”", by_name=True
     ),

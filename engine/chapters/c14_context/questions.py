@@ -28,7 +28,7 @@ ASKED: dict[str, Ask] = {
         plain,
     ),
     "forgotten": how_much(
-        "All tokens against the last 4: how many times as probable does the whole context make the word?",
+        "Everything read against the last few tokens: how many times as probable does that make the next one?",
         lambda card: card.shown["probability"][-1] / card.shown["probability"][0],
         (2, 10, 100),
         plain,

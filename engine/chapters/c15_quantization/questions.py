@@ -18,13 +18,13 @@ ASKED: dict[str, Ask] = {
         percent,
     ),
     "bytes": how_much(
-        "How large is the model after rounding, against before?",
+        "How large is the model at the second precision, against the first?",
         lambda card: np.sum(card.shown["other"]) / np.sum(card.shown["reference"]),
         (0.3, 0.5, 0.7),
         percent,
     ),
     "outlier": how_much(
-        "Blocks of half the size: how many bits does a weight take, its share of the scales included?",
+        "Blocks of 32 weights: how many bits does a weight take, its share of the scale included?",
         lambda card: card.shown["bits"][0],
         (4.25, 4.75, 5.25),
         plain,
