@@ -26,7 +26,7 @@ def pick(
     view.used.add(_name(view, name))
     chosen = st.session_state.get(sheet.CHOICES, {}).get(_name(view, name), default)
     value = chosen if chosen in options else default
-    view.note(f"choice {name}", value)
+    view.note(f"choice {name}", value, value)
     key = view.key(f"choice-{name}")
     state.mirror(key, value)
     return str(
@@ -61,7 +61,7 @@ def write(
         field(label, max_chars=limit, placeholder=hint, key=key, on_change=_copy, args=(view, name, key))
         or ""
     )
-    view.note(f"choice {name}", text)
+    view.note(f"choice {name}", text, text)
     return text
 
 

@@ -162,7 +162,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
                 sidebar.link(chapters.chapter_number(number))
         with stage:
             view = View(page, beat.key, controls, st.container())
-            _guarded(_short if projected else _words, prose, view, beat.prose)
+            _guarded(_prose, prose, view, beat.prose, projected)
             place = st.container(gap=None)
             if here.wanted(name):
                 _guarded(_figures, place, view, beat, pinned)
@@ -213,9 +213,10 @@ def _words(view: View, words: str | Callable[[View], str]) -> None:
     st.markdown(inspect.cleandoc(words(view) if callable(words) else words))
 
 
-def _short(view: View, words: str | Callable[[View], str]) -> None:
-    """The words of a beat for a wall: the first sentence."""
-    st.markdown(first_sentence(inspect.cleandoc(words(view) if callable(words) else words)))
+def _prose(view: View, words: str | Callable[[View], str], projected: bool) -> None:
+    """The words of a beat; for a wall, their first sentence."""
+    view.prose = inspect.cleandoc(words(view) if callable(words) else words)
+    st.markdown(first_sentence(view.prose) if projected else view.prose)
 
 
 def first_sentence(text: str) -> str:
@@ -247,8 +248,7 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
                 for card, again in drawn:
                     cards.draw(card, view.page, view.pick, again, share)
         pin.button(view)
-        words = beat.prose(view) if callable(beat.prose) else beat.prose
-        notebook.note(view.page, beat.key, beat.title, inspect.cleandoc(words), [card for card, _ in drawn])
+        notebook.note(view.page, beat.key, beat.title, view.prose, [card for card, _ in drawn])
         here.drew(name, view.used)
     except Pending as still:
         waiting.show(still.job, name, sight.height(name), pending)

@@ -6,7 +6,8 @@ that differs from its default is kept beside it, and given back when the control
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
 
 import streamlit as st
 
@@ -48,6 +49,28 @@ def write(page: str) -> None:
         state.write_address()
 
 
+IMPOSSIBLE = (ValueError, KeyError, OverflowError)
+"""What reading a control's value from a text raises."""
+
+
+@dataclass(frozen=True)
+class Asked(Generic[Value]):
+    """What a control is asked for.
+
+    name     its own within its beat
+    of       what its range depends on
+    default  the value that nobody has chosen
+    read     the value that a text of an address names; raises one of `IMPOSSIBLE` for none
+    text     the other way round
+    """
+
+    name: str
+    of: Hashable
+    default: Value
+    read: Callable[[str], Value]
+    text: Callable[[Value], str] = str
+
+
 class Controls:
     """Draws controls where the caller is: `with view.controls: view.slider(…)`.
 
@@ -58,6 +81,7 @@ class Controls:
         self.page, self.beat = page, beat
         self.pinnable = True
         self._read: dict[str, Hashable] = {}
+        self._said: dict[str, str] = {}
         self._keys: list[str] = []
 
     def key(self, name: Hashable) -> str:
@@ -66,13 +90,15 @@ class Controls:
         self._keys.append(key)
         return key
 
-    def read(self) -> dict[str, Hashable]:
-        """What the controls drawn so far say, by name and what their range depends on."""
-        return dict(self._read)
+    def said(self) -> dict[str, str]:
+        """What the controls drawn so far say, as an address would, by their names."""
+        return dict(self._said)
 
-    def note(self, name: str, value: Hashable) -> None:
-        """Something else that was read, which belongs to what the beat shows."""
-        self._read[name] = value
+    def note(self, name: str, value: Hashable, text: str | None = None, of: Hashable = None) -> None:
+        """Something was read that belongs to what the beat shows; `text` is how an address says it, if it can."""
+        self._read[str((name, of))] = value
+        if text is not None:
+            self._said[name] = text
 
     def live(self) -> None:
         """What the beat shows goes on by itself, so it cannot be kept beside another."""
@@ -94,25 +120,21 @@ class Controls:
         if low == high:
             return low
         kind = type(default)
-        key, begun = self._restored(
-            name,
-            of,
-            default,
-            lambda text: _between(kind(text), low, high),
+        return self._control(
+            Asked(name, of, default, lambda text: _between(kind(text), low, high), _number),
+            lambda key, begun: kind(st.slider(label, low, high, begun, step=step, key=key, **more)),
             lambda value: low <= value <= high,
         )
-        value = kind(st.slider(label, low, high, begun, step=step, key=key, **more))
-        return self._keep(name, of, value, default, f"{value:g}" if kind is float else str(value))
 
     def number(
         self, name: str, label: str, low: int, high: int, default: int, *, of: Hashable = None, **more: Any
     ) -> int:
         """A whole number between two ends, typed or counted up and down."""
-        key, begun = self._restored(
-            name, of, default, lambda text: _between(int(text), low, high), lambda value: low <= value <= high
+        return self._control(
+            Asked(name, of, default, lambda text: _between(int(text), low, high)),
+            lambda key, begun: int(st.number_input(label, low, high, begun, step=1, key=key, **more)),
+            lambda value: low <= value <= high,
         )
-        value = int(st.number_input(label, low, high, begun, step=1, key=key, **more))
-        return self._keep(name, of, value, default, str(value))
 
     def select_slider(
         self,
@@ -127,11 +149,11 @@ class Controls:
         """One of some values in a row."""
         if len(options) == 1:
             return options[0]
-        key, begun = self._restored(
-            name, of, default, lambda text: _option(options, text), options.__contains__
+        return self._control(
+            Asked(name, of, default, lambda text: _option(options, text)),
+            lambda key, begun: st.select_slider(label, options, begun, key=key, **more),
+            options.__contains__,
         )
-        value: Option = st.select_slider(label, options, begun, key=key, **more)
-        return self._keep(name, of, value, default, str(value))
 
     def select(
         self,
@@ -146,12 +168,15 @@ class Controls:
     ) -> Option:
         """One of some options, in a box that unfolds; the first, unless `default` is another."""
         usual = options[0] if default is None or default not in options else default
-        key, begun = self._restored(
-            name, of, usual, lambda text: _option(options, text), options.__contains__
+
+        def draw(key: str, begun: Option) -> Option:
+            at = list(options).index(begun)
+            value: Option = st.selectbox(label, options, at, format_func=format_func, key=key, **more)
+            return value
+
+        return self._control(
+            Asked(name, of, usual, lambda text: _option(options, text)), draw, options.__contains__
         )
-        at = list(options).index(begun)
-        value: Option = st.selectbox(label, options, at, format_func=format_func, key=key, **more)
-        return self._keep(name, of, value, usual, str(value))
 
     def segments(
         self,
@@ -167,22 +192,26 @@ class Controls:
     ) -> Option:
         """One of a few options side by side, with gaps between them if `pills`; there is always one."""
         usual = options[0] if default is None or default not in options else default
-        key, begun = self._restored(
-            name, of, usual, lambda text: _option(options, text), options.__contains__
-        )
         field: Any = st.pills if pills else st.segmented_control
-        value: Option | None = field(
-            label, options, default=begun, format_func=format_func, required=True, key=key, **more
+
+        def draw(key: str, begun: Option) -> Option:
+            value: Option | None = field(
+                label, options, default=begun, format_func=format_func, required=True, key=key, **more
+            )
+            return usual if value is None else value
+
+        return self._control(
+            Asked(name, of, usual, lambda text: _option(options, text)), draw, options.__contains__
         )
-        return self._keep(name, of, usual if value is None else value, usual, str(value))
 
     def toggle(
         self, name: str, label: str, default: bool = False, *, of: Hashable = None, **more: Any
     ) -> bool:
         """On or off."""
-        key, begun = self._restored(name, of, default, lambda text: {"1": True, "0": False}[text])
-        value = bool(st.toggle(label, begun, key=key, **more))
-        return self._keep(name, of, value, default, str(int(value)))
+        return self._control(
+            Asked(name, of, default, {"1": True, "0": False}.__getitem__, lambda value: str(int(value))),
+            lambda key, begun: bool(st.toggle(label, begun, key=key, **more)),
+        )
 
     def text(
         self,
@@ -197,10 +226,13 @@ class Controls:
         **more: Any,
     ) -> str:
         """A text of the reader's, in one line or, `tall`, in several."""
-        key, begun = self._restored(name, of, default, lambda text: clean_prompt(text)[:limit])
         field = st.text_area if tall else st.text_input
-        value = str(field(label, begun, max_chars=limit, placeholder=hint, key=key, **more) or "")[:limit]
-        return self._keep(name, of, value, default, value)
+        return self._control(
+            Asked(name, of, default, lambda text: clean_prompt(text)[:limit]),
+            lambda key, begun: str(
+                field(label, begun, max_chars=limit, placeholder=hint, key=key, **more) or ""
+            )[:limit],
+        )
 
     def several(
         self,
@@ -218,60 +250,77 @@ class Controls:
         def read(text: str) -> list[Option]:
             return [_option(options, part) for part in text.split("|") if part]
 
-        key, begun = self._restored(name, of, list(default), read)
-        if pills:
-            value = st.pills(
-                label, options, selection_mode="multi", default=begun, format_func=format_func, key=key
+        def draw(key: str, begun: list[Option]) -> list[Option]:
+            if not pills:
+                return list(st.multiselect(label, options, begun, format_func=format_func, key=key))
+            return list(
+                st.pills(
+                    label, options, selection_mode="multi", default=begun, format_func=format_func, key=key
+                )
             )
-        else:
-            value = st.multiselect(label, options, begun, format_func=format_func, key=key)
-        return self._keep(name, of, list(value), list(default), "|".join(map(str, value)))
 
-    def _restored(
+        return self._control(
+            Asked(name, of, list(default), read, lambda values: "|".join(map(str, values))), draw
+        )
+
+    def _control(
         self,
-        name: str,
-        of: Hashable,
-        default: Any,
-        read: Callable[[str], Any],
+        asked: "Asked[Value]",
+        draw: Callable[[str, Value], Value],
         possible: Callable[[Any], bool] = lambda value: True,
-    ) -> tuple[str, Any]:
+    ) -> Value:
+        """What a control says: it is drawn, with the value that it begins with, and what it says is kept."""
+        key, begun = self._restored(asked, possible)
+        return self._keep(asked, draw(key, begun))
+
+    def _restored(self, asked: "Asked[Value]", possible: Callable[[Any], bool]) -> tuple[str, Value]:
         """The key of a control that is about to be drawn, and the value that it begins with.
 
         That is what the reader last set it to, or its default, and stays the same while the control is there: a
         browser that hears of two runs at once takes the control's first value from the later one.
         """
-        key = self.key(name if of is None else (name, of))
+        key = self.key(asked.name if asked.of is None else (asked.name, asked.of))
         session = st.session_state
         begun: dict[str, Any] = session.setdefault(_BEGUN, {})
         if key in session and key in begun:
             if possible(session[key]) and possible(begun[key]):
-                return key, begun[key]
+                kept_first: Value = begun[key]
+                return key, kept_first
             del session[key]
-        kept = session.get(_KEPT, {}).get((self.page, _param(self.beat, name), of))
-        text = session.get(_LINKED, {}).pop((self.page, _param(self.beat, name)), None)
-        value = kept[0] if kept is not None else default
+        kept = session.get(_KEPT, {}).get(self._place(asked))
+        text = session.get(_LINKED, {}).pop((self.page, _param(self.beat, asked.name)), None)
+        value: Value = kept[0] if kept is not None else asked.default
         if text is not None:
             try:
-                value = read(text)
-            except (ValueError, KeyError, OverflowError):
-                state.notify(f"The address names no possible value for “{name}”; it is as it usually is.")
+                value = asked.read(text)
+            except IMPOSSIBLE:
+                state.notify(
+                    f"The address names no possible value for “{asked.name}”; it is as it usually is."
+                )
         if not possible(value):
-            value = default
+            value = asked.default
         session.pop(key, None)
         begun[key] = value
         return key, value
 
-    def _keep(self, name: str, of: Hashable, value: Value, default: Value, text: str) -> Value:
+    def _keep(self, asked: "Asked[Value]", value: Value) -> Value:
         """Remember a value that is not the usual one."""
-        self._read[str((name, of))] = tuple(value) if isinstance(value, list) else value
-        kept, key = st.session_state.setdefault(_KEPT, {}), (self.page, _param(self.beat, name), of)
-        if value == default:
+        self._noted(asked, value)
+        kept, key = st.session_state.setdefault(_KEPT, {}), self._place(asked)
+        if value == asked.default:
             kept.pop(key, None)
             return value
         if key not in kept and len(kept) >= _OLDEST:
             del kept[next(iter(kept))]
-        kept[key] = (value, text)
+        kept[key] = (value, asked.text(value))
         return value
+
+    def _noted(self, asked: "Asked[Value]", value: Value) -> None:
+        plain = tuple(value) if isinstance(value, list) else cast("Hashable", value)
+        self.note(asked.name, plain, asked.text(value), asked.of)
+
+    def _place(self, asked: "Asked[Any]") -> Hashable:
+        return self.page, _param(self.beat, asked.name), asked.of
 
     def _values(self) -> Hashable:
         """All that was read from this beat's controls, those included that streamlit drew without this class."""
@@ -282,6 +331,10 @@ class Controls:
 
 def _param(beat: str, name: str) -> str:
     return f"{beat}{MARK}{name}"
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _between(number: Number, low: Number, high: Number) -> Number:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -14,7 +14,7 @@ from engine.tokens.text import markdown, shorten
 from pages._shared import card as cards
 from pages._shared import state, work
 from pages._shared.card import Again
-from pages._shared.own import Number, Option
+from pages._shared.own import IMPOSSIBLE, Asked, Value
 from pages._shared.state import State
 from pages._shared.view import View
 from pages._shared.work import Work
@@ -34,10 +34,10 @@ _SUFFIX = "-pinned"
 
 @dataclass(frozen=True)
 class Pin:
-    """What a pinned figure was made of: the state, and the beat's own controls by their names."""
+    """What a pinned figure was made of: the state, and what the beat's own controls said, as an address says it."""
 
     chosen: State
-    own: Mapping[str, Any]
+    own: Mapping[str, str]
 
 
 def of(page: str, beat: str) -> Pin | None:
@@ -59,7 +59,7 @@ def button(view: View) -> None:
             type="tertiary",
             help="Keep this figure, and draw the next beside it: another text, token, head, checkpoint or precision.",
             on_click=_let_go if pinned else _pin,
-            args=(view.page, view.beat, *(() if pinned else (view.chosen, view.read()))),
+            args=(view.page, view.beat, *(() if pinned else (view.chosen, view.said()))),
         )
 
 
@@ -75,109 +75,33 @@ class Fixed(View):
         """Of a widget that is drawn all the same, out of sight."""
         return f"{super().key(name)}{_SUFFIX}"
 
-    def slider(
+    def _control(
         self,
-        name: str,
-        label: str,
-        low: Number,
-        high: Number,
-        default: Number,
-        step: Number | None = None,
-        *,
-        of: Hashable = None,
-        **more: Any,
-    ) -> Number:
-        if low == high:
-            return low
-        kind = type(default)
-        return kind(self._fixed(name, of, default, lambda value: low <= kind(value) <= high))
-
-    def number(
-        self, name: str, label: str, low: int, high: int, default: int, *, of: Hashable = None, **more: Any
-    ) -> int:
-        return int(self._fixed(name, of, default, lambda value: low <= int(value) <= high))
-
-    def select_slider(
-        self,
-        name: str,
-        label: str,
-        options: Sequence[Option],
-        default: Option,
-        *,
-        of: Hashable = None,
-        **more: Any,
-    ) -> Option:
-        return options[0] if len(options) == 1 else self._one(name, of, options, default)
-
-    def select(
-        self,
-        name: str,
-        label: str,
-        options: Sequence[Option],
-        default: Option | None = None,
-        format_func: Callable[[Any], str] = str,
-        *,
-        of: Hashable = None,
-        **more: Any,
-    ) -> Option:
-        return self._one(name, of, options, default)
-
-    def segments(
-        self,
-        name: str,
-        label: str,
-        options: Sequence[Option],
-        default: Option | None = None,
-        format_func: Callable[[Any], str] = str,
-        *,
-        of: Hashable = None,
-        pills: bool = False,
-        **more: Any,
-    ) -> Option:
-        return self._one(name, of, options, default)
-
-    def toggle(
-        self, name: str, label: str, default: bool = False, *, of: Hashable = None, **more: Any
-    ) -> bool:
-        return bool(self._fixed(name, of, default))
-
-    def text(
-        self,
-        name: str,
-        label: str,
-        default: str = "",
-        *,
-        limit: int = 40,
-        tall: bool = False,
-        hint: str = "",
-        of: Hashable = None,
-        **more: Any,
-    ) -> str:
-        return str(self._fixed(name, of, default))[:limit]
-
-    def several(
-        self,
-        name: str,
-        label: str,
-        options: Sequence[Option],
-        default: Sequence[Option] = (),
-        format_func: Callable[[Any], str] = str,
-        *,
-        of: Hashable = None,
-        pills: bool = False,
-    ) -> list[Option]:
-        known = {str(option): option for option in options}
-        given = self._fixed(name, of, tuple(default), lambda values: isinstance(values, list | tuple))
-        return [known[str(value)] for value in given if str(value) in known]
+        asked: Asked[Value],
+        draw: Callable[[str, Value], Value],
+        possible: Callable[[Any], bool] = lambda value: True,
+    ) -> Value:
+        """What a control said when it was pinned, or what it usually says where that is impossible here."""
+        value = asked.default
+        try:
+            if asked.name in self._own:
+                value = asked.read(self._own[asked.name])
+        except IMPOSSIBLE:
+            pass
+        if not possible(value):
+            value = asked.default
+        self._noted(asked, value)
+        return value
 
     def choice(self, name: str, default: str) -> str | None:
-        return str(self._noted(f"choice {name}", default))
+        return self._kept(f"choice {name}", default)
 
     def asked(self, label: str, key: Hashable, do: Work) -> Any:
         return self.work(label, key, do, long=True) if work.found(self._key(label, key)) else None
 
     def again(self, label: str, *, long: bool = False) -> int:
-        return int(self._noted(f"again {label}", 0))
+        pressed = self._kept(f"again {label}", "0")
+        return int(pressed) if pressed.isdecimal() else 0
 
     def offer(self, label: str, reason: str, picks: Mapping[str, Any]) -> None:
         """Nothing: it stays as it is."""
@@ -185,28 +109,10 @@ class Fixed(View):
     def live(self) -> None:
         raise ReaderError("A run that goes on cannot be pinned.")
 
-    def _one(self, name: str, of: Hashable, options: Sequence[Option], default: Option | None) -> Option:
-        """The option that was chosen; an address names it by its text."""
-        usual = options[0] if default is None or default not in options else default
-        known = {str(option): option for option in options}
-        given = self._fixed(name, of, usual, lambda value: str(value) in known)
-        return known[str(given)]
-
-    def _noted(self, key: str, default: Any) -> Any:
-        value = self._own.get(key, default)
-        self.note(key, value)
-        return value
-
-    def _fixed(
-        self, name: str, of: Hashable, default: Any, possible: Callable[[Any], bool] = lambda value: True
-    ) -> Any:
-        key = str((name, of))
-        try:
-            value = self._own[key] if key in self._own and possible(self._own[key]) else default
-        except (TypeError, ValueError, OverflowError):
-            value = default
-        self._read[key] = tuple(value) if isinstance(value, list) else value
-        return value
+    def _kept(self, name: str, default: str) -> str:
+        text = self._own.get(name, default)
+        self.note(name, text, text)
+        return text
 
 
 def draw(
@@ -215,10 +121,10 @@ def draw(
     """The pinned figures on the left, those of now on the right, and what separates them."""
     left, right = st.columns(2, gap="medium")
     with left:
-        st.caption(f"**Pinned.** {_told(pin.chosen, now.chosen, pin.own, now.read())}")
+        st.caption(f"**Pinned.** {_told(pin.chosen, now.chosen, pin.own, now.said())}")
         stage = st.container()
     with right:
-        st.caption(f"**Now.** {_told(now.chosen, pin.chosen, now.read(), pin.own)}")
+        st.caption(f"**Now.** {_told(now.chosen, pin.chosen, now.said(), pin.own)}")
         with left:
             kept = _kept(pin, now, make, stage)
         for number, (card, again) in enumerate(drawn):
@@ -257,33 +163,21 @@ def _paired(left: Card | None, right: Card) -> tuple[Card | None, Card]:
     return replace(left, figure=one), replace(right, figure=two)
 
 
-def _told(this: State, other: State, own: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+def _told(this: State, other: State, own: Mapping[str, str], others: Mapping[str, str]) -> str:
     """In which choices one side differs from the other."""
-    told = [
-        f"{field.name} {_short(getattr(this, field.name))}"
-        for field in fields(State)
-        if getattr(this, field.name) != getattr(other, field.name)
-    ]
-    told += [
-        f"{_control(key)} {_short(value)}"
-        for key, value in own.items()
-        if others.get(key) != value and key[0] == "("
-    ]
+    chosen = {name: str(value) for name, value in asdict(this).items() if value != getattr(other, name)}
+    chosen |= {
+        name: text for name, text in own.items() if others.get(name) != text and not name.startswith("again ")
+    }
+    told = (f"{markdown(name.removeprefix('choice '))} {_short(text)}" for name, text in chosen.items())
     return ", ".join(told) or "As beside it, until you change something."
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return markdown(f"“{shorten(str(value), 40)}”" if isinstance(value, str) and " " in value else str(value))
+def _short(text: str) -> str:
+    return markdown(f"“{shorten(text, 40)}”" if " " in text else shorten(text, 40))
 
 
-def _control(key: str) -> str:
-    """What a control is called: its name, from the text of (name, what its range depends on)."""
-    return markdown(key.split("'")[1] if "'" in key else key)
-
-
-def _pin(page: str, beat: str, chosen: State, own: Mapping[str, Any]) -> None:
+def _pin(page: str, beat: str, chosen: State, own: Mapping[str, str]) -> None:
     """In a callback."""
     _set({**st.session_state.get(_PINS, {}), (page, beat): Pin(chosen, own)})
 
@@ -329,7 +223,7 @@ def _to_text(pin: Pin) -> str:
     """A pin as JSON: of the state only what differs from the usual."""
     usual = asdict(State())
     chosen = {name: value for name, value in asdict(pin.chosen).items() if value != usual[name]}
-    return json.dumps([chosen, pin.own], default=str, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps([chosen, pin.own], ensure_ascii=False, separators=(",", ":"))
 
 
 def _from_text(text: str) -> Pin | None:
@@ -341,11 +235,4 @@ def _from_text(text: str) -> Pin | None:
         return None
     if not isinstance(own, dict):
         return None
-    return Pin(replace(State(), **named), {str(key): _value(value) for key, value in own.items()})
-
-
-def _value(value: Any) -> Any:
-    """A control's value from an address: a number, a text, or several of them."""
-    if isinstance(value, list):
-        return tuple(one for one in value if isinstance(one, str | int | float))
-    return value if isinstance(value, str | int | float | bool) else ""
+    return Pin(replace(State(), **named), {name: text for name, text in own.items() if isinstance(text, str)})

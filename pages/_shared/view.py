@@ -63,14 +63,15 @@ class View(own.Controls):
     """The reader's choices, the loaded checkpoint and the trace, as one beat sees them at one moment.
 
     It holds choices and names, no tensor: what is large is looked up in the caches that all sessions share, each time
-    it is read. `controls` is a container in the prose column, `stage` one in the figure column above the cards.
+    it is read. `controls` is a container in the prose column, `stage` one in the figure column above the cards. `prose`
+    is what the beat's words have come to, once they are drawn.
     """
 
     def __init__(self, page: str, beat: str, controls: "DeltaGenerator", stage: "DeltaGenerator") -> None:
         super().__init__(page, beat)
         self.controls, self._stage = controls, stage
         self.staged = False
-        self.suffix = ""
+        self.suffix, self.prose = "", ""
         self.used: set[str] = set()
         self.chosen = state.current()
         self._uses = resources.page_in_use()
@@ -174,7 +175,7 @@ class View(own.Controls):
         st.button(label, key=f"{key}-button", on_click=_anew, args=(key, here, long))
         pressed, where = st.session_state.get(key, (0, here))
         number = int(pressed) if where == here else 0
-        self.note(f"again {label}", number)
+        self.note(f"again {label}", number, str(number))
         return number
 
     def choice(self, name: str, default: str) -> str | None:

@@ -94,14 +94,20 @@ def test_a_control_of_the_beat_is_kept_as_it_was():
     mask = next(toggle.key for toggle in visit.app.toggle if "mask" in (toggle.key or ""))
     both = after(visit, lambda app: app.toggle(key=mask).set_value(False).run())["row"]
     assert same(both[0].shown, before.shown)
+    assert json.loads(text_of(visit.app))[1] == {"mask": "1", "scale": "1"}
+
+
+def text_of(app):
+    """The pin of the row, as the address says it."""
+    text = app.query_params["pin-row"]
+    return text if isinstance(text, str) else text[0]
 
 
 def test_a_pin_is_in_the_link():
     visit = opened(ROW)
     (before,) = visit.cards["row"]
     after(visit, lambda app: app.button(key="8-row-pin").click().run())
-    text = visit.app.query_params["pin-row"]
-    copied = opened(ROW, layer="3", **{"pin-row": text if isinstance(text, str) else text[0]})
+    copied = opened(ROW, layer="3", **{"pin-row": text_of(visit.app)})
     both = copied.cards["row"][-2:]
     assert not same(both[1].shown, before.shown)
     assert same(both[0].shown, before.shown)
@@ -116,7 +122,8 @@ def test_a_pin_is_in_the_link():
         '[{"precision":"fp1"},{}]',
         '[{"checkpoint":"../../etc"},{}]',
         '[{"layer":"9999999999999"},{}]',
-        json.dumps([{}, {"('mask', None)": {"a": 1}, "('scale', None)": "<script>"}]),
+        json.dumps([{}, {"mask": {"a": 1}, "scale": "<script>"}]),
+        json.dumps([{}, {"mask": "maybe", "again x": "-1"}]),
         "[" * 2000,
     ],
 )
