@@ -1,6 +1,6 @@
 """8 · Attention: Q, K, V — how a token looks back at others."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from engine.chapters import c08_attention as cards
 from engine.chapters.c08_attention.questions import ASKED
@@ -31,41 +31,35 @@ def offer(view: View, found: cards.Instance | None) -> None:
         view.offer(found.label, markdown(found.reason), found.picks)
 
 
+def search(view: View, key: Hashable, find: Callable[[], cards.Instance | None]) -> cards.Instance | None:
+    """What a search among the heads finds; `key` names all that it depends on beside the prompt."""
+    found: cards.Instance | None = view.work("Looking for a head", key, lambda progress: find())
+    return found
+
+
 def looking_back(view: View) -> cards.Instance | None:
     """The head that looks most at the token before."""
-    found: cards.Instance | None = view.work(
-        "Looking for a head", "previous", lambda progress: cards.previous_token(view.trace)
-    )
-    return found
+    return search(view, "previous", lambda: cards.previous_token(view.trace))
 
 
 def unlike(view: View) -> cards.Instance | None:
     """The head in which weight and share differ most for the focus token."""
     query = view.state.focus
-    found: cards.Instance | None = view.work(
-        "Looking for a head", ("unlike", query), lambda progress: cards.unlike(view.loaded, view.trace, query)
-    )
-    return found
+    return search(view, ("unlike", query), lambda: cards.unlike(view.loaded, view.trace, query))
 
 
 def loudest(view: View) -> cards.Instance | None:
     """The head of the layer that writes most at the focus token."""
     layer, query = view.state.layer, view.state.focus
-    found: cards.Instance | None = view.work(
-        "Looking for a head",
-        ("loudest", layer, query),
-        lambda progress: cards.loudest(view.loaded, view.trace, layer, query),
+    return search(
+        view, ("loudest", layer, query), lambda: cards.loudest(view.loaded, view.trace, layer, query)
     )
-    return found
 
 
 def voter(view: View) -> cards.Instance | None:
     """The head that votes most for what the model expects after the focus token."""
     query = view.state.focus
-    found: cards.Instance | None = view.work(
-        "Looking for a head", ("voter", query), lambda progress: cards.voter(view.loaded, view.trace, query)
-    )
-    return found
+    return search(view, ("voter", query), lambda: cards.voter(view.loaded, view.trace, query))
 
 
 def in_the_middle(view: View) -> cards.Instance | None:

@@ -42,6 +42,18 @@ def scores(attention: Floats, length: int) -> dict[str, Floats]:
     return {kind: attention[..., at, target_keys(kind, length)].mean(-1) for kind in KINDS}
 
 
+def on_previous(attention: Floats) -> Floats:
+    """The mean weight on the token before the query, from the third token on; (…, query, key) in, (…) out.
+
+    The token before the second one is the first, which many heads look at in any case. NaN for fewer than three tokens.
+    """
+    below = attention.diagonal(-1, axis1=-2, axis2=-1)[..., 1:]
+    if not below.shape[-1]:
+        return np.full(below.shape[:-1], np.nan)
+    mean: Floats = below.mean(-1, dtype=np.float64)
+    return mean
+
+
 def without_sink(attention: Floats) -> Floats:
     """The maps with key 0 taken out and every row scaled to sum to 1 again; shape (…, query, key).
 

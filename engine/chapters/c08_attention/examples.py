@@ -13,9 +13,7 @@ from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops.attention import Floats
-
-FIRST_QUERY = 2
-"""The token before the one at position 1 is the first token, which many heads look at in any case."""
+from engine.ops.heads import on_previous
 
 BEYOND = 2.0
 """Where a share is larger, the values nearly cancel, and shares of their small sum say little."""
@@ -32,23 +30,16 @@ class Instance:
 
 def previous_token(trace: Trace) -> Instance | None:
     """The head that gives the token before each query the largest mean weight; none for fewer than three tokens."""
-    if len(trace.tokens) <= FIRST_QUERY:
+    weights = on_previous(trace.attention)
+    if not np.isfinite(weights).any():
         return None
-    weights = np.nan_to_num(previous_weights(trace))
-    layer, head = _largest(weights)
+    layer, head = _largest(np.nan_to_num(weights))
     return _head(
         layer,
         head,
         f"Of all heads it looks most at the token before: with {weights[layer, head]:.0%} of its attention, on average "
         f"over this prompt.",
     )
-
-
-def previous_weights(trace: Trace) -> Floats:
-    """The mean weight of each head on the token before the query, from the third token on, (layer, head)."""
-    below = trace.attention.diagonal(-1, axis1=-2, axis2=-1)[..., FIRST_QUERY - 1 :]
-    mean: Floats = below.mean(-1, dtype=np.float64)
-    return mean
 
 
 def unlike(loaded: Loaded, trace: Trace, query: int) -> Instance | None:

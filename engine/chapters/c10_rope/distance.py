@@ -18,6 +18,7 @@ from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops import attention as ops
 from engine.ops import rope
+from engine.ops.heads import on_previous
 
 NEAR = 33
 """Distances of a first look, from 0: as far as single tokens can be told apart."""
@@ -29,12 +30,9 @@ LONGEST = 2048
 def previous_head(trace: Trace) -> tuple[int, int, float]:
     """(layer, head, weight): the head that gives the token before each query the largest mean weight.
 
-    The queries begin with the third token: the token before the second one is the first, which many heads look at in
-    any case. For fewer tokens it is the first head.
+    For fewer than three tokens it is the first head.
     """
-    if len(trace.tokens) < 3:
-        return 0, 0, 0.0
-    mean = np.nan_to_num(trace.attention.diagonal(-1, axis1=-2, axis2=-1)[..., 1:].mean(-1, dtype=np.float64))
+    mean = np.nan_to_num(on_previous(trace.attention))
     layer, head = (int(i) for i in np.unravel_index(int(mean.argmax()), mean.shape))
     return layer, head, float(mean[layer, head])
 

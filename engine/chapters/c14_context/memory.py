@@ -1,6 +1,6 @@
 """How much the cache holds: on the loaded checkpoint, from its tensors, and at published sizes, by the formula."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def _buffers(loaded: Loaded, ids: Sequence[int]) -> int:
 
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    pass
 
 KINDS: dict[str, Callable[[int, int], int]] = {
     "every head its own (MHA)": lambda heads, kept: heads,
@@ -150,15 +150,6 @@ def large_models(loaded: Loaded, tokens: int, bytes_per_number: int) -> Card:
         note=_shorter(rows, tokens)
         + f"LIVE is the row of {loaded.name} alone. The others are the same formula on published sizes: {sources()}.",
     )
-
-
-def _dots(names: Sequence[str], gib: Mapping[str, Sequence[float]]) -> "Figure":
-    """A row for each model; the published dots alone have their numbers, where all three would lie on each other."""
-    figure = sizes(names, gib, x_name="GiB (2³⁰ bytes) of keys and values for one conversation, logarithmic")
-    for dots, kind in zip(figure.data, gib, strict=True):
-        if kind != "as published":
-            dots.update(mode="markers", text=None)
-    return figure
 
 
 def _rows(loaded: Loaded, tokens: int) -> list[Row]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engine import ReaderError
 from engine.chapters.c15_quantization.cost import by_shape, inventory
 from engine.chapters.c15_quantization.pair import code, fraction
-from engine.chapters.c15_quantization.passage import SINGLE, Window, listed, loss, standard_error
+from engine.chapters.c15_quantization.passage import SINGLE, SURPRISALS, Window, listed, loss, standard_error
 from engine.evidence import script
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.reading import nats
@@ -126,20 +126,11 @@ def _script(reference: Loaded, names: Sequence[str], windows: Sequence[Window]) 
     return "".join(parts) + code("", _CODE, windows=listed(windows))
 
 
-_CODE = """
-    windows = {windows}
+_CODE = (
+    SURPRISALS
+    + """
 
-
-    def perplexity(model):
-        found = []
-        for window in windows:
-            given = torch.tensor([window]).to(model.device)
-            with torch.no_grad():
-                logits = model(given).logits[0, :-1].float().double()
-            found.append(torch.nn.functional.cross_entropy(logits, given[0, 1:], reduction="none").cpu())
-        return float(torch.cat(found).mean().exp())
-
-
-    result = {{"perplexities": [perplexity(model) for model in models.values()]}}
+    result = {{"perplexities": [float(torch.cat(surprisals(model)).mean().exp()) for model in models.values()]}}
     print(dict(zip(models, result["perplexities"])))
 """
+)

@@ -210,7 +210,7 @@ def loss(loaded: Loaded, window: Window) -> float:
     return float(loaded.model(input_ids=ids, labels=ids, use_cache=False).loss)
 
 
-_CODE = """
+SURPRISALS = """
     windows = {windows}
 
 
@@ -222,7 +222,12 @@ _CODE = """
                 logits = model(given).logits[0, :-1].float().double()
             found.append(torch.nn.functional.cross_entropy(logits, given[0, 1:], reduction="none").cpu())
         return found
+"""
+"""In a script: what each window of `windows` costs a model, token by token."""
 
+_CODE = (
+    SURPRISALS
+    + """
 
     read = {{"reference": surprisals(reference), "other": surprisals(other)}}
     result = {{"change": torch.cat(read["other"]) - torch.cat(read["reference"]), "tokens": [len(w) for w in windows]}}
@@ -230,3 +235,4 @@ _CODE = """
         result |= {{name: torch.cat(found).mean().exp(), f"windows, {{name}}": [float(s.mean().exp()) for s in found]}}
     print(result["reference"], result["other"])
 """
+)
