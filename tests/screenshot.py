@@ -38,8 +38,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
-    """The app on a free port of this machine, on pocket-gpt2 unless `environment` names another; its address."""
+def server(root: Path = ROOT, log: Path | None = None, **environment: str) -> Iterator[str]:
+    """The app on a free port of this machine, on pocket-gpt2 unless `environment` names another; its address.
+
+    What it says of errors goes into the file `log`, if one is named.
+    """
     port = free_port()
     usual = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root), "ANATOMY_CHECKPOINT": "pocket-gpt2"}
     command = [sys.executable, "-m", "streamlit", "run", "Home.py", "--server.port", str(port)]
@@ -51,11 +54,9 @@ def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
         "--server.fileWatcherType",
         "none",
     ]
+    errors = log.open("wb") if log else None
     process = subprocess.Popen(
-        command,
-        cwd=root,
-        env=os.environ | usual | environment,
-        stdout=subprocess.DEVNULL,
+        command, cwd=root, env=os.environ | usual | environment, stdout=subprocess.DEVNULL, stderr=errors
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -64,6 +65,8 @@ def server(root: Path = ROOT, **environment: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+        if errors:
+            errors.close()
 
 
 def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:

@@ -25,8 +25,13 @@ def has_chromium():
 
 
 @pytest.fixture(scope="session")
-def address():
-    with server() as where:
+def log(tmp_path_factory):
+    return tmp_path_factory.mktemp("server") / "log.txt"
+
+
+@pytest.fixture(scope="session")
+def address(log):
+    with server(log=log) as where:
         yield where
 
 
@@ -39,12 +44,13 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, address):
+def visit(browser, address, log):
     """A function that opens a page in a fresh context and remembers everything that must not happen.
 
-    After the test: no console error of the app's own, no script error, no request to another machine.
+    After the test: no console error of the app's own, no script error, no request to another machine, and no
+    traceback in the server's log.
     """
-    contexts, wrong = [], []
+    contexts, wrong, before = [], [], len(log.read_text("utf-8", "replace"))
 
     def open_page(name="Home", query="", width=1280, theme="light", at=None, follow=True):
         context = browser.new_context(
@@ -65,6 +71,8 @@ def visit(browser, address):
     for context in contexts:
         context.close()
     assert not wrong, wrong
+    said = log.read_text("utf-8", "replace")[before:]
+    assert "Traceback" not in said, said[-4000:]
 
 
 def _console(message, wrong):
