@@ -13,6 +13,7 @@ TINY = ("mistral", "stablelm", "phi", "olmo2", "gpt-neo", "neox-parallel", "qwen
 REFUSED = {
     ("olmo2", "pages/03_Neuron_Activation.py"): {"direction"},
     ("olmo2", "pages/08_Attention_QKV.py"): {"output", "promoted", "walk"},
+    ("olmo2", "pages/09_Multi_Head_Attention.py"): {"copies"},
 }
 """Beats that show what one head or one neuron writes, where a norm stands between all of them and the stream."""
 
