@@ -41,7 +41,8 @@ def free_port() -> int:
 def server(root: Path = ROOT, log: Path | None = None, **environment: str) -> Iterator[str]:
     """The app on a free port of this machine, on pocket-gpt2 unless `environment` names another; its address.
 
-    What it says of errors goes into the file `log`, if one is named.
+    What it says goes into the file `log`, if one is named: errors as well, which Streamlit prints where rich is
+    installed, and else logs.
     """
     port = free_port()
     usual = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root), "ANATOMY_CHECKPOINT": "pocket-gpt2"}
@@ -54,9 +55,13 @@ def server(root: Path = ROOT, log: Path | None = None, **environment: str) -> It
         "--server.fileWatcherType",
         "none",
     ]
-    errors = log.open("wb") if log else None
+    said = log.open("wb") if log else None
     process = subprocess.Popen(
-        command, cwd=root, env=os.environ | usual | environment, stdout=subprocess.DEVNULL, stderr=errors
+        command,
+        cwd=root,
+        env=os.environ | usual | environment,
+        stdout=said or subprocess.DEVNULL,
+        stderr=subprocess.STDOUT if said else None,
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -65,8 +70,8 @@ def server(root: Path = ROOT, log: Path | None = None, **environment: str) -> It
     finally:
         process.terminate()
         process.wait(10)
-        if errors:
-            errors.close()
+        if said:
+            said.close()
 
 
 def _wait_until_up(address: str, process: subprocess.Popen[bytes]) -> None:

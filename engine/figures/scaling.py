@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 TYPE = 12.0
@@ -43,19 +44,22 @@ def scaled(figure: go.Figure, factor: float, height: float | None = None) -> go.
     for axis in (*larger.select_xaxes(), *larger.select_yaxes()):
         axis.tickfont.size = axis.tickfont.size or TYPE * factor
         axis.title.font.size = axis.title.font.size or (TYPE + 1) * factor
-    for axis in larger.select_yaxes():
-        _thinned(axis, larger.layout.height)
+    for trace, plain_trace in zip(larger.data, figure.data, strict=True):
+        sizes = plain_trace.marker.size if "marker" in trace and "size" in trace.marker else None
+        if sizes is not None and not isinstance(sizes, int | float):
+            trace.marker.size = np.asarray(sizes, dtype=float) * factor
+    for axis, plain_axis in zip(larger.select_yaxes(), figure.select_yaxes(), strict=True):
+        if plain_axis.tickvals is not None and plain_axis.ticktext is not None:
+            _thinned(axis, list(plain_axis.tickvals), list(plain_axis.ticktext), larger.layout.height)
     return larger
 
 
-def _thinned(axis: Any, height: float) -> None:
+def _thinned(axis: Any, places: list[Any], names: list[Any], height: float) -> None:
     """Leave out names of rows where all of them would lie on one another."""
-    if axis.tickvals is None or axis.ticktext is None:
-        return
     share = axis.domain[1] - axis.domain[0] if axis.domain else 1.0
     room = max(1.0, _ROWS * share * height / (_LINE * axis.tickfont.size))
-    every = max(1, math.ceil(len(axis.tickvals) / room))
-    axis.tickvals, axis.ticktext = axis.tickvals[::every], axis.ticktext[::every]
+    every = max(1, math.ceil(len(places) / room))
+    axis.tickvals, axis.ticktext = places[::every], names[::every]
 
 
 def _grown(value: Any, factor: float, name: str = "") -> Any:
@@ -74,6 +78,4 @@ def _one(key: str, value: Any, factor: float, within: str) -> Any:
     )
     if length and isinstance(value, int | float) and not isinstance(value, bool):
         return value * factor
-    if key == "size" and within == "marker" and isinstance(value, list | tuple):
-        return [item * factor for item in value]
     return value if key == "margin" else _grown(value, factor, key)

@@ -30,6 +30,7 @@ from pages._shared import (
     sight,
     state,
     style,
+    terms,
     waiting,
 )
 from pages._shared.bar import on_a_phone
@@ -216,7 +217,13 @@ def _words(view: View, words: str | Callable[[View], str]) -> None:
 def _prose(view: View, words: str | Callable[[View], str], projected: bool) -> None:
     """The words of a beat; for a wall, their first sentence."""
     view.prose = inspect.cleandoc(words(view) if callable(words) else words)
-    st.markdown(first_sentence(view.prose) if projected else view.prose)
+    st.markdown(_explained(view, first_sentence(view.prose) if projected else view.prose))
+
+
+def _explained(view: View, prose: str) -> str:
+    """Some words of a beat, with the meaning of each term that no beat further up has explained."""
+    chapter = int(view.page) if view.page.isdecimal() else None  # Home is none
+    return terms.marked(prose, chapter, lambda term: sheet.current().explains(view.fragment, term.name))
 
 
 def first_sentence(text: str) -> str:

@@ -1,7 +1,6 @@
 """The terms of the book, each in two sentences with the chapter that shows it; and a search over terms and beats."""
 
 import ast
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,17 +11,9 @@ import streamlit as st
 from engine.tokens.text import markdown
 from pages._shared import chapters, frame, projector, remote, sheet, sidebar, state
 from pages._shared.chapters import Chapter
+from pages._shared.terms import terms
 
 PAGE = "glossary"
-
-
-@dataclass(frozen=True)
-class Term:
-    """A term, what it means in two sentences, and the number of the chapter where it is at work."""
-
-    name: str
-    meaning: str
-    chapter: int
 
 
 @dataclass(frozen=True)
@@ -31,14 +22,6 @@ class Heading:
 
     key: str
     title: str
-
-
-@lru_cache(maxsize=1)
-def terms() -> tuple[Term, ...]:
-    """All terms, in the order of the alphabet."""
-    read = tomllib.loads((Path(__file__).parent / "glossary.toml").read_text("utf-8"))
-    found = [Term(name, one["meaning"].replace("\n", " "), one["chapter"]) for name, one in read.items()]
-    return tuple(sorted(found, key=lambda term: term.name.casefold()))
 
 
 def show() -> None:

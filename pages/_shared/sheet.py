@@ -62,6 +62,7 @@ class Sheet:
         self.whole = False
         self.window = (1280, 720)
         self.goto = ("", 0)
+        self._explains: dict[str, int] = {}
         self.stopped: dict[Hashable, Job] = {}
         self.asked: set[Hashable] = set()
         self._shows: dict[str, tuple[frozenset[str], Hashable]] = {}
@@ -80,6 +81,7 @@ class Sheet:
             self.asked.clear()
         self.page, self.beats = page, list(beats)
         self._shows.clear()
+        self._explains.clear()
         self._left = {key: job for key, job, _ in self._waiting.values()}
         self._waiting.clear()
 
@@ -94,6 +96,14 @@ class Sheet:
     def patience(self) -> None:
         """A run begins, of the page or of some beats: from now on it may wait a little."""
         self._deadline = time.monotonic() + PATIENCE
+
+    def explains(self, fragment: str, term: str) -> bool:
+        """Whether a beat is to say what a term means: no beat further up does."""
+        place = self.beats.index(fragment) if fragment in self.beats else 0
+        if self._explains.get(term, place) < place:
+            return False
+        self._explains[term] = place
+        return True
 
     # Work
 

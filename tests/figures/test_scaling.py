@@ -1,5 +1,6 @@
 """A figure drawn larger keeps its data, and everything measured in pixels grows."""
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -33,18 +34,22 @@ def test_a_height_can_be_given():
     assert scaled(a_figure(), 1.5, 400).layout.height == 400
 
 
+def test_sizes_in_an_array_grow_too():
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[3, 4], marker_size=np.array([4.0, 6.0])))
+    assert np.asarray(scaled(figure, 2.0).data[0].marker.size).tolist() == [8, 12]
+
+
+@pytest.mark.parametrize("array", [list, np.array])
 @pytest.mark.parametrize(("height", "left"), [(2000, 30), (400, 15), (200, 10)])
-def test_names_of_rows_that_would_overlap_are_left_out(height, left):
+def test_names_of_rows_that_would_overlap_are_left_out(height, left, array):
     figure = go.Figure(go.Bar(x=list(range(30)), y=list(range(30)), orientation="h"))
-    figure.update_yaxes(tickvals=list(range(30)), ticktext=[f"block {i}" for i in range(30)])
+    figure.update_yaxes(tickvals=array(range(30)), ticktext=array([f"block {i}" for i in range(30)]))
     large = scaled(figure, 1.0, height)
     assert len(large.layout.yaxis.tickvals) == len(large.layout.yaxis.ticktext) <= left + 1
     assert len(large.layout.yaxis.tickvals) >= left - 2
 
 
 def test_a_deep_models_wall_lies_on_its_side():
-    import numpy as np
-
     rng = np.random.default_rng(0)
     weights = np.tril(rng.random((30, 9, 5, 5)))
     figure = figures.wall(weights, marked=(3, 2))

@@ -9,6 +9,8 @@ const LOOK = 250; // milliseconds between two looks when nothing scrolls
 const ASK = 150; // milliseconds until the first question while something is to come
 const LATER = 1.35; // each further question waits so many times as long, until the work gets further
 const LATEST = 1200; // milliseconds
+const SETTLED = 400; // milliseconds after which scrolling has come to rest
+const TERM = 'a[href^="#term-"]';
 
 export default function ({ parentElement, data, setTriggerValue }) {
   let watch = parentElement.anatomySight;
@@ -54,12 +56,14 @@ function start(element) {
   watch.look = () => look(watch);
   document.addEventListener("scroll", onScroll, { capture: true, passive: true });
   window.addEventListener("resize", onScroll);
+  document.addEventListener("click", meaning, { capture: true });
   const timer = setInterval(() => {
     if (!element.isConnected) {
       watch.stopped = true;
       clearInterval(timer);
       document.removeEventListener("scroll", onScroll, { capture: true });
       window.removeEventListener("resize", onScroll);
+      document.removeEventListener("click", meaning, { capture: true });
       return;
     }
     watch.look();
@@ -83,6 +87,44 @@ function look(watch) {
   watch.asked = now;
   watch.number += 1;
   watch.tell("sight", { number: watch.number, inside, near, size, heights: heights(), seen: remembered(watch) });
+}
+
+// A marked term was pressed: what it means is shown below it until something else is pressed, scrolled or Escape.
+function meaning(event) {
+  const shown = document.querySelector(".anatomy-meaning");
+  const term = event.target instanceof Element ? event.target.closest(TERM) : null;
+  shown?.remove();
+  if (!term) {
+    return;
+  }
+  event.preventDefault();
+  event.stopPropagation();
+  if (shown?.dataset.term === term.hash) {
+    return;
+  }
+  const note = document.createElement("div");
+  note.className = "anatomy-meaning";
+  note.dataset.term = term.hash;
+  note.setAttribute("role", "status");
+  const app = document.querySelector('[data-testid="stApp"]');
+  app.append(note);
+  note.textContent = term.title; // after it is there, so that it is read out
+  const at = term.getBoundingClientRect();
+  const left = Math.max(8, Math.min(at.left, window.innerWidth - note.offsetWidth - 8));
+  const below = at.bottom + note.offsetHeight + 12 < window.innerHeight;
+  note.style.left = `${left}px`;
+  note.style.top = `${below ? at.bottom + 6 : at.top - note.offsetHeight - 6}px`;
+  const away = new AbortController();
+  const leave = (reason) => {
+    if (reason.type !== "keydown" || reason.key === "Escape") {
+      note.remove();
+      away.abort();
+    }
+  };
+  document.addEventListener("keydown", leave, { capture: true, signal: away.signal });
+  setTimeout(() => { // the scrolling that brought the term here may still report
+    document.addEventListener("scroll", leave, { capture: true, passive: true, signal: away.signal });
+  }, SETTLED);
 }
 
 // Reads a figure's new title to those who cannot see it change.
