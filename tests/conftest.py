@@ -67,6 +67,7 @@ def tiny_configs():
         Qwen2Config,
         Qwen3Config,
         StableLmConfig,
+        Starcoder2Config,
     )
 
     rope = {
@@ -110,6 +111,7 @@ def tiny_configs():
         "stablelm": StableLmConfig(**rope, num_key_value_heads=2, use_qkv_bias=True),
         "phi": PhiConfig(**rope, num_key_value_heads=2),
         "olmo2": Olmo2Config(**rope, num_key_value_heads=2),
+        "starcoder2": Starcoder2Config(**rope, num_key_value_heads=2, sliding_window=64),
         "gpt-neo": GPTNeoConfig(
             hidden_size=64, num_layers=3, num_heads=4, max_position_embeddings=96, vocab_size=8192, window_size=64,
             attention_types=[[["global", "local", "global"], 1]],

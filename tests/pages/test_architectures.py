@@ -9,7 +9,7 @@ from tests.pages import test_every_page as every
 from tests.pages.conftest import PAGES, visited
 
 pytestmark = [pytest.mark.architectures, pytest.mark.timeout(600)]
-TINY = ("mistral", "stablelm", "phi", "olmo2", "gpt-neo", "neox-parallel", "qwen3")
+TINY = ("mistral", "stablelm", "phi", "olmo2", "starcoder2", "gpt-neo", "neox-parallel", "qwen3")
 REFUSED = {
     ("olmo2", "pages/03_Neuron_Activation.py"): {"direction"},
     ("olmo2", "pages/08_Attention_QKV.py"): {"output", "promoted", "walk"},

@@ -8,7 +8,19 @@ from importlib import import_module
 from engine import ReaderError
 from engine.model.adapters.base import Adapter, Spec
 
-SUPPORTED = ("gpt2", "llama", "qwen2", "qwen3", "gpt_neox", "mistral", "stablelm", "phi", "olmo2", "gpt_neo")
+SUPPORTED = (
+    "gpt2",
+    "llama",
+    "qwen2",
+    "qwen3",
+    "gpt_neox",
+    "mistral",
+    "stablelm",
+    "phi",
+    "olmo2",
+    "gpt_neo",
+    "starcoder2",
+)
 """The `model_type`s with an adapter."""
 
 __all__ = ["SUPPORTED", "Adapter", "Spec", "adapter_for"]
