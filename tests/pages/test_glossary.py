@@ -18,8 +18,8 @@ def test_a_term_is_two_sentences_and_has_a_chapter(term):
 
 def test_every_beat_of_every_chapter_can_be_found():
     found = glossary.headings()
-    assert {chapter.number for chapter, _ in found} == set(range(1, 16))
-    for number in range(1, 16):
+    assert {chapter.number for chapter, _ in found} == {chapter.number for chapter in chapters.chapters()}
+    for number in [chapter.number for chapter in chapters.chapters()]:
         keys = [heading.key for chapter, heading in found if chapter.number == number]
         assert len(keys) == len(set(keys)) >= 5
 
