@@ -233,4 +233,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("tokens",),
 )

@@ -322,4 +322,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("embedding",),
 )

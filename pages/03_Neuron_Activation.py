@@ -325,4 +325,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("mlp",),
 )

@@ -201,4 +201,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("mlp",),
 )

@@ -350,4 +350,5 @@ chapter(
     ],
     bar=("focus", "seed"),
     asks=ASKED,
+    parts=("unembedding", "prediction"),
 )

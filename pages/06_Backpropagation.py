@@ -261,4 +261,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("training",),
 )

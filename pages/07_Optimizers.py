@@ -260,4 +260,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("training",),
 )

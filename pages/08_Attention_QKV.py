@@ -360,4 +360,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("attention",),
 )

@@ -364,4 +364,5 @@ chapter(
     ],
     bar=("focus", "layer", "head", "seed"),
     asks=ASKED,
+    parts=("attention",),
 )

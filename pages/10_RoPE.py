@@ -348,4 +348,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("attention",),
 )

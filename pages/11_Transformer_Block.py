@@ -264,4 +264,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("attention", "mlp"),
 )

@@ -257,4 +257,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("training",),
 )

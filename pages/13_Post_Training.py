@@ -481,4 +481,5 @@ chapter(
     ],
     bar=("focus", "seed"),
     asks=ASKED,
+    parts=("training",),
 )

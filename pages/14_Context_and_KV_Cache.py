@@ -194,4 +194,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("attention",),
 )

@@ -477,4 +477,5 @@ chapter(
         ),
     ],
     asks=ASKED,
+    parts=("embedding", "attention", "mlp", "unembedding"),
 )

@@ -32,6 +32,7 @@ from pages._shared import (
     style,
     terms,
     waiting,
+    where,
 )
 from pages._shared.bar import on_a_phone
 from pages._shared.sheet import Stop
@@ -60,10 +61,12 @@ def chapter(
     beats: Sequence[Beat],
     bar: Sequence[str] = ("focus", "layer", "head"),
     asks: Mapping[str, Ask] = MappingProxyType({}),
+    parts: Sequence[str] = (),
 ) -> None:
     """Show a chapter. Call it once, at the end of the chapter's file.
 
-    `bar` names the fields it looks at; `asks` makes questions of some beats, by their keys.
+    `bar` names the fields it looks at; `asks` makes questions of some beats, by their keys; `parts` are those of the
+    model that it is about, as `where.PARTS` has them.
     """
     beats = [replace(beat, ask=asks.get(beat.key)) for beat in beats]
     page, name = str(number), f"{number} · {title}"
@@ -72,7 +75,7 @@ def chapter(
     if state.presenting():
         projector.bar(page, name, keys)
     else:
-        _lead(page, name, question, lead)
+        _lead(page, name, question, lead, parts)
     sentences = st.container()
     state.write_address()
     models.ready()
@@ -192,13 +195,14 @@ def _places(projected: bool, name: str, wide: bool) -> "tuple[DeltaGenerator, ..
     return prose, controls, stage, hint
 
 
-def _lead(page: str, eyebrow: str, question: str, lead: str) -> None:
+def _lead(page: str, eyebrow: str, question: str, lead: str, parts: Sequence[str]) -> None:
     with st.container(key="lead"):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(markdown(eyebrow), width="content")
             projector.enter(page)
         st.title(markdown(question), anchor=False)
         st.markdown(inspect.cleandoc(lead))
+        where.show(parts)
 
 
 def _guarded(show: Callable[..., None], where: "DeltaGenerator", *args: object) -> None:
