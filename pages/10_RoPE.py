@@ -6,6 +6,7 @@ from engine.chapters import c10_rope as cards
 from engine.chapters.c10_rope.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
+from engine.tokens.passages import sample
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 
@@ -195,6 +196,15 @@ def decay(view: View) -> Callable[[], Card]:
     return traced(view, cards.theta_decay, "rotary", layer, head, query, chosen, reach)
 
 
+def long_reader(view: View) -> Loaded:
+    """The loaded checkpoint if it can be read beyond its context here, else the bundled one with RoPE."""
+    return view.loaded if cards.readable(view.loaded) else view.load(STAND_IN["rotary"])
+
+
+def beyond(view: View) -> Callable[[], Card]:
+    return lambda: cards.beyond(long_reader(view), sample())
+
+
 def pair_prose(view: View) -> str:
     return f"""
         A dot product does not know where its two tokens stand; only the causal mask gives away a little of it
@@ -276,6 +286,23 @@ def decay_prose(view: View) -> str:
     """
 
 
+def beyond_prose(view: View) -> str:
+    other = (
+        f"*A text of two contexts of {markdown(view.loaded.name)} cannot be read here; the figure is computed from "
+        f"{STAND_IN['rotary']}.*"
+    )
+    return f"""
+        Beyond its context a model meets distances that it was never trained on. Rotations can be slowed down after
+        training, so that they stay within the known range: **position interpolation** divides all positions
+        ([Chen et al. 2023](https://arxiv.org/abs/2306.15595)), which also blurs neighbours; a **larger θ** slows the
+        slow pairs as much and leaves the fast ones nearly as they were
+        ([Peng et al. 2024](https://arxiv.org/abs/2309.00071), section 3.1). Here a text of twice the context is read
+        in each way, and once as two texts. No weight is trained further, which in practice comes next.
+
+        {"" if cards.readable(view.loaded) else other}
+    """
+
+
 chapter(
     number=10,
     title="RoPE",
@@ -345,6 +372,13 @@ chapter(
             prose=decay_prose,
             draw=decay,
             try_this="Look 8 contexts far, and move θ from the smallest to the largest.",
+        ),
+        Beat(
+            "beyond",
+            "Beyond its context a model reads worse, unless its rotations slow down",
+            prose=beyond_prose,
+            draw=beyond,
+            try_this="Compare the lines left of the dotted one: what does slowing down cost where it is not needed?",
         ),
     ],
     asks=ASKED,

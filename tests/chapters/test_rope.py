@@ -336,3 +336,33 @@ def test_the_note_on_row_zero_is_there_where_the_first_step_is_the_largest_by_fa
         told.append("away from row 0" in card.note)
         assert told[-1] == (steps[0] >= 2 * steps[1:].max())
     assert set(told) == {True, False} or all(told)
+
+
+def test_a_scaled_theta_slows_the_slowest_pair_as_much_as_halved_positions_and_the_fastest_not_at_all():
+    from engine.chapters.c10_rope.beyond import scaled_theta
+
+    loaded = loaded_checkpoint("pocket-llama")
+    own = rotation(loaded).inv_freq
+    slowed = with_theta(loaded, scaled_theta(loaded)).inv_freq
+    assert slowed[-1] == pytest.approx(own[-1] / 2, rel=1e-5)
+    assert slowed[0] == own[0]
+
+
+def test_beyond_its_context_a_model_reads_worse_and_slower_rotations_help():
+    from engine.tokens.passages import sample
+
+    card = cards.beyond(loaded_checkpoint("pocket-llama"), sample())
+    own, slowed = np.array(card.shown["as trained"]), np.array(card.shown["θ scaled"])
+    assert own[8:].mean() > own[:8].mean() + 0.5
+    assert slowed[8:].mean() < slowed[:8].mean() + 0.1
+    np.testing.assert_allclose(own[:8], card.shown["each half by itself"][:8], atol=1e-4)
+    assert card.prove().passed
+
+
+def test_a_checkpoint_that_cannot_be_read_beyond_its_context_is_refused():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    assert not cards.readable(loaded)
+    with pytest.raises(ReaderError, match="cannot be read beyond"):
+        cards.beyond(loaded, "a text")
+    with pytest.raises(ReaderError, match="shorter than"):
+        cards.beyond(loaded_checkpoint("pocket-llama"), "a text")

@@ -1,5 +1,6 @@
 """Chapter 10: rotary position embedding, and learned positions beside it."""
 
+from engine.chapters.c10_rope.beyond import beyond, readable
 from engine.chapters.c10_rope.distance import LONGEST, NEAR, distance, looking_back, previous_head
 from engine.chapters.c10_rope.ladder import ladder
 from engine.chapters.c10_rope.pair import pair
@@ -12,12 +13,14 @@ __all__ = [
     "LONGEST",
     "NEAR",
     "REACHES",
+    "beyond",
     "distance",
     "ladder",
     "learned",
     "looking_back",
     "pair",
     "previous_head",
+    "readable",
     "room",
     "rotated",
     "rotation",
