@@ -104,6 +104,8 @@ def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str]
     if state.begin(page):
         own.from_link(page, st.query_params.to_dict())
         pin.from_link(page, st.query_params.to_dict())
+        if "beat" in st.query_params and state.beat_of(page) in keys:
+            sheet.current().bring(beat_fragment(page, state.beat_of(page)))
     projector.go_where_asked()
     projected = state.presenting()
     st.set_page_config(
@@ -158,7 +160,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     here.draws(name)
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
-        st.header(markdown(beat.title), anchor=False)
+        st.header(markdown(beat.title), anchor=False if projected else beat.key)
         pinned = pin.of(page, beat.key)
         prose, controls, stage, hint = _places(projected, name, pinned is not None)
         with hint:

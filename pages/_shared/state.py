@@ -123,9 +123,7 @@ def begin(page: str) -> bool:
     first = _STATE not in session
     if first:
         session[_STATE] = default_state()
-    named = any(field.name in query for field in fields(State)) or not {"present", "predict"}.isdisjoint(
-        query
-    )
+    named = any(field.name in query for field in fields(State)) or not _VIEW.isdisjoint(query)
     moved = page == session.get(_PAGE) and not touched and query != session.get(_WRITTEN)
     taken = named and (first or moved)
     if taken:
@@ -234,6 +232,8 @@ def _forget_mirrored() -> None:
 # Presentation: whether the page is on a projector, which beat is on it, and whether figures wait for a guess.
 
 _PRESENT, _BEAT, _PREDICT = "anatomy.present", "anatomy.beat", "anatomy.predict"
+_VIEW = frozenset({"present", "beat", "predict"})
+"""What the address says of them."""
 
 
 def presenting() -> bool:

@@ -10,6 +10,7 @@ const ASK = 150; // milliseconds until the first question while something is to 
 const LATER = 1.35; // each further question waits so many times as long, until the work gets further
 const LATEST = 1200; // milliseconds
 const SETTLED = 400; // milliseconds after which scrolling has come to rest
+const LINK = 'h2 [data-testid="stHeaderActionElements"] a';
 const TERM = 'a[href^="#term-"]';
 
 export default function ({ parentElement, data, setTriggerValue }) {
@@ -57,6 +58,7 @@ function start(element) {
   document.addEventListener("scroll", onScroll, { capture: true, passive: true });
   window.addEventListener("resize", onScroll);
   document.addEventListener("click", meaning, { capture: true });
+  document.addEventListener("click", follow, { capture: true });
   const timer = setInterval(() => {
     if (!element.isConnected) {
       watch.stopped = true;
@@ -64,6 +66,7 @@ function start(element) {
       document.removeEventListener("scroll", onScroll, { capture: true });
       window.removeEventListener("resize", onScroll);
       document.removeEventListener("click", meaning, { capture: true });
+      document.removeEventListener("click", follow, { capture: true });
       return;
     }
     watch.look();
@@ -74,6 +77,7 @@ function start(element) {
 function look(watch) {
   const { inside, near } = measured();
   announce(watch, inside[0]);
+  linkBeats();
   const size = [window.innerWidth, window.innerHeight];
   const said = JSON.stringify([watch.data.page, inside, near, size]);
   const now = performance.now();
@@ -87,6 +91,29 @@ function look(watch) {
   watch.asked = now;
   watch.number += 1;
   watch.tell("sight", { number: watch.number, inside, near, size, heights: heights(), seen: remembered(watch) });
+}
+
+// The link at a beat's heading: the address as it is, and this beat.
+function linkBeats() {
+  for (const link of document.querySelectorAll(`[class*="${PREFIX}"] ${LINK}`)) {
+    link.dataset.beat ??= link.getAttribute("href").slice(1);
+    const query = new URLSearchParams(window.location.search);
+    query.set("beat", link.dataset.beat);
+    if (link.getAttribute("href") !== `?${query}`) {
+      link.setAttribute("href", `?${query}`);
+    }
+  }
+}
+
+// Pressed, it puts the beat into the address and to the top of the window; the page is not loaded again.
+function follow(event) {
+  const link = event.target instanceof Element ? event.target.closest(LINK) : null;
+  if (link?.dataset.beat && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+    event.preventDefault();
+    event.stopPropagation();
+    window.history.replaceState(window.history.state, "", link.getAttribute("href"));
+    link.closest(`[class*="${PREFIX}"]`).scrollIntoView({ block: "start" });
+  }
 }
 
 // A marked term was pressed: what it means is shown below it until something else is pressed, scrolled or Escape.
