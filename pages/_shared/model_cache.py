@@ -137,7 +137,9 @@ class ModelCache(Generic[Model]):
                     break
                 gone += self._models.pop(one)[1]
         if gone:
+            gc.unfreeze()  # it may have been there when libraries were set aside
             gc.collect()  # a model and its hooks refer to one another
+            gc.freeze()
 
     def _leavers(self, page: Page | None) -> list[Key]:
         """What may leave: what no page is using, then what this page used only before its present run."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -13,7 +14,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from engine.checkpoints import memory
 from engine.checkpoints.catalogue import BUNDLED, TUNED, public
 from engine.checkpoints.naming import short
-from engine.model.precisions import precision
+from engine.model.precisions import precision as record_of
 from pages._shared import state
 from pages._shared.model_cache import Key, ModelCache, Page, Room
 
@@ -100,12 +101,14 @@ def page_in_use() -> Page | None:
 def _load(name: str, precision: str) -> "Loaded":
     from engine import load
 
-    _set_libraries_aside()
+    _set_libraries_aside("torch")
+    if record_of(precision).quantized:
+        _set_libraries_aside("bitsandbytes")
     return load(name, precision, report=_report.get())
 
 
 def _needed(key: Key) -> int:
-    at = precision(key.precision)
+    at = record_of(key.precision)
     return memory.needed(memory.files(key.name), at.peak, at.storage.other)
 
 
@@ -136,12 +139,14 @@ _models: "ModelCache[Loaded]" = ModelCache(_needed, _free, _limit, _refuse)
 
 
 @cache
-def _set_libraries_aside() -> None:
-    """Once: tell the garbage collector that all there is now, which is libraries, stays.
+def _set_libraries_aside(library: str) -> None:
+    """Once for a library and what it imports: tell the garbage collector that all there is now stays.
 
     Streamlit collects after every run, before its last messages leave. Walking torch and transformers each time would
-    add a quarter of a second between a control and its figure.
+    add a quarter of a second between a control and its figure, and bitsandbytes with torch's compiler a tenth. Models
+    are told apart again when they leave.
     """
+    import_module(library)
     gc.collect()
     gc.freeze()
 

@@ -85,6 +85,20 @@ def test_a_model_that_leaves_is_given_back_at_once():
     assert left() is None
 
 
+def test_a_model_that_was_set_aside_with_the_libraries_is_given_back_too():
+    machine = Machine(limit=SIZE)
+    model = machine.get(A)
+    model.hooks = [model]  # as a model and its hooks refer to one another
+    gone = weakref.ref(model)
+    del model
+    gc.freeze()
+    try:
+        machine.get(B)
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+
+
 def test_a_page_that_was_left_gives_its_models_up():
     machine = Machine(limit=2 * SIZE)
     page = machine.cache.page()
