@@ -3,6 +3,7 @@
 Importing this package is cheap: torch and transformers come in with the first attribute that needs them.
 """
 
+import gc
 import os
 import threading
 from importlib import import_module
@@ -58,13 +59,21 @@ def warm() -> None:
 
     Python gives a half-imported module to a thread that would otherwise wait for ever: the modules of pandas, plotly
     and transformers import one another in circles.
+
+    No garbage is collected meanwhile: there is none, and each walk through what is there takes longer than the last.
     """
     global _warm
     if _warm:
         return
     with _late:
-        for name in _LATE:
-            import_module(name)
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for name in _LATE:
+                import_module(name)
+        finally:
+            if collecting:
+                gc.enable()
         _warm = True
 
 

@@ -25,12 +25,14 @@ from pages._shared import (
     projector,
     publicity,
     remote,
+    resources,
     sheet,
     sidebar,
     sight,
     state,
     style,
     terms,
+    tidying,
     waiting,
     where,
 )
@@ -101,6 +103,7 @@ def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str]
     `keys` and `titles` are those of its beats.
     """
     publicity.look()
+    resources.set_aside("torch")  # before the first run of the first reader is over
     if state.begin(page):
         own.from_link(page, st.query_params.to_dict())
         pin.from_link(page, st.query_params.to_dict())
@@ -158,6 +161,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     """One beat: prose and controls beside the figure, one under the other on a phone."""
     name, here = beat_fragment(page, beat.key), sheet.current()
     here.draws(name)
+    tidying.soon()
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
         st.header(markdown(beat.title), anchor=False if projected else beat.key)

@@ -101,9 +101,8 @@ def page_in_use() -> Page | None:
 def _load(name: str, precision: str) -> "Loaded":
     from engine import load
 
-    _set_libraries_aside("torch")
     if record_of(precision).quantized:
-        _set_libraries_aside("bitsandbytes")
+        set_aside("bitsandbytes")
     return load(name, precision, report=_report.get())
 
 
@@ -139,8 +138,8 @@ _models: "ModelCache[Loaded]" = ModelCache(_needed, _free, _limit, _refuse)
 
 
 @cache
-def _set_libraries_aside(library: str) -> None:
-    """Once for a library and what it imports: tell the garbage collector that all there is now stays.
+def set_aside(library: str) -> None:
+    """Once for each library that imports much: tell the garbage collector that all there is now stays.
 
     Streamlit collects after every run, before its last messages leave. Walking torch and transformers each time would
     add a quarter of a second between a control and its figure, and bitsandbytes with torch's compiler a tenth. Models
