@@ -8,9 +8,11 @@ from engine.chapters.c14_context.questions import ASKED
 from engine.evidence.card import Card
 from engine.model import kv_cache
 from engine.model.capturing import typed
+from engine.tokens.encoder import decode
 from engine.tokens.passages import passage
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
+from pages._shared.work import Progress
 
 STORY = (
     "There was once a cat whose name was Silver. She lived in a mill by the river with an old man, and every night "
@@ -50,6 +52,41 @@ def time(view: View) -> Callable[[], Card]:
             long=True,
         )
     return lambda: cards.work_per_step(view.loaded, measured, spec.context)
+
+
+def batch(view: View) -> Callable[[], Card]:
+    ids = tuple(token.id for token in view.tokens)
+    label, measured = "Measure a step on this machine", None
+    with view.controls:
+        press = view.again(label, long=True)
+    if press:
+        measured = view.work(
+            label, press, lambda progress: cards.measure_batches(view.loaded, ids, progress), long=True
+        )
+    return lambda: cards.batched(view.loaded, ids, measured)
+
+
+def prefix(view: View) -> Callable[[], Card]:
+    ids = tuple(token.id for token in view.tokens)
+    with view.controls:
+        count = view.slider("requests", "Requests", 2, 4, 3)
+        written = cards.usual_length(len(ids))
+        length = view.slider("length", "Tokens each has written", 4, 32, written, of=written)
+        usual = cards.usual_size(len(ids))
+        size = view.select_slider("size", "Positions in a block", cards.SIZES, usual, of=usual)
+
+    def do(progress: Progress) -> cards.Shared:
+        for found in cards.begin(view.loaded, ids, count, length):
+            progress.show(*(words_of(view, text) for text in found.texts))
+        return found
+
+    found: cards.Shared = view.work("Writing", (count, length), do)
+    return lambda: cards.shared(view.loaded, found, length, size)
+
+
+def words_of(view: View, ids: tuple[int, ...]) -> str:
+    """Tokens that were written so far, as markdown."""
+    return f"… {markdown(decode(view.loaded.tokenizer, ids))}"
 
 
 def large(view: View) -> Callable[[], Card]:
@@ -163,6 +200,35 @@ chapter(
             """,
             draw=time,
             try_this="Measure twice. What moves between the two runs is the machine, not the model.",
+        ),
+        Beat(
+            "batch",
+            "Texts that are decoded together share the reading of the weights",
+            prose="""
+            One decode step reads the weights of every layer once, however many texts it continues. Texts that are
+            decoded together are the rows of a *batch*: they share that reading, and each row still reads its own keys
+            and values. A server need not wait until all rows are written. In *continuous batching* a new request takes
+            a row between two steps, as soon as another has ended
+            ([Yu et al. 2022](https://www.usenix.org/conference/osdi22/presentation/yu) call it iteration-level
+            scheduling). The button measures one step with 1 to 16 rows.
+            """,
+            draw=batch,
+            try_this="Measure, and compare the line of the step's time with the one above it: where it lay flat, more "
+            "rows would cost no time at all.",
+        ),
+        Beat(
+            "prefix",
+            "Requests that begin alike share their first keys and values",
+            prose="""
+            Two texts that begin with the same tokens have the same keys and values there, because no token sees a later
+            one. A server that keeps the cache in *pages*, blocks of a fixed number of positions, stores such a block
+            once and lets every request point to it
+            ([Kwon et al. 2023](https://arxiv.org/abs/2309.06180)). Here the prompt is what the requests have in common;
+            each goes on with another of the most probable next tokens, and then greedily. Only blocks that the prompt
+            fills are shared, and of a request's last block some places stay empty.
+            """,
+            draw=prefix,
+            try_this="Make the blocks larger. When is nothing shared any more, and how many places are empty then?",
         ),
         Beat(
             "large",

@@ -1,15 +1,20 @@
 """Chapter 14: the cache against one pass, bytes against buffers, eviction against masks."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
 
 from engine import capture, tokenize
 from engine.chapters import c14_context as cards
-from engine.chapters.c14_context import memory
+from engine.chapters.c14_context import batching, memory, sharing
 from engine.chapters.c14_context import window as windowed
 from engine.checkpoints.published import MODELS
+from engine.evidence.oracles import sharing as again
+from engine.evidence.oracles import touched
 from engine.model import kv_cache
+from engine.ops.timing import Timing
 from tests.conftest import BUNDLED, PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 
@@ -80,6 +85,124 @@ def test_the_measured_card_proves_itself_too(loaded):
     names = {}
     exec(card.code, names)
     np.testing.assert_allclose(names["result"]["stepwise"], card.numbers["stepwise"], rtol=0, atol=card.atol)
+
+
+@pytest.fixture(scope="module", params=BUNDLED)
+def batches(request):
+    """A bundled checkpoint, the ids of the prompt, and a measured step of every batch size after it."""
+    loaded = loaded_checkpoint(request.param)
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    return loaded, ids, batching.measure(loaded, ids, lambda share, what: None, repeats=3)
+
+
+def test_a_row_of_a_batch_gives_the_logits_of_its_text_alone(batches):
+    loaded, ids, found = batches
+    assert len(set(found.following)) == max(batching.ROWS) == len(found.logits)
+    for following, row in zip(found.following, found.logits, strict=True):
+        alone = capture(loaded, [*ids, following]).logits[-1, : batching.KEPT]
+        np.testing.assert_allclose(row, alone, rtol=0, atol=1e-4)
+
+
+def test_a_step_of_every_batch_size_is_timed_and_proves_itself(batches):
+    loaded, ids, found = batches
+    card = cards.batched(loaded, ids, found)
+    assert [len(step.milliseconds) for step in found.steps] == [3] * len(batching.ROWS)
+    assert card.table["cache (bytes)"] == [found.held * rows for rows in batching.ROWS]
+    answer = card.oracle.compute()
+    once = type(card.oracle)("c", lambda: answer, card.oracle.tolerance)
+    assert once.judge(card.shown).passed
+    assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+    names = {}
+    exec(card.code, names)
+    np.testing.assert_allclose(names["result"]["logits"], card.numbers["logits"], rtol=0, atol=card.atol)
+
+
+def test_the_times_of_a_batch_are_those_of_its_repeats():
+    steps = tuple(Timing((time, time + 1, time + 2)) for time in (9.0, 9.0, 9.0, 19.0, 39.0))
+    found = batching.Batches((1,), tuple(range(16)), steps, np.zeros((16, 100), np.float32), 8)
+    assert found.milliseconds.tolist() == [10, 10, 10, 20, 40]
+    assert found.per_second.tolist() == [100, 200, 400, 400, 400]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_weights_that_a_step_reads_are_those_that_its_operations_are_given(tiny_model, name):
+    loaded = tiny_model(name)
+    read = batching._weights(loaded)
+    assert read == touched.weights_read(loaded.model, [5])
+    table = loaded.model.get_input_embeddings().weight
+    shared = table is loaded.model.get_output_embeddings().weight
+    assert read <= loaded.nbytes - (0 if shared else table.nbytes)
+
+
+def test_a_prompt_that_fills_the_context_is_measured_too(tiny_model):
+    loaded = tiny_model("gpt2")
+    ids = list(range(loaded.spec.context))
+    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[1:])
+
+
+def last(steps):
+    """What an iterator gives last."""
+    return deque(steps, maxlen=1)[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_text_has_the_same_cache_where_another_begins_alike_and_blocks_follow_from_it(tiny_model, name):
+    loaded = tiny_model(name)
+    found = last(sharing.begin(loaded, list(range(5, 18)), 3, 6))
+    assert found.prompt == tuple(range(5, 18))
+    assert len({text[0] for text in found.texts}) == 3
+    card = cards.shared(loaded, found, 6, 4)
+    assert card.shown["equal"] == [13, 13]
+    answer = card.oracle.compute()
+    once = type(card.oracle)("c", lambda: answer, card.oracle.tolerance)
+    assert once.judge(card.shown).passed
+    assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+
+
+def test_a_request_takes_its_own_first_token_and_goes_on_greedily(loaded):
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    found = last(sharing.begin(loaded, ids, 2, 5))
+    order = capture(loaded, ids).logits[-1].argsort()[::-1]
+    for first, text in zip(order, found.texts, strict=False):
+        batch = torch.tensor([[*ids, int(first)]])
+        whole = loaded.model.generate(
+            batch, attention_mask=torch.ones_like(batch), max_new_tokens=4, do_sample=False
+        )
+        assert list(text) == whole[0, len(ids) :].tolist()
+
+
+def test_blocks_on_paper():
+    none, empty, own, common = sharing.Slot
+    assert sharing._slots([7, 3], 3, 2).tolist() == [
+        [common, common, own, own, own, own, own, empty],
+        [common, common, own, empty, none, none, none, none],
+    ]
+    assert sharing._slots([7, 3], 1, 2)[:, :2].tolist() == [[own, own]] * 2
+    assert (sharing._slots([9, 5], 3, 4) == again.paged([9, 5], 3, 4)).all()
+
+
+def test_a_prompt_that_fills_no_block_shares_none(loaded):
+    found = last(sharing.begin(loaded, [5, 6, 7], 2, 4))
+    card = cards.shared(loaded, found, 4, 16)
+    assert "none is shared" in card.title
+    assert card.shown["bytes"][0] == card.shown["bytes"][1]
+    assert card.prove().passed
+
+
+@pytest.mark.parametrize("tokens", range(1, 70))
+def test_the_usual_blocks_show_sharing_and_waste(tokens):
+    size, length = cards.usual_size(tokens), cards.usual_length(tokens)
+    assert size in cards.SIZES
+    assert tokens < 4 or tokens // size >= 2
+    assert (tokens + length) % size
+
+
+def test_a_prompt_that_fills_the_context_makes_room_for_what_is_written(tiny_model):
+    loaded = tiny_model("gpt2")
+    ids = list(range(loaded.spec.context))
+    found = last(sharing.begin(loaded, ids, 2, 6))
+    assert found.prompt == tuple(ids[:-6])
+    assert cards.shared(loaded, found, 6, 16).prove().passed
 
 
 def test_a_one_token_prompt_has_a_card(loaded):
