@@ -1,4 +1,4 @@
-"""A cache in pages: blocks of slots, those that several texts share in one colour."""
+"""A cache in pages of equally many slots, those that several texts share in one colour."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -12,7 +12,7 @@ from engine.figures.theme import NEUTRAL, canvas, color, rgba
 from engine.tokens.text import label, shorten
 
 _GAP = 0.5
-"""Between two blocks, in slots."""
+"""Between two pages, in slots."""
 
 
 class Slot(IntEnum):
@@ -31,13 +31,13 @@ _STYLES = {
 }
 
 
-def blocks(slots: ArrayLike, size: int, names: Sequence[str], tokens: Sequence[Sequence[str]]) -> go.Figure:
-    """A row for each request, its slots (request, position; values of `Slot`) in blocks of `size`.
+def pages(slots: ArrayLike, size: int, names: Sequence[str], tokens: Sequence[Sequence[str]]) -> go.Figure:
+    """A row for each request, its slots (request, position; values of `Slot`) in pages of `size`.
 
     tokens  the text of each filled slot of a request, for hovering
     """
     grid = floats(slots)
-    figure = canvas(96 + 52 * len(grid), "position of the token, in blocks")
+    figure = canvas(96 + 52 * len(grid), "position of the token; a gap begins a page")
     for kind, (said, paint, fill) in _STYLES.items():
         places = [(row, at) for row, at in zip(*(grid == kind).nonzero(), strict=True)]
         add_boxes(figure, [_slot(int(row), int(at), size, paint, fill) for row, at in places])

@@ -11,6 +11,7 @@ import pytest
 
 from engine import figures as kit
 from engine.figures.heads import kind_map, score_panels
+from engine.figures.quantization import sizes
 
 EVIL = "<b>x</b>$y$&z"
 TOKENS = ["a", "a", EVIL, "‹F0 9F›"]
@@ -248,3 +249,11 @@ def test_a_figure_that_answers_a_click_still_stands_still_when_dragged():
     assert figure.layout.yaxis.fixedrange
     assert figure.layout.clickmode == "event+select"
     assert figure.layout.hoverdistance == -1  # the nearest mark, however far
+
+
+def test_of_two_numbers_that_would_touch_one_stands_below_and_a_number_is_printed_once():
+    found = sizes(["near", "far", "equal"], {"a": [1.0, 1.0, 5.0], "b": [1.1, 1e4, 5.0]}, x_name="x")
+    first, second = found.data
+    assert first.textposition == ("top center",) * 3
+    assert second.textposition == ("bottom center", "top center", "top center")
+    assert (first.text[2], second.text) == ("5", ("1.1", "1.00e+04", ""))

@@ -12,7 +12,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import sharing as again
 from engine.evidence.rounding import pass_tolerance
 from engine.evidence.script import preamble
-from engine.figures.paging import Slot, blocks
+from engine.figures.paging import Slot, pages
 from engine.model import kv_cache
 from engine.model.capturing import display
 from engine.model.generation import end_of_text
@@ -20,10 +20,10 @@ from engine.model.loaded import Loaded
 from engine.model.writing import Request, write
 
 SIZES = (2, 4, 8, 16, 32)
-"""Positions in a block."""
+"""Positions in a page."""
 
 USUAL = 16
-"""A usual size: vLLM's documentation names 16 or 32 tokens a block."""
+"""A usual size: vLLM's documentation names 16 or 32 tokens for what it calls a block."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Shared:
 
 
 def usual_size(tokens: int) -> int:
-    """The largest block, up to the usual one, of which a prompt of so many tokens fills at least two."""
+    """The largest page, up to the usual one, of which a prompt of so many tokens fills at least two."""
     return max((size for size in SIZES if 2 * size <= tokens and size <= USUAL), default=SIZES[0])
 
 
 def usual_length(tokens: int) -> int:
-    """How many tokens to write after a prompt of so many, so that the last block of the usual size is not full."""
+    """How many tokens to write after a prompt of so many, so that the last page of the usual size is not full."""
     return next(length for length in (10, 11) if (tokens + length) % usual_size(tokens))
 
 
@@ -69,7 +69,7 @@ def begin(loaded: Loaded, ids: Sequence[int], count: int, length: int) -> Iterat
 
 
 def shared(loaded: Loaded, found: Shared, length: int, size: int) -> Card:
-    """Blocks of `size` positions that each request keeps, those that all share in one colour."""
+    """Pages of `size` positions that each request keeps, those that all share in one colour."""
     held = [_columns(loaded, ids) for ids in found.whole]
     allowed = pass_tolerance(loaded, *held)
     equal = [_equal(held[0], other, allowed) for other in held[1:]]
@@ -87,15 +87,15 @@ def shared(loaded: Loaded, found: Shared, length: int, size: int) -> Card:
     return Card(
         key="shared",
         title=_title(len(names), len(found.prompt), size, (alone, kept), sizes),
-        alt=f"{len(names)} rows of blocks of {size} positions; the first {common} of each row are shared, and the last "
+        alt=f"{len(names)} rows of pages of {size} positions; the first {common} of each row are shared, and the last "
         f"ones have {', '.join(map(str, empty))} empty places.",
         badge=Badge.LIVE,
-        figure=blocks(slots, size, names, [[display(loaded, id) for id in text] for text in found.whole]),
+        figure=pages(slots, size, names, [[display(loaded, id) for id in text] for text in found.whole]),
         table={
             "request": names,
             "tokens": [len(text) for text in found.whole],
-            "blocks": numbers,
-            "shared blocks": [common] * len(names),
+            "pages": numbers,
+            "shared pages": [common] * len(names),
             "empty places": empty,
             "positions equal to request 1": [len(held[0]), *equal],
         },
@@ -103,7 +103,7 @@ def shared(loaded: Loaded, found: Shared, length: int, size: int) -> Card:
         oracle=Oracle(
             "Every token of every text chosen again by transformers without a cache; then each text fed token by token "
             "into a cache of its own. Positions with the same keys and values in all caches are counted there, and the "
-            "blocks and bytes follow from them, not from the prompt's length.",
+            "pages and bytes follow from them, not from the prompt's length.",
             lambda: _again(loaded, found, length, size, allowed),
             0,
         ),
@@ -120,31 +120,38 @@ def shared(loaded: Loaded, found: Shared, length: int, size: int) -> Card:
 def _title(count: int, prompt: int, size: int, numbers: Sequence[int], sizes: Sequence[int]) -> str:
     common = prompt // size
     if not common:
-        return f"The {prompt} tokens that {count} requests begin with fill no block of {size}: none is shared"
-    blocks = f"{common} block{'s' * (common != 1)}"
+        return f"The {prompt} tokens that {count} requests begin with fill no page of {size}: none is shared"
+    first = f"{common} page{'s' * (common != 1)}"
     return (
-        f"{count} requests share the first {blocks}: {numbers[1]} are kept instead of {numbers[0]}, {sizes[1]:,} bytes "
+        f"{count} requests share the first {first}: {numbers[1]} are kept instead of {numbers[0]}, {sizes[1]:,} bytes "
         f"instead of {sizes[0]:,}"
     )
+
+
+def _left(empty: Sequence[int]) -> str:
+    """How many places stay empty on the last pages, as a sentence."""
+    if len(set(empty)) > 1:
+        return f"The last pages of the requests leave {', '.join(map(str, empty))} places empty."
+    places = f"{empty[0]} place{'s' * (empty[0] != 1)}" if empty[0] else "no place"
+    return f"The last page of each request leaves {places} empty."
 
 
 def _note(
     found: Shared, equal: Sequence[int], held: Sequence[NDArray[np.float64]], size: int, empty: Sequence[int]
 ) -> str:
-    """What was measured between the caches, and what the blocks cost."""
+    """What was measured between the caches, and what the pages cost."""
     agreed, over = min(equal), len(found.prompt) % size
     apart = max(float(np.abs(other[:agreed] - held[0][:agreed]).max(initial=0)) for other in held[1:])
     said = "bit for bit" if apart == 0 else f"except for rounding, at most {apart:.1g}"
     copies = (
-        f" The last {over} of the prompt stand{'s' * (over == 1)} in a block with a request's own tokens, so each "
+        f" The last {over} of the prompt stand{'s' * (over == 1)} on a page with a request's own tokens, so each "
         "request has a copy."
         if over
         else ""
     )
     return (
         f"The first {agreed} positions, of a prompt of {len(found.prompt)} tokens, have the same keys and values in "
-        f"{len(held)} caches that were computed separately, {said}.{copies} The last blocks leave "
-        f"{', '.join(map(str, empty))} places empty."
+        f"{len(held)} caches that were computed separately, {said}.{copies} {_left(empty)}"
     )
 
 
@@ -164,7 +171,7 @@ def _equal(first: NDArray[np.float64], other: NDArray[np.float64], allowed: floa
 
 
 def _slots(held: Sequence[int], prompt: int, size: int) -> NDArray[np.int64]:
-    """(request, place): what each place of each block holds when requests of `held` tokens begin with a prompt."""
+    """(request, place): what each place of each page holds when requests of `held` tokens begin with a prompt."""
     places = np.arange(-(-max(held) // size) * size)
     tokens = np.array(held)[:, None]
     reserved = -(-tokens // size) * size
