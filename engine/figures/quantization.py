@@ -219,17 +219,17 @@ def staircase(
 
 
 def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) -> go.Figure:
-    """Dots on a logarithmic axis, a row for each label and a colour for each series, with their numbers.
+    """Dots on a logarithmic axis, a row for each label and a colour for each of up to three series, with their numbers.
 
-    Of two numbers side by side that would touch, one stands below its dot; two equal ones are printed once.
+    In each row the least number stands on the left of its dot, the largest on the right, one between them above; equal
+    ones are printed once.
     """
     figure = canvas(110 + 46 * len(rows), x_name)
     paint = cycle(list(series))
-    everything = np.concatenate([floats(values) for values in series.values()])
-    low, high = np.log10(everything.min()) - 0.35, np.log10(everything.max()) + 0.35
-    places = _numbers_apart((np.log10([floats(values) for values in series.values()]) - low) / (high - low))
-    for (name, values), symbol, places_here in zip(
-        series.items(), ("circle", "square", "diamond"), places, strict=False
+    powers = np.log10([floats(values) for values in series.values()])
+    room = max(0.35, _NUMBER * float(np.ptp(powers)))
+    for (name, values), symbol, places in zip(
+        series.items(), ("circle", "square", "diamond"), _beside_dots(powers), strict=False
     ):
         shown = floats(values)
         figure.add_scatter(
@@ -238,34 +238,31 @@ def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) 
             mode="markers+text",
             name=label(name),
             marker={"color": paint[name], "size": 11, "symbol": symbol},
-            text=[short(value) if place else "" for value, place in zip(shown, places_here, strict=True)],
-            textposition=[f"{place or 'top'} center" for place in places_here],
+            text=[short(value) if place else "" for value, place in zip(shown, places, strict=True)],
+            textposition=[place or "top center" for place in places],
             cliponaxis=False,
             hovertemplate="<b>%{x:.5g}</b>",
         )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(type="log", range=[low, high], dtick=1)
-    figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.4, -0.8]})
+    figure.update_xaxes(type="log", range=[powers.min() - room, powers.max() + room], dtick=1)
+    figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.5, -0.8]})
     return figure
 
 
-_NUMBER = 0.15
-"""The width of a number beside a dot, as a part of the axis; on a projector it is about as much."""
+_NUMBER = 0.2
+"""Room for a number on either side, as a part of what the dots span."""
 
 
-def _numbers_apart(shares: ArrayLike) -> list[list[str]]:
-    """Where the number of each dot (series, row; shares of the axis) stands: "top", "bottom", or "" for one twice."""
-    dots = floats(shares)
-    places = [["top"] * dots.shape[1] for _ in dots]
+def _beside_dots(values: ArrayLike) -> list[list[str]]:
+    """Where the number of each dot (series, row) stands, in plotly's words; "" for one that is there already."""
+    dots = floats(values)
+    places = [[""] * dots.shape[1] for _ in dots]
     for row, along in enumerate(dots.T):
-        before, stood = -1.0, "bottom"
-        for one in np.argsort(along, kind="stable"):
-            if along[one] == before:
-                places[one][row] = ""
-                continue
-            near = along[one] - before < _NUMBER
-            stood = "bottom" if near and stood == "top" else "top"
-            places[one][row], before = stood, along[one]
+        order = [i for i in np.argsort(along, kind="stable") if along[i] not in along[:i]]
+        for i in order:
+            places[i][row] = "top center"
+        places[order[0]][row] = "middle left"
+        places[order[-1]][row] = "middle right"
     return places
 
 

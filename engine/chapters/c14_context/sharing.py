@@ -144,8 +144,8 @@ def _note(
     apart = max(float(np.abs(other[:agreed] - held[0][:agreed]).max(initial=0)) for other in held[1:])
     said = "bit for bit" if apart == 0 else f"except for rounding, at most {apart:.1g}"
     copies = (
-        f" The last {over} of the prompt stand{'s' * (over == 1)} on a page with a request's own tokens, so each "
-        "request has a copy."
+        f" The last {over} token{'s' * (over != 1)} of the prompt stand{'s' * (over == 1)} on a page with "
+        "a request's own tokens, so each request has a copy."
         if over
         else ""
     )
