@@ -89,7 +89,7 @@ def prefix(view: View) -> Callable[[], Card]:
 def speculative(view: View) -> Callable[[], Card]:
     with view.controls:
         text = view.text("text", "A text to continue", cards.ECHO, limit=1000, tall=True)
-        length = view.slider("length", "Tokens to write", 8, 32, 20)
+        length = view.slider("length", "Tokens to write", 8, 24, 20)
         count = view.slider("draft", "Tokens in a draft", 1, 8, 4)
         partner = cards.PARTNERS.get(view.loaded.name)
         sources = [LOOKUP, partner] if partner else [LOOKUP]

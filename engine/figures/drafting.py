@@ -27,6 +27,10 @@ _STYLES = {
 }
 
 
+_ROOM = 60
+"""Characters that fit beside each other."""
+
+
 def passes(rows: Sequence[Row], width: int) -> go.Figure:
     """A row for each pass, up to `width` drafted tokens and, behind them, the model's own; the first pass on top."""
     figure = canvas(max(200, 84 + 24 * len(rows)), "place in the draft")
@@ -49,7 +53,7 @@ def passes(rows: Sequence[Row], width: int) -> go.Figure:
             x=[x for x, *_ in same],
             y=[y for _, y, *_ in same],
             mode="text",
-            text=[label(shorten(text, 12)) for *_, text, _ in same],
+            text=[label(shorten(text, _ROOM // (width + 1))) for *_, text, _ in same],
             customdata=[[label(text), kind] for *_, text, _ in same],
             hovertemplate="%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
             showlegend=False,

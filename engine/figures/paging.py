@@ -37,7 +37,9 @@ def pages(slots: ArrayLike, size: int, names: Sequence[str], tokens: Sequence[Se
     tokens  the text of each filled slot of a request, for hovering
     """
     grid = floats(slots)
-    figure = canvas(96 + 52 * len(grid), "position of the token; a gap begins a page")
+    figure = canvas(
+        96 + 52 * len(grid), "position of the token; a gap begins a page", "request, its first token"
+    )
     for kind, (said, paint, fill) in _STYLES.items():
         places = [(row, at) for row, at in zip(*(grid == kind).nonzero(), strict=True)]
         add_boxes(figure, [_slot(int(row), int(at), size, paint, fill) for row, at in places])

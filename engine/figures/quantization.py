@@ -244,12 +244,14 @@ def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) 
             hovertemplate="<b>%{x:.5g}</b>",
         )
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(type="log", range=[powers.min() - room, powers.max() + room], dtick=1)
+    figure.update_xaxes(
+        type="log", range=[powers.min() - room, powers.max() + room], dtick=1, exponentformat="power"
+    )
     figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.5, -0.8]})
     return figure
 
 
-_NUMBER = 0.2
+_NUMBER = 0.16
 """Room for a number on either side, as a part of what the dots span."""
 
 

@@ -147,7 +147,7 @@ def test_the_weights_that_a_step_reads_are_those_that_its_operations_are_given(t
 def test_a_prompt_that_fills_the_context_is_measured_too(tiny_model):
     loaded = tiny_model("gpt2")
     ids = list(range(loaded.spec.context))
-    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[1:])
+    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[2:])
 
 
 def last(steps):
@@ -311,6 +311,19 @@ def test_another_checkpoint_with_the_same_vocabulary_drafts(loaded):
     names = {}
     exec(card.code, names)
     assert names["result"] == {"text": card.numbers["text"], "accepted": card.numbers["accepted"]}
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if "mistral" in name] or SMALL[:1])
+def test_a_text_that_fills_the_window_takes_drafts_and_batches_too(tiny_model, name):
+    loaded = tiny_model(name)
+    ids = [5 + place % 7 for place in range(loaded.spec.longest)]
+    begun = cards.beginning(loaded, ids, 8)
+    for draft in (looked_up, lambda ids, count: (3,) * count):
+        rounds = last(cards.speculate(loaded, begun, 8, 4, draft))
+        assert sum(len(one.written) for one in rounds) <= 8
+        card = cards.speculative(loaded, begun, rounds, 8, 4)
+        assert draft is not looked_up or card.prove().passed
+    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[2:])
 
 
 def test_a_checkpoint_with_other_tokens_cannot_draft(loaded):

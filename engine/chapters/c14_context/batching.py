@@ -18,7 +18,7 @@ from engine.evidence.rounding import EXACT, pass_tolerance
 from engine.evidence.script import preamble, script
 from engine.model import kv_cache
 from engine.model.loaded import Loaded, tensors
-from engine.ops.timing import Timing, repeated
+from engine.ops.timing import Timing, once
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -28,6 +28,9 @@ ROWS = (1, 2, 4, 8, 16)
 
 KEPT = 100
 """Logits of each row that are kept for the proof: those of the first ids."""
+
+LONGEST = 128
+"""Tokens of the prompt that are in the cache while a step is timed: one for every row of every batch size."""
 
 _KINDS = {"weights, shared by all rows": "residual", "keys and values, each row its own": "key"}
 
@@ -61,35 +64,46 @@ class Batches:
         return found
 
 
+class _Step:
+    """One decode step of some rows after a prompt, which can be taken again and again."""
+
+    def __init__(self, loaded: Loaded, prompt: Sequence[int], following: Sequence[int]) -> None:
+        self._model, self.cache = loaded.model, kv_cache.prefill(loaded, prompt)
+        self.cache.batch_repeat_interleave(len(following))
+        self._batch = torch.tensor(list(following), device=loaded.model.device)[:, None]
+
+    @torch.no_grad()
+    def __call__(self) -> torch.Tensor:
+        """The logits of each row; shape row, vocab."""
+        out: torch.Tensor = self._model(input_ids=self._batch, cache=self.cache, use_cache=True).logits
+        self.cache.crop(-1)  # forget it again
+        return out[:, -1]
+
+
 @torch.no_grad()
 def measure(loaded: Loaded, ids: Sequence[int], progress: kv_cache.Progress, repeats: int = 7) -> Batches:
     """Time the step after a prompt; row i reads the prompt's i-th most probable next token.
 
-    Of a prompt that fills the context the first token is left out.
+    The batch sizes take turns, so that all meet the same disturbances. Of a long prompt the last `LONGEST` tokens are
+    read, and of one that fills the context the first are left out: a cache whose window is full forgets no step.
     """
-    prompt = tuple(ids)[-(loaded.spec.longest - 1) :]
+    prompt = tuple(ids)[-min(LONGEST, loaded.spec.longest - 2) :]
     first = loaded.model(torch.tensor([prompt], device=loaded.model.device), use_cache=False).logits[0, -1]
     following = first.float().topk(max(ROWS)).indices.tolist()
-    steps, logits = [], torch.empty(0)
-    for done, rows in enumerate(ROWS):
-        progress(done / len(ROWS), f"a step of {rows} row{'s' * (rows > 1)}")
-        cache = kv_cache.prefill(loaded, prompt)
-        cache.batch_repeat_interleave(rows)
-        batch = torch.tensor(following[:rows], device=loaded.model.device)[:, None]
-
-        def step(batch: torch.Tensor = batch, cache: Any = cache) -> torch.Tensor:
-            out: torch.Tensor = loaded.model(input_ids=batch, cache=cache, use_cache=True).logits
-            cache.crop(-1)  # forget it again
-            return out
-
-        steps.append(repeated(step, repeats))
-        logits = step()[:, -1, :KEPT]
+    steps = [_Step(loaded, prompt, following[:rows]) for rows in ROWS]
+    for step in steps:
+        step()  # does not count
+    times: list[list[float]] = [[] for _ in ROWS]
+    for turn in range(repeats):
+        progress(turn / repeats, f"turn {turn + 1} of {repeats}")
+        for step, found in zip(steps, times, strict=True):
+            found.append(once(step))
     return Batches(
         prompt,
         tuple(following),
-        tuple(steps),
-        logits.to("cpu", torch.float32).numpy(),
-        kv_cache.nbytes(cache) // max(ROWS),
+        tuple(Timing(tuple(found)) for found in times),
+        steps[-1]()[:, :KEPT].to("cpu", torch.float32).numpy(),
+        kv_cache.nbytes(steps[-1].cache) // max(ROWS),
     )
 
 
@@ -176,18 +190,16 @@ def _timed(loaded: Loaded, found: Batches) -> Card:
         "times as much as with one row",
     )
     figure.update_yaxes(tickmode="array", tickvals=list(ROWS), ticktext=[str(n) for n in ROWS])
+    figure.update_xaxes(range=[-0.25, float(np.log10(ROWS[-1])) + 0.12])
     ends = (0, len(ROWS) - 1)
-    for trace, values, unit, place in zip(
-        figure.data,
-        (milliseconds, per_second),
-        (" ms", " per s"),
-        ("bottom center", "top center"),
-        strict=True,
+    sides = ("bottom", "top") if more[-1] >= longer[-1] else ("top", "bottom")
+    for trace, values, unit, side in zip(
+        figure.data, (milliseconds, per_second), (" ms", " per s"), sides, strict=True
     ):
         trace.update(
             mode="lines+markers+text",
             text=[f"{v:,.3g}{unit}" if i in ends else "" for i, v in enumerate(values)],
-            textposition=place,
+            textposition=[f"{side} left", *[f"{side} center"] * (len(ROWS) - 1)],
             cliponaxis=False,
         )
     last = ROWS[-1]
@@ -230,9 +242,9 @@ def _timed(loaded: Loaded, found: Batches) -> Card:
         code=preamble(loaded, found.ids) + _ROWS.format(following=list(found.following), kept=KEPT),
         numbers={"logits": found.logits},
         atol=pass_tolerance(loaded, found.logits),
-        note=f"The medians of {len(found.steps[0].milliseconds)} repeats on this machine; the quartiles are in the "
-        f"table. Each row keeps {found.held:,} bytes of keys and values for {len(found.ids)} tokens and reads another "
-        "next token, so that no two rows give the same logits. The script checks the logits, not the clock.",
+        note=f"The medians of {len(found.steps[0].milliseconds)} repeats on this machine, in turns; the table has "
+        f"the quartiles. Each row keeps {found.held:,} bytes of keys and values for {len(found.ids)} tokens and reads "
+        "another next token, so that no two rows give the same logits. The script checks the logits, not the clock.",
     )
 
 

@@ -69,8 +69,11 @@ def same_tokens(loaded: Loaded, drafter: Loaded) -> None:
 
 
 def beginning(loaded: Loaded, ids: Sequence[int], length: int) -> tuple[int, ...]:
-    """A text that leaves room for `length` more tokens: its last ones, where it is too long."""
-    return tuple(ids)[-(loaded.spec.longest - length) :]
+    """A text that leaves room for `length` more tokens: its last ones, where it is too long.
+
+    One place more stays free, because a cache whose window is full gives no rejected token back.
+    """
+    return tuple(ids)[-(loaded.spec.longest - length - 1) :]
 
 
 @torch.no_grad()
