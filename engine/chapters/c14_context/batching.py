@@ -242,9 +242,10 @@ def _timed(loaded: Loaded, found: Batches) -> Card:
         code=preamble(loaded, found.ids) + _ROWS.format(following=list(found.following), kept=KEPT),
         numbers={"logits": found.logits},
         atol=pass_tolerance(loaded, found.logits),
-        note=f"The medians of {len(found.steps[0].milliseconds)} repeats on this machine, in turns; the table has "
-        f"the quartiles. Each row keeps {found.held:,} bytes of keys and values for {len(found.ids)} tokens and reads "
-        "another next token, so that no two rows give the same logits. The script checks the logits, not the clock.",
+        note="Rows share the reading, not the arithmetic: each adds its own, so a step gets longer where that takes "
+        f"the time. The medians of {len(found.steps[0].milliseconds)} repeats on this machine, in turns; the table has "
+        f"the quartiles. Each row keeps {found.held:,} bytes of keys and values for {len(found.ids)} tokens and "
+        "reads another next token, so that no two rows give the same logits. The script checks logits, not the clock.",
     )
 
 
