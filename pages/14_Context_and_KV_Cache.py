@@ -8,9 +8,12 @@ from engine.chapters.c14_context.questions import ASKED
 from engine.evidence.card import Card
 from engine.model import kv_cache
 from engine.model.capturing import typed
+from engine.ops.drafting import looked_up
+from engine.tokens.encoder import decode
 from engine.tokens.passages import passage
 from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter, words
+from pages._shared.work import Progress
 
 STORY = (
     "There was once a cat whose name was Silver. She lived in a mill by the river with an old man, and every night "
@@ -18,6 +21,7 @@ STORY = (
     "nor any meal. So the cat went out into the world to seek her fortune. On the road she met a fox, who bowed and "
     "asked her what she was called. She said, My name is"
 )
+LOOKUP = "the text itself"
 LENGTHS = (16, 64, 128, 256, 384, 512)
 
 
@@ -50,6 +54,80 @@ def time(view: View) -> Callable[[], Card]:
             long=True,
         )
     return lambda: cards.work_per_step(view.loaded, measured, spec.context)
+
+
+def batch(view: View) -> Callable[[], Card]:
+    ids = tuple(token.id for token in view.tokens)
+    label, measured = "Measure a step on this machine", None
+    with view.controls:
+        press = view.again(label, long=True)
+    if press:
+        measured = view.work(
+            label, press, lambda progress: cards.measure_batches(view.loaded, ids, progress), long=True
+        )
+    return lambda: cards.batched(view.loaded, ids, measured)
+
+
+def prefix(view: View) -> Callable[[], Card]:
+    ids = tuple(token.id for token in view.tokens)
+    with view.controls:
+        count = view.slider("requests", "Requests", 2, 4, 3)
+        written = cards.usual_length(len(ids))
+        length = view.slider("length", "Tokens each has written", 4, 32, written, of=written)
+        usual = cards.usual_size(len(ids))
+        size = view.select_slider("size", "Positions in a page", cards.SIZES, usual, of=usual)
+
+    def do(progress: Progress) -> cards.Shared:
+        for found in cards.begin(view.loaded, ids, count, length):
+            progress.show(*(words_of(view, text) for text in found.texts))
+        return found
+
+    found: cards.Shared = view.work("Writing", (count, length), do)
+    return lambda: cards.shared(view.loaded, found, length, size)
+
+
+def speculative(view: View) -> Callable[[], Card]:
+    with view.controls:
+        text = view.text("text", "A text to continue", cards.ECHO, limit=1000, tall=True)
+        length = view.slider("length", "Tokens to write", 8, 24, 20)
+        count = view.slider("draft", "Tokens in a draft", 1, 8, 4)
+        partner = cards.PARTNERS.get(view.loaded.name)
+        sources = [LOOKUP, partner] if partner else [LOOKUP]
+        source = view.segments("drafter", "Drafts come from", sources, of=partner) if partner else LOOKUP
+    tokens = tokenize(view.loaded, text)
+    drafter = None if source == LOOKUP else view.load(checkpoint=source)
+    if drafter is not None:
+        cards.same_tokens(view.loaded, drafter)
+    ids = cards.beginning(view.loaded, [token.id for token in tokens], length)
+    draft = looked_up if drafter is None else cards.by_model(drafter)
+
+    def do(progress: Progress) -> tuple[cards.Round, ...]:
+        rounds: tuple[cards.Round, ...] = ()
+        for rounds in cards.speculate(view.loaded, ids, length, count, draft):
+            progress.show(words_of(view, tuple(id for one in rounds for id in one.written)))
+        return rounds
+
+    rounds = view.work("Writing", (ids, length, count, source), do)
+    return lambda: cards.speculative(view.loaded, ids, rounds, length, count, drafter)
+
+
+def proposals(view: View) -> str:
+    partner = cards.PARTNERS.get(view.loaded.name)
+    second = f" {markdown(partner)}, which has the same vocabulary, can draft as well." if partner else ""
+    return f"""
+    A drafter proposes the next few tokens, and the model checks all of them in one pass. It keeps the draft up to the
+    first token that it would not have written itself, and adds its own there: the text is the one that it writes alone,
+    with fewer passes where drafts are good
+    ([Leviathan et al. 2022](https://arxiv.org/abs/2211.17192), who also have a rule for tokens that are drawn at
+    random). The cheapest drafter is no model:
+    [prompt lookup](https://github.com/apoorvumang/prompt-lookup-decoding) proposes what followed the last tokens where
+    they stood earlier in the text.{second}
+    """
+
+
+def words_of(view: View, ids: tuple[int, ...]) -> str:
+    """Tokens that were written so far, as markdown."""
+    return f"… {markdown(decode(view.loaded.tokenizer, ids))}"
 
 
 def large(view: View) -> Callable[[], Card]:
@@ -89,8 +167,8 @@ def groups(view: View) -> str:
         here = f"{spec.n_head} query heads that share {spec.n_kv_head} key/value heads: {kind}."
     return f"""
     The cache is the reason why large models share keys and values between heads. The loaded checkpoint,
-    {markdown(view.loaded.name)}, has {here} The dots apply the formula of the beat above to published sizes, and show
-    what the cache would weigh if every head kept its own keys and values, or if all shared one pair.
+    {markdown(view.loaded.name)}, has {here} The dots apply this chapter's formula for the bytes of a cache to published
+    sizes, and show what it would weigh if every head kept its own keys and values, or if all shared one pair.
     """
 
 
@@ -163,6 +241,41 @@ chapter(
             """,
             draw=time,
             try_this="Measure twice. What moves between the two runs is the machine, not the model.",
+        ),
+        Beat(
+            "batch",
+            "Texts that are decoded together share the reading of the weights",
+            prose="""
+            One decode step reads the weights of every layer once, however many texts it continues. Texts that are
+            decoded together are the rows of a *batch*: they share that reading, and each row still reads its own keys
+            and values. A server need not wait until all rows are written. In *continuous batching* a new request takes
+            a row between two steps, as soon as another has ended
+            ([Yu et al. 2022](https://www.usenix.org/conference/osdi22/presentation/yu) call it iteration-level
+            scheduling). The button measures one step with 1 to 16 rows.
+            """,
+            draw=batch,
+            try_this="Measure, then look at the line of the step's time: where it is flat, another row costs no time.",
+        ),
+        Beat(
+            "prefix",
+            "Requests that begin alike share their first keys and values",
+            prose="""
+            Two texts that begin with the same tokens have the same keys and values there, because no token sees a later
+            one. A server that keeps the cache in *pages* of a fixed number of positions stores a page of such tokens
+            once and lets every request point to it ([Kwon et al. 2023](https://arxiv.org/abs/2309.06180)). Here the
+            prompt is what the requests have in common; each goes on with another of the most probable next tokens, and
+            then greedily. Only pages that the prompt fills are shared, and on a request's last page places may stay
+            empty.
+            """,
+            draw=prefix,
+            try_this="Make the pages larger. When is nothing shared any more, and how many places are empty then?",
+        ),
+        Beat(
+            "speculative",
+            "One pass can check several drafted tokens",
+            prose=proposals,
+            draw=speculative,
+            try_this="Write a text in which nothing comes twice. How many passes does the model need now?",
         ),
         Beat(
             "large",

@@ -219,10 +219,18 @@ def staircase(
 
 
 def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) -> go.Figure:
-    """Dots on a logarithmic axis, a row for each label and a colour for each series, with their numbers."""
+    """Dots on a logarithmic axis, a row for each label and a colour for each of up to three series, with their numbers.
+
+    In each row the least number stands on the left of its dot, the largest on the right, one between them above; equal
+    ones are printed once.
+    """
     figure = canvas(110 + 46 * len(rows), x_name)
     paint = cycle(list(series))
-    for (name, values), symbol in zip(series.items(), ("circle", "square", "diamond"), strict=False):
+    powers = np.log10([floats(values) for values in series.values()])
+    room = max(0.35, _NUMBER * float(np.ptp(powers)))
+    for (name, values), symbol, places in zip(
+        series.items(), ("circle", "square", "diamond"), _beside_dots(powers), strict=False
+    ):
         shown = floats(values)
         figure.add_scatter(
             x=shown,
@@ -230,17 +238,34 @@ def sizes(rows: Sequence[str], series: Mapping[str, ArrayLike], *, x_name: str) 
             mode="markers+text",
             name=label(name),
             marker={"color": paint[name], "size": 11, "symbol": symbol},
-            text=[short(value) for value in shown],
-            textposition="top center",
+            text=[short(value) if place else "" for value, place in zip(shown, places, strict=True)],
+            textposition=[place or "top center" for place in places],
             cliponaxis=False,
             hovertemplate="<b>%{x:.5g}</b>",
         )
-    everything = np.concatenate([floats(values) for values in series.values()])
-    low, high = np.log10(everything.min()), np.log10(everything.max())
     figure.update_layout(showlegend=True)
-    figure.update_xaxes(type="log", range=[low - 0.35, high + 0.35], dtick=1)
+    figure.update_xaxes(
+        type="log", range=[powers.min() - room, powers.max() + room], dtick=1, exponentformat="power"
+    )
     figure.update_yaxes(**down(list(rows)) | {"range": [len(rows) - 0.5, -0.8]})
     return figure
+
+
+_NUMBER = 0.16
+"""Room for a number on either side, as a part of what the dots span."""
+
+
+def _beside_dots(values: ArrayLike) -> list[list[str]]:
+    """Where the number of each dot (series, row) stands, in plotly's words; "" for one that is there already."""
+    dots = floats(values)
+    places = [[""] * dots.shape[1] for _ in dots]
+    for row, along in enumerate(dots.T):
+        order = [i for i in np.argsort(along, kind="stable") if along[i] not in along[:i]]
+        for i in order:
+            places[i][row] = "top center"
+        places[order[0]][row] = "middle left"
+        places[order[-1]][row] = "middle right"
+    return places
 
 
 _FIELDS = {

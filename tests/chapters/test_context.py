@@ -1,19 +1,34 @@
 """Chapter 14: the cache against one pass, bytes against buffers, eviction against masks."""
 
+from collections import deque
+from dataclasses import replace
+from itertools import accumulate
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 
-from engine import capture, tokenize
+from engine import ReaderError, capture, tokenize
 from engine.chapters import c14_context as cards
-from engine.chapters.c14_context import memory
+from engine.chapters.c14_context import batching, memory, sharing, speculating
 from engine.chapters.c14_context import window as windowed
 from engine.checkpoints.published import MODELS
+from engine.evidence.oracles import sharing as again
+from engine.evidence.oracles import touched
+from engine.evidence.oracles.drafting import copied
 from engine.model import kv_cache
+from engine.model.writing import Request, written
+from engine.ops.drafting import looked_up
+from engine.ops.timing import Timing
 from tests.conftest import BUNDLED, PROMPT, SMOLLM2, TINY, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 
 SMALL = ("gpt2", "llama-gqa", "llama-mqa", "llama-yarn", "qwen2", "qwen3", "neox-parallel")
+on_three = pytest.mark.parametrize(
+    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
+)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -82,14 +97,244 @@ def test_the_measured_card_proves_itself_too(loaded):
     np.testing.assert_allclose(names["result"]["stepwise"], card.numbers["stepwise"], rtol=0, atol=card.atol)
 
 
+@pytest.fixture(scope="module", params=BUNDLED)
+def batches(request):
+    """A bundled checkpoint, the ids of the prompt, and a measured step of every batch size after it."""
+    loaded = loaded_checkpoint(request.param)
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    return loaded, ids, batching.measure(loaded, ids, lambda share, what: None, repeats=3)
+
+
+def test_a_row_of_a_batch_gives_the_logits_of_its_text_alone(batches):
+    loaded, ids, found = batches
+    assert len(set(found.following)) == max(batching.ROWS) == len(found.logits)
+    for following, row in zip(found.following, found.logits, strict=True):
+        alone = capture(loaded, [*ids, following]).logits[-1, : batching.KEPT]
+        np.testing.assert_allclose(row, alone, rtol=0, atol=1e-4)
+
+
+def test_a_step_of_every_batch_size_is_timed_and_proves_itself(batches):
+    loaded, ids, found = batches
+    card = cards.batched(loaded, ids, found)
+    assert [len(step.milliseconds) for step in found.steps] == [3] * len(batching.ROWS)
+    assert card.table["cache (bytes)"] == [found.held * rows for rows in batching.ROWS]
+    answer = card.oracle.compute()
+    once = type(card.oracle)("c", lambda: answer, card.oracle.tolerance)
+    assert once.judge(card.shown).passed
+    assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+    names = {}
+    exec(card.code, names)
+    np.testing.assert_allclose(names["result"]["logits"], card.numbers["logits"], rtol=0, atol=card.atol)
+
+
+def test_the_times_of_a_batch_are_those_of_its_repeats():
+    steps = tuple(Timing((time, time + 1, time + 2)) for time in (9.0, 9.0, 9.0, 19.0, 39.0))
+    found = batching.Batches((1,), tuple(range(16)), steps, np.zeros((16, 100), np.float32), 8)
+    assert found.milliseconds.tolist() == [10, 10, 10, 20, 40]
+    assert found.per_second.tolist() == [100, 200, 400, 400, 400]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_weights_that_a_step_reads_are_those_that_its_operations_are_given(tiny_model, name):
+    loaded = tiny_model(name)
+    read = batching._weights(loaded)
+    assert read == touched.weights_read(loaded.model, [5])
+    table = loaded.model.get_input_embeddings().weight
+    shared = table is loaded.model.get_output_embeddings().weight
+    assert read <= loaded.nbytes - (0 if shared else table.nbytes)
+
+
+def test_a_prompt_that_fills_the_context_is_measured_too(tiny_model):
+    loaded = tiny_model("gpt2")
+    ids = list(range(loaded.spec.context))
+    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[2:])
+
+
+def last(steps):
+    """What an iterator gives last."""
+    return deque(steps, maxlen=1)[0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_text_has_the_same_cache_where_another_begins_alike_and_blocks_follow_from_it(tiny_model, name):
+    loaded = tiny_model(name)
+    found = last(sharing.begin(loaded, list(range(5, 18)), 3, 6))
+    assert found.prompt == tuple(range(5, 18))
+    assert len({text[0] for text in found.texts}) == 3
+    card = cards.shared(loaded, found, 6, 4)
+    assert card.shown["equal"] == [13, 13]
+    answer = card.oracle.compute()
+    once = type(card.oracle)("c", lambda: answer, card.oracle.tolerance)
+    assert once.judge(card.shown).passed
+    assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+
+
+def test_a_request_takes_its_own_first_token_and_goes_on_greedily(loaded):
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    found = last(sharing.begin(loaded, ids, 2, 5))
+    order = capture(loaded, ids).logits[-1].argsort()[::-1]
+    for first, text in zip(order, found.texts, strict=False):
+        batch = torch.tensor([[*ids, int(first)]])
+        whole = loaded.model.generate(
+            batch, attention_mask=torch.ones_like(batch), max_new_tokens=4, do_sample=False
+        )
+        assert list(text) == whole[0, len(ids) :].tolist()
+
+
+def test_blocks_on_paper():
+    none, empty, own, common = sharing.Slot
+    assert sharing._slots([7, 3], 3, 2).tolist() == [
+        [common, common, own, own, own, own, own, empty],
+        [common, common, own, empty, none, none, none, none],
+    ]
+    assert sharing._slots([7, 3], 1, 2)[:, :2].tolist() == [[own, own]] * 2
+    assert (sharing._slots([9, 5], 3, 4) == again.paged([9, 5], 3, 4)).all()
+
+
+def test_a_prompt_that_fills_no_page_shares_none(loaded):
+    found = last(sharing.begin(loaded, [5, 6, 7], 2, 4))
+    card = cards.shared(loaded, found, 4, 16)
+    assert "none is shared" in card.title
+    assert card.shown["bytes"][0] == card.shown["bytes"][1]
+    assert card.prove().passed
+
+
+@pytest.mark.parametrize("tokens", range(1, 70))
+def test_the_usual_pages_show_sharing_and_waste(tokens):
+    size, length = cards.usual_size(tokens), cards.usual_length(tokens)
+    assert size in cards.SIZES
+    assert tokens < 4 or tokens // size >= 2
+    assert (tokens + length) % size
+
+
+def test_a_prompt_that_fills_the_context_makes_room_for_what_is_written(tiny_model):
+    loaded = tiny_model("gpt2")
+    ids = list(range(loaded.spec.context))
+    found = last(sharing.begin(loaded, ids, 2, 6))
+    assert found.prompt == tuple(ids[:-6])
+    assert cards.shared(loaded, found, 6, 16).prove().passed
+
+
+REPEATING = "The king met the queen. The king met the queen. The king"
+
+
+def proved(card):
+    """An oracle with its answer computed once, which the card passes and no altered one does."""
+    answer = card.oracle.compute()
+    once = type(card.oracle)("c", lambda: answer, card.oracle.tolerance)
+    assert once.judge(card.shown).passed
+    assert [what for what, shown in mutations(card.shown, once) if once.judge(shown).passed] == []
+
+
+def test_what_followed_the_same_tokens_is_a_draft():
+    assert looked_up([1, 2, 3, 9, 1, 2, 3], 2) == (9, 1)
+    assert looked_up([3, 8, 2, 3, 7, 1, 2, 3], 1) == (7,), "the longest ending counts, then the last place"
+    assert looked_up([5, 6, 5, 7, 5], 3) == (7, 5)
+    assert looked_up([1, 2, 3], 4) == ()
+    assert looked_up([4, 4], 4) == (4,)
+    assert looked_up([4], 4) == ()
+    assert looked_up([4, 5, 4], 0) == ()
+
+
+@settings(max_examples=200)
+@given(strategies.lists(strategies.integers(0, 3), min_size=1, max_size=12), strategies.integers(0, 5))
+def test_a_draft_is_found_by_comparing_windows_too(ids, count):
+    assert list(looked_up(ids, count)) == copied(ids, count, 3)
+
+
+@pytest.mark.parametrize(
+    ("best", "kept", "own"),
+    [([7, 8, 9, 5], 3, 5), ([7, 8, 1, 5], 2, 1), ([1, 8, 9, 5], 0, 1), ([7, 2, 9, 5], 1, 2)],
+)
+def test_a_draft_stays_up_to_the_first_token_that_the_model_would_not_write(best, kept, own):
+    found = speculating._judged((7, 8, 9), best, frozenset())
+    assert (found.accepted, found.own) == (kept, own)
+    assert found.written == (*(7, 8, 9)[:kept], own)
+
+
+def test_nothing_is_written_after_an_accepted_token_that_ends_the_text():
+    found = speculating._judged((7, 8, 9), [7, 8, 9, 5], frozenset({8}))
+    assert (found.accepted, found.own, found.written) == (2, None, (7, 8))
+
+
+def wrong_half_the_time(best):
+    """A drafter that knows the text, and spoils every third token."""
+    return lambda ids, count: tuple(
+        id if place % 3 else id + 1 for place, id in list(enumerate(best))[len(ids) : len(ids) + count]
+    )
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_drafts_change_no_token_however_good_or_bad(tiny_model, name):
+    loaded, ids = tiny_model(name), list(range(5, 18))
+    batch = torch.tensor([ids])
+    plain = loaded.model.generate(
+        batch, attention_mask=torch.ones_like(batch), max_new_tokens=12, do_sample=False
+    )[0].tolist()
+    for draft in (looked_up, wrong_half_the_time(plain), lambda ids, count: (3,) * count):
+        rounds = last(cards.speculate(loaded, ids, 12, 4, draft))
+        assert [id for one in rounds for id in one.written] == plain[len(ids) :]
+    assert (
+        sum(one.accepted for one in last(cards.speculate(loaded, ids, 12, 4, wrong_half_the_time(plain)))) > 3
+    )
+
+
+@on_three
+def test_a_text_that_repeats_is_written_in_fewer_passes_than_tokens(name):
+    subject = loaded_checkpoint(name)
+    ids = [token.id for token in tokenize(subject, cards.ECHO)]
+    rounds = last(cards.speculate(subject, ids, 20, 4, looked_up))
+    text = [id for one in rounds for id in one.written]
+    assert text == [choice.id for choice in written(subject, Request(tuple(ids), 20))]
+    accepted, drafted = sum(one.accepted for one in rounds), sum(len(one.drafted) for one in rounds)
+    assert 0 < accepted < drafted
+    assert len(rounds) == len(text) - accepted <= 0.7 * len(text)
+    proved(cards.speculative(subject, ids, rounds, 20, 4))
+
+
+def test_another_checkpoint_with_the_same_vocabulary_drafts(loaded):
+    drafter = loaded_checkpoint(cards.PARTNERS[loaded.name])
+    cards.same_tokens(loaded, drafter)
+    ids = [token.id for token in tokenize(loaded, REPEATING)]
+    rounds = last(cards.speculate(loaded, ids, 12, 3, cards.by_model(drafter)))
+    for text, one in zip(accumulate((r.written for r in rounds), initial=tuple(ids)), rounds, strict=False):
+        batch = torch.tensor([text])
+        whole = drafter.model.generate(
+            batch,
+            attention_mask=torch.ones_like(batch),
+            max_new_tokens=max(1, len(one.drafted)),
+            do_sample=False,
+        )
+        assert list(one.drafted) == whole[0, len(text) :].tolist()[: len(one.drafted)]
+    card = cards.speculative(loaded, ids, rounds, 12, 3, drafter)
+    proved(card)
+    names = {}
+    exec(card.code, names)
+    assert names["result"] == {"text": card.numbers["text"], "accepted": card.numbers["accepted"]}
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if "mistral" in name] or SMALL[:1])
+def test_a_text_that_fills_the_window_takes_drafts_and_batches_too(tiny_model, name):
+    loaded = tiny_model(name)
+    ids = [5 + place % 7 for place in range(loaded.spec.longest)]
+    begun = cards.beginning(loaded, ids, 8)
+    for draft in (looked_up, lambda ids, count: (3,) * count):
+        rounds = last(cards.speculate(loaded, begun, 8, 4, draft))
+        assert sum(len(one.written) for one in rounds) <= 8
+        card = cards.speculative(loaded, begun, rounds, 8, 4)
+        assert draft is not looked_up or card.prove().passed
+    assert batching.measure(loaded, ids, lambda share, what: None, repeats=1).ids == tuple(ids[2:])
+
+
+def test_a_checkpoint_with_other_tokens_cannot_draft(loaded):
+    other = replace(loaded, tokenizer=SimpleNamespace(get_vocab=lambda: {"a": 0}))
+    with pytest.raises(ReaderError, match="other tokens"):
+        cards.same_tokens(loaded, other)
+
+
 def test_a_one_token_prompt_has_a_card(loaded):
     assert cards.same_answers(loaded, capture(loaded, "")).title
     assert cards.held_bytes(loaded, capture(loaded, "")).prove().passed
-
-
-on_three = pytest.mark.parametrize(
-    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
-)
 
 
 @on_three

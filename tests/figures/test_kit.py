@@ -11,6 +11,7 @@ import pytest
 
 from engine import figures as kit
 from engine.figures.heads import kind_map, score_panels
+from engine.figures.quantization import sizes
 
 EVIL = "<b>x</b>$y$&z"
 TOKENS = ["a", "a", EVIL, "‹F0 9F›"]
@@ -248,3 +249,15 @@ def test_a_figure_that_answers_a_click_still_stands_still_when_dragged():
     assert figure.layout.yaxis.fixedrange
     assert figure.layout.clickmode == "event+select"
     assert figure.layout.hoverdistance == -1  # the nearest mark, however far
+
+
+def test_numbers_beside_dots_keep_apart_and_equal_ones_are_printed_once():
+    found = sizes(["three", "two"], {"a": [2.0, 5.0], "b": [1.0, 7.0], "c": [4.0, 5.0]}, x_name="x")
+    assert [one.textposition[0] for one in found.data] == ["top center", "middle left", "middle right"]
+    assert [one.text[1] for one in found.data] == ["5", "7", ""]
+    assert [one.textposition[1] for one in found.data[:2]] == ["middle left", "middle right"]
+
+
+def test_a_number_that_all_dots_of_a_row_have_stands_once():
+    found = sizes(["one"], {"a": [3.0], "b": [3.0]}, x_name="x")
+    assert [one.text[0] for one in found.data] == ["3", ""]
