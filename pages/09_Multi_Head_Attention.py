@@ -289,11 +289,11 @@ PATCHING = rf"""
     layer; this is called *activation patching* ({MENG}, who spoil the text with noise; {ZHANG} compare the variants).
     Where the answer comes back, the stream holds what decides between these two texts.
 
-    $$\text{{share restored}} =
-    \frac{{d_\text{{patched}} - d_\text{{second}}}}{{d_\text{{first}} - d_\text{{second}}}}$$
+    $$\text{{share restored}} = \frac{{d_p - d_2}}{{d_1 - d_2}}$$
 
-    Here $d$ is the logit of the first text's answer minus that of the second's, after the last token. The map tells
-    only of what differs between the two texts: what both need alike it cannot show.
+    Here $d$ is the logit of the first text's answer minus that of the second's, after the last token: $d_1$ of the
+    first text, $d_2$ of the second, $d_p$ of the second with the patch. The map tells only of what differs between
+    the two texts: what both need alike it cannot show.
     """
 
 
