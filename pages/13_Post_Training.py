@@ -116,7 +116,8 @@ def without(view: View) -> Callable[[], Card]:
     asked = request(view)
     labels, mine = family(view).tuned, own(view)
     with view.controls:
-        label = pick(view, "tuned", "Version", (*labels, *(version.label for version in mine)), labels[-1])
+        options = (*labels, *(version.label for version in mine))
+        label = pick(view, "tuned", "Version", options, options[-1])
     drawn = drawing(view)
     return written(
         view,
@@ -345,14 +346,14 @@ def about_template(view: View) -> str:
 
 
 def about_without(view: View) -> str:
-    yours = f" Choose *{YOURS}* to see what {markdown(view.loaded.name)} does." if own(view) else ""
+    yours = f" {markdown(view.loaded.name)} is the version *{YOURS}*." if own(view) else ""
     return f"""
     One tuned version reads the same request with the same seed, through the template and as bare text. Without the
     marks, nothing separates the request from what the version writes itself. It may continue the request, or, where
     the request ends as an answer does, write the end token at once.
 
     Some templates also put a **system turn** before the request: words on how to answer, which nobody typed. Where the
-    version's template does, a third text reads the template without that turn: all other marks stay, and the answer
+    version's template does, a third text, *no system*, does without that turn: all other marks stay, and the answer
     may still change.{yours}
     """
 

@@ -65,7 +65,7 @@ def with_and_without(
     ids = without_system(version.get().tokenizer, asked)
     if ids is None:
         return [whole, bare]
-    return [whole, Task("no system turn", version, replace(whole.request, ids=ids)), bare]
+    return [whole, Task("no system", version, replace(whole.request, ids=ids)), bare]
 
 
 def ready(one: Task) -> bool:
