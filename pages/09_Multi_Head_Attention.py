@@ -18,8 +18,13 @@ OLSSON = (
     "(https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html)"
 )
 WANG = "[Wang et al. 2022](https://arxiv.org/abs/2211.00593)"
-MENG = "[Meng et al. 2022](https://arxiv.org/abs/2202.05262)"
-ZHANG = "[Zhang and Nanda 2023](https://arxiv.org/abs/2309.16042)"
+MENG = (
+    "[Meng et al. 2022, *Locating and Editing Factual Associations in GPT*](https://arxiv.org/abs/2202.05262)"
+)
+ZHANG = (
+    "[Zhang and Nanda 2023, *Towards Best Practices of Activation Patching in Language Models*]"
+    "(https://arxiv.org/abs/2309.16042)"
+)
 XIAO = "[Xiao et al. 2023](https://arxiv.org/abs/2309.17453)"
 
 

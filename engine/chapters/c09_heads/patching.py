@@ -1,4 +1,10 @@
-"""One text's residual stream patched into another's, place by place: where an answer is decided."""
+"""One text's residual stream patched into another's, place by place: where an answer is decided.
+
+Activation patching as in Meng, Bau, Andonian and Belinkov 2022, “Locating and Editing Factual Associations in GPT”
+(https://arxiv.org/abs/2202.05262), with a second text in place of noise; the share restored is the normalised logit
+difference of Zhang and Nanda 2023, “Towards Best Practices of Activation Patching in Language Models: Metrics and
+Methods” (https://arxiv.org/abs/2309.16042).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
