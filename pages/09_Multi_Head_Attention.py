@@ -18,6 +18,13 @@ OLSSON = (
     "(https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html)"
 )
 WANG = "[Wang et al. 2022](https://arxiv.org/abs/2211.00593)"
+MENG = (
+    "[Meng et al. 2022, *Locating and Editing Factual Associations in GPT*](https://arxiv.org/abs/2202.05262)"
+)
+ZHANG = (
+    "[Zhang and Nanda 2023, *Towards Best Practices of Activation Patching in Language Models*]"
+    "(https://arxiv.org/abs/2309.16042)"
+)
 XIAO = "[Xiao et al. 2023](https://arxiv.org/abs/2309.17453)"
 
 
@@ -252,6 +259,49 @@ def draw_circuit(view: View) -> Callable[[], Card]:
     return lambda: cards.circuit(view.loaded, view.state.seed, removed)
 
 
+TOLD, REPEAT, OWN = "the names exchanged", "random tokens, one exchanged", "your own two texts"
+ROWS = 10  # layers patched at first, at most about so many
+TYPED = 240  # characters of a text
+
+
+def draw_patching(view: View) -> Callable[[], Card]:
+    told = view.work("Looking for a pair", "names", lambda progress: cards.tells_names(view.loaded))
+    count, seed = view.loaded.spec.n_layer, 0
+    with view.controls:
+        which = view.select("texts", "Texts", [TOLD, REPEAT, OWN], TOLD if told else REPEAT, of=told)
+        texts = cards.NAMES
+        if which == OWN:
+            texts = (
+                view.text("first", "First text", cards.NAMES[0], limit=TYPED),
+                view.text("second", "Second text", cards.NAMES[1], limit=TYPED),
+            )
+        every = view.slider("every", "Every n-th layer", 1, max(1, count // 2), -(-count // ROWS), of=count)
+    if which == REPEAT:
+        seed = view.state.seed
+
+    def measured(progress: Progress) -> cards.Patched:
+        loaded = view.loaded
+        pair = cards.random_pair(loaded, seed) if which == REPEAT else cards.typed_pair(loaded, *texts)
+        return cards.patch(loaded, pair, cards.steps(loaded, every), progress)
+
+    found: cards.Patched = view.work("Patching", (which, seed, texts, every), measured)
+    return lambda: cards.patching(view.loaded, found)
+
+
+PATCHING = rf"""
+    Take two texts that the model continues differently, run the second with one vector of the first in it, and see
+    whether the first text's answer comes back. The vector is the residual stream at one token, where it enters one
+    layer; this is called *activation patching* ({MENG}, who spoil the text with noise; {ZHANG} compare the variants).
+    Where the answer comes back, the stream holds what decides between these two texts.
+
+    $$\text{{share restored}} = \frac{{d_p - d_2}}{{d_1 - d_2}}$$
+
+    Here $d$ is the logit of the first text's answer minus that of the second's, after the last token: $d_1$ of the
+    first text, $d_2$ of the second, $d_p$ of the second with the patch. The map tells only of what differs between
+    the two texts: what both need alike it cannot show.
+    """
+
+
 chapter(
     number=9,
     title="Multi-head attention",
@@ -360,6 +410,15 @@ chapter(
             draw_sweep,
             "Compare the ranking on your prompt with the one on the second reading of the random tokens. Are the heads "
             "that score highest on induction on top there?",
+        ),
+        Beat(
+            "patching",
+            "Patching one text into another shows where an answer is decided",
+            PATCHING,
+            draw_patching,
+            "Take the random tokens, one exchanged, and read the map from the top: which token's patch brings the "
+            "answer back in the first layers, and which in the last? Then type two texts of your own that differ in "
+            "one word.",
         ),
     ],
     bar=("focus", "layer", "head", "seed"),

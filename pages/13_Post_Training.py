@@ -28,6 +28,10 @@ YOURS = "yours"
 """What the chosen checkpoint is called beside the versions compared."""
 
 RAFAILOV = "[Rafailov et al. 2023](https://arxiv.org/abs/2305.18290)"
+GAO = "[Gao et al. 2022](https://arxiv.org/abs/2210.10760)"
+LAMBERT = "[Lambert et al. 2024](https://arxiv.org/abs/2411.15124)"
+OUYANG = "[Ouyang et al. 2022](https://arxiv.org/abs/2203.02155)"
+SHAO = "[Shao et al. 2024](https://arxiv.org/abs/2402.03300)"
 ZHOU = "[Zhou et al. 2023](https://arxiv.org/abs/2305.11206)"
 
 
@@ -112,7 +116,8 @@ def without(view: View) -> Callable[[], Card]:
     asked = request(view)
     labels, mine = family(view).tuned, own(view)
     with view.controls:
-        label = pick(view, "tuned", "Version", (*labels, *(version.label for version in mine)), labels[-1])
+        options = (*labels, *(version.label for version in mine))
+        label = pick(view, "tuned", "Version", options, options[-1])
     drawn = drawing(view)
     return written(
         view,
@@ -340,6 +345,19 @@ def about_template(view: View) -> str:
     """
 
 
+def about_without(view: View) -> str:
+    yours = f" {markdown(view.loaded.name)} is the version *{YOURS}*." if own(view) else ""
+    return f"""
+    One tuned version reads the same request with the same seed, through the template and as bare text. Without the
+    marks, nothing separates the request from what the version writes itself. It may continue the request, or, where
+    the request ends as an answer does, write the end token at once.
+
+    Some templates also put a **system turn** before the request: words on how to answer, which nobody typed. Where the
+    version's template does, a third text, *no system*, does without that turn: all other marks stay, and the answer
+    may still change.{yours}
+    """
+
+
 def about_preference(view: View) -> str:
     return f"""
     Preference tuning needs no answer to imitate, only a verdict: of two answers to a request, one is better. **DPO**
@@ -351,6 +369,11 @@ def about_preference(view: View) -> str:
 
     A pair with a large margin hardly changes the policy any more. The larger β, the closer the policy has to stay to
     the reference.
+
+    The older way needs a further model. A **reward model** is trained on such pairs to give every answer a number;
+    then the policy writes answers of its own, and reinforcement learning makes those with a high reward more probable
+    ({OUYANG}). A reward model is only an estimate: what is pushed too far towards it gets worse by the measure that it
+    stands for ({GAO}). DPO takes no reward model and writes no answers while it trains.
     """
 
 
@@ -359,6 +382,11 @@ def about_measured(view: View) -> str:
     The preferred answers were chosen by a written rule that a program can apply: does the answer use every asked word,
     end properly, keep the asked length, and repeat nothing? The same rule marks the answers of all versions to
     requests that none of them was tuned on. Whether a text is any good, the rule does not ask.
+
+    Where a program can check an answer, as with a sum or a unit test, its verdict can be the reward itself:
+    **reinforcement learning with verifiable rewards** ({LAMBERT}). The policy writes several answers to a task, and
+    those that pass are made more probable; GRPO ({SHAO}) measures each against the mean of its group. The bundled
+    versions were not trained so: their rule only chose the pairs.
 
     {cards.about_reward()}
     """
@@ -408,11 +436,7 @@ chapter(
         Beat(
             "without",
             "Without the template, nothing says whose turn it is",
-            prose="""
-            One tuned version reads the same request twice, with the same seed: through the template, and as bare text.
-            Without the marks, nothing separates the request from what the version writes itself. It may continue the
-            request, or, where the request ends as an answer does, write the end token at once.
-            """,
+            prose=about_without,
             draw=without,
             try_this="Lower the temperature to 0: both texts are now the version's favourites. Which of them ends?",
         ),

@@ -62,6 +62,29 @@ def render(tokenizer: Any, request: str, answer: str | None) -> Rendered:
     return Rendered(ids, tuple(first <= i <= last for i in range(len(ids))))
 
 
+def without_system(tokenizer: Any, request: str) -> tuple[int, ...] | None:
+    """The tokens of a request without the system turn that a template puts before it unasked; None where it puts none.
+
+    A later turn of a conversation has no such turn before it, so what a template writes for a second request, behind
+    a first one and its answer, is what it writes for a first one without its system turn. A mark that begins every
+    text stays.
+    """
+    opening = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    asked = {"role": "user", "content": request}
+    try:
+        before = _apply(tokenizer, opening, add_generation_prompt=False)
+        both = _apply(tokenizer, [*opening, asked], add_generation_prompt=True)
+        alone = _apply(tokenizer, [asked], add_generation_prompt=True)
+    except ReaderError:  # a template that takes a single request only
+        return None
+    own = both[len(before) :]
+    lead, marks = alone[: -len(own)] if own else (), special_ids(tokenizer)
+    if (*before, *own) != both or (*lead, *own) != alone or marks.issuperset(lead):
+        return None
+    start = lead[: lead.index(own[0])] if own[0] in lead else ()
+    return (*start, *own) if marks.issuperset(start) else None
+
+
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Ids of the tokens that no text is encoded to."""
     return frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)

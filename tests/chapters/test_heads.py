@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 
 import numpy as np
 import pytest
@@ -352,3 +353,98 @@ def test_an_effect_is_what_a_head_that_looks_at_one_token_alone_adds_to_the_logi
     plain = logits - (table @ bias if bias is not None else 0)
     taken = (plain[ids] - plain.mean()).detach().numpy() * along / size
     np.testing.assert_allclose(effects[place - 1], measured + taken, atol=2e-3)
+
+
+# Patching one text into another.
+
+patching_module = importlib.import_module("engine.chapters.c09_heads.patching")
+
+
+def patched(loaded, pair):
+    return cards.patch(loaded, pair, cards.steps(loaded, 1))
+
+
+def test_a_map_of_patches_proves_itself_and_its_script_agrees(loaded):
+    check(cards.patching(loaded, patched(loaded, cards.random_pair(loaded, 0))))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "nf4", "int8"])
+def test_a_map_of_patches_proves_itself_at_other_precisions(precision):
+    loaded = loaded_checkpoint("pocket-llama", precision)
+    check(cards.patching(loaded, patched(loaded, cards.random_pair(loaded, 0))), run=False)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama-mqa", "qwen3", "neox-parallel"])
+def test_a_map_of_patches_holds_on_other_architectures(tiny_model, name, monkeypatch):
+    monkeypatch.setattr(patching_module, "APART", 0.0)
+    loaded = tiny_model(name)
+    first = cards.repeated_ids(loaded, 7)[:8]
+    said = int(capture(loaded, first).logits[-1].argmax())
+    seconds = [(*first[:4], other, *first[5:7], other + 1) for other in range(3, 40)]
+    pair = cards.Pair(first, next(ids for ids in seconds if capture(loaded, ids).logits[-1].argmax() != said))
+    check(cards.patching(loaded, patched(loaded, pair)), run=False)
+
+
+def test_patching_the_only_token_that_differs_at_the_first_layer_is_the_first_text(loaded):
+    """And a patch of what both texts share is none: those columns are exactly 0."""
+    pair = cards.random_pair(loaded, 0)
+    effects = patched(loaded, pair).effects
+    assert sum(a != b for a, b in zip(pair.first, pair.second, strict=True)) == 1
+    assert effects[0, pair.begin] == pytest.approx(1, abs=1e-4)
+    assert effects[0, pair.begin + 1 :] == pytest.approx(0, abs=1e-4)
+    assert not effects[:, : pair.begin].any()
+
+
+def test_an_exchanged_random_token_moves_to_the_next_one_and_then_to_the_last(opened):
+    pair = cards.random_pair(opened, 0)
+    found = cards.patch(opened, pair, cards.steps(opened, -(-opened.spec.n_layer // 10)))
+    best = found.effects.argmax(1).tolist()
+    assert best == sorted(best)
+    assert [*dict.fromkeys(best)] == [pair.begin, pair.begin + 1, len(pair.first) - 1]
+    title = cards.patching(opened, found).title
+    assert f"token {pair.begin}, " in title
+    assert f"token {pair.begin + 1}, " in title
+    assert "; the last token, " in title
+
+
+def test_a_random_pair_is_read_on_and_differs_where_the_last_token_stood_before(opened):
+    pair = cards.random_pair(opened, 1)
+    answer = int(capture(opened, pair.first).logits[-1].argmax())
+    assert pair.first[pair.begin] == pair.first[-1] != pair.second[pair.begin]
+    assert answer == pair.first[pair.begin + 1]
+    assert int(capture(opened, pair.second).logits[-1].argmax()) != answer
+
+
+def test_the_names_are_offered_first_only_where_the_model_tells_them_apart(opened):
+    ends = [int(capture(opened, text).logits[-1].argmax()) for text in cards.NAMES]
+    expected = [opened.tokenizer.encode(name, add_special_tokens=False)[0] for name in (" Mary", " John")]
+    assert cards.tells_names(opened) == (ends == expected)
+
+
+def test_a_map_with_gaps_calls_its_layers_patched(loaded):
+    found = cards.patch(loaded, cards.random_pair(loaded, 0), (0, 1, 5))
+    card = cards.patching(loaded, found)
+    assert "patched layers 0 to 1" in card.title
+    assert "Patched layers: 0, 1, 5." in card.note
+    assert "patched layers" not in cards.patching(loaded, patched(loaded, found.pair)).title
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        (("One day", "One day"), "the same tokens"),
+        (("One day", "One day there was a"), "has 2 tokens and the second 5"),
+        (("a " * 59 + "a", "a " * 59 + "b"), "at most 48"),
+    ],
+)
+def test_two_texts_that_cannot_be_compared_are_refused_in_a_sentence(texts, sentence):
+    with pytest.raises(ReaderError, match=sentence):
+        cards.typed_pair(loaded_checkpoint("pocket-llama"), *texts)
+
+
+def test_two_texts_with_one_answer_are_refused_in_a_sentence():
+    loaded = loaded_checkpoint("pocket-gpt2")
+    pair = cards.typed_pair(loaded, *cards.NAMES)
+    assert len({int(capture(loaded, ids).logits[-1].argmax()) for ids in (pair.first, pair.second)}) == 1
+    with pytest.raises(ReaderError, match="same answer"):
+        patched(loaded, pair)

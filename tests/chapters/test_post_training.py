@@ -1,10 +1,12 @@
 """Post-training: masks, divergences and DPO's loss against torch; the page on the bundled family and on a pair."""
 
 import contextlib
+import copy
 import gc
 import io
 import json
 import math
+import re
 import time
 import weakref
 from dataclasses import replace
@@ -24,7 +26,7 @@ from engine.evidence.card import Badge
 from engine.figures.post_training import loss_mask, strips
 from engine.model.generation import end_of_text
 from engine.model.writing import Choice
-from engine.tokens.chat import Rendered, special_ids
+from engine.tokens.chat import Rendered, special_ids, without_system
 from engine.training.recording import Recording
 from pages._shared import card as drawn_cards
 from pages._shared import sheet
@@ -422,8 +424,6 @@ def test_answers_are_those_of_transformers(versions, seed):
 
 
 def test_a_text_that_another_seed_or_temperature_wrote_fails_the_proof(pair):
-    from dataclasses import replace
-
     task = cards.task(pair[1], REQUEST, 8, 5, 0.7)
     [choices] = written([task])
     assert cards.answers("answers", [task], [choices]).prove().passed
@@ -435,14 +435,69 @@ def test_a_text_that_another_seed_or_temperature_wrote_fails_the_proof(pair):
 
 def test_with_and_without_template_differ_in_what_is_read_alone(versions):
     tasks = cards.with_and_without(versions[1], REQUEST, 8, None, 1.0)
-    assert [one.label for one in tasks] == ["template", "no template"]
-    assert tasks[0].request.ids != tasks[1].request.ids
+    labels = [one.label for one in tasks]
+    assert labels in (["template", "no template"], ["template", "no system", "no template"])
+    assert len({one.request.ids for one in tasks}) == len(tasks)
+    assert len({replace(one.request, ids=()) for one in tasks}) == 1
     checked(cards.answers("without", tasks, written(tasks)))
 
 
-def test_the_title_says_which_answers_ended(pair):
-    from dataclasses import replace
+SYSTEM = r"<\|im_start\|>system\n.*?<\|im_end\|>\n"
 
+
+def without_turn(tokenizer, request):
+    """By hand: the template's text, its system turn cut out of it, encoded by the tokenizer."""
+    turns = [{"role": "user", "content": request}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    cut, count = re.subn(SYSTEM, "", text, flags=re.DOTALL)
+    assert count == 1
+    return tuple(tokenizer.encode(cut, add_special_tokens=False))
+
+
+def test_a_system_turn_that_nobody_asked_for_is_left_out_alone(pair):
+    whole, without, bare = cards.with_and_without(pair[1], REQUEST, 8, 5, 0.7)
+    assert without.request.ids == without_turn(pair[1].get().tokenizer, REQUEST)
+    assert whole.request.ids[-len(without.request.ids) :] == without.request.ids
+    assert bare.request.ids == cards.prompt_ids(pair[0], REQUEST)
+
+
+@pytest.mark.smollm2
+@needs_smollm2
+def test_a_published_template_is_read_without_its_system_turn():
+    version = family.Version("yours", SMOLLM2, lambda: loaded_checkpoint(SMOLLM2))
+    for request in (REQUEST, "system", "What is 2 + 2?\n"):
+        _, without, _ = cards.with_and_without(version, request, 4, None, 1.0)
+        assert without.request.ids == without_turn(version.get().tokenizer, request)
+    tasks = cards.with_and_without(version, REQUEST, 4, None, 1.0)
+    checked(cards.answers("without", tasks, written(tasks)))
+
+
+def test_a_template_without_a_system_turn_has_none_to_leave_out():
+    version = cards.family_of("pocket-llama").versions(loaded_checkpoint)[1]
+    labels = [one.label for one in cards.with_and_without(version, REQUEST, 4, None, 1.0)]
+    assert labels == ["template", "no template"]
+
+
+@pytest.mark.parametrize(
+    ("start", "kept"),
+    [("<|im_end|>", True), ("A text that begins everything. ", False)],
+)
+def test_only_a_mark_that_begins_every_text_stays_before_a_request(pair, start, kept):
+    """Another template of the same form, with something before its system turn."""
+    tokenizer = copy.deepcopy(pair[1].get().tokenizer)
+    own = without_turn(tokenizer, REQUEST)
+    tokenizer.chat_template = start + TALK
+    found = without_system(tokenizer, REQUEST)
+    assert found == ((tokenizer.convert_tokens_to_ids(start), *own) if kept else None)
+
+
+def test_a_template_that_takes_one_request_only_has_no_third_text(pair):
+    tokenizer = copy.deepcopy(pair[1].get().tokenizer)
+    tokenizer.chat_template = "{% if messages | length > 1 %}{{ raise_exception('one') }}{% endif %}" + TALK
+    assert without_system(tokenizer, REQUEST) is None
+
+
+def test_the_title_says_which_answers_ended(pair):
     task = cards.task(pair[1], REQUEST, 4, 0, 1.0)
     choices = written([task])[0]
     over = (*choices[:2], replace(choices[2], end=True))

@@ -6,12 +6,26 @@ from engine.chapters.c09_heads.copying import best_copier, copies, direct_effect
 from engine.chapters.c09_heads.kinds import THRESHOLD, classes, found, score_map
 from engine.chapters.c09_heads.maps import arcs, one_head, wall
 from engine.chapters.c09_heads.naming import name, names
+from engine.chapters.c09_heads.patching import (
+    NAMES,
+    Pair,
+    Patched,
+    patch,
+    patching,
+    random_pair,
+    steps,
+    tells_names,
+    typed_pair,
+)
 from engine.chapters.c09_heads.repeats import pattern, repeated, second_time, strongest, strongest_heads
 from engine.chapters.c09_heads.sweep import Sweep, advance, ranked, sweep_map, sweep_of, sweep_ranking
 from engine.model.repeated import half_length, repeated_ids
 
 __all__ = [
+    "NAMES",
     "THRESHOLD",
+    "Pair",
+    "Patched",
     "Sweep",
     "ablation",
     "advance",
@@ -27,16 +41,22 @@ __all__ = [
     "names",
     "one_head",
     "own_first",
+    "patch",
+    "patching",
     "pattern",
+    "random_pair",
     "ranked",
     "repeated",
     "repeated_ids",
     "score_map",
     "second_time",
+    "steps",
     "strongest",
     "strongest_heads",
     "sweep_map",
     "sweep_of",
     "sweep_ranking",
+    "tells_names",
+    "typed_pair",
     "wall",
 ]

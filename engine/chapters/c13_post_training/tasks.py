@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from engine.model.capturing import display
 from engine.model.generation import end_of_text
 from engine.model.writing import Choice, Request, complete, so_far, text, write
 from engine.ops.sampling import Filters
+from engine.tokens.chat import without_system
 from engine.training import rule
 
 
@@ -53,11 +54,18 @@ def task(
 def with_and_without(
     version: Version, asked: str, n: int, seed: int | None, temperature: float
 ) -> list[Task]:
-    """The same request to one tuned version, through its template and as bare text."""
-    return [
+    """The same request to one tuned version, through its template and as bare text.
+
+    Between them, where the template writes a system turn that nobody asked for: the template without that turn.
+    """
+    whole, bare = (
         task(version, asked, n, seed, temperature, template, label)
         for template, label in ((True, "template"), (False, "no template"))
-    ]
+    )
+    ids = without_system(version.get().tokenizer, asked)
+    if ids is None:
+        return [whole, bare]
+    return [whole, Task("no system", version, replace(whole.request, ids=ids)), bare]
 
 
 def ready(one: Task) -> bool:
