@@ -1,6 +1,7 @@
 """15 · Quantization — the same checkpoint with fewer bits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import streamlit as st
@@ -271,6 +272,34 @@ def formats(view: View) -> Callable[[], Card]:
     return make
 
 
+def disk(view: View) -> Callable[[], list[Card]]:
+    plain, layer = view.load(precision=REFERENCE), view.state.layer
+    file, names = view.work(
+        "Reading the file",
+        layer,
+        lambda progress: cards.in_file(view.load(precision=REFERENCE), layer),
+    )
+    with view.controls:
+        part = view.select("part", "Matrix", list(names), None, names.__getitem__, of=file is None)
+        kind = view.segments("kind", "Format", cards.KINDS) if file is None else cards.KINDS[0]
+        where = cards.Place(plain, part, layer, file=file, kind=kind)
+        rows, blocks = where.shape
+        where = replace(where, row=view.number("row", "Row", 0, rows - 1, 0, of=rows))
+        begin, of = cards.fullest(where), (view.loaded.name, part, layer, where.row, kind)
+        where = replace(where, number=view.slider("block", "Block of the row", 0, blocks - 1, begin, of=of))
+
+        one, all_ = ("one block", "types of all tensors")  # on a projector, only one of the figures has room
+        shown = view.segments("show", "Show", [one, all_]) if file and view.presenting else None
+
+    def make() -> list[Card]:
+        block = cards.disk(replace(where, loaded=view.load(precision=REFERENCE)))
+        if file is None or shown == one:
+            return [block]
+        return [cards.types(file)] if shown == all_ else [block, cards.types(file)]
+
+    return make
+
+
 def exact(view: View) -> tuple[Loaded, tuple[int, ...]]:
     """The checkpoint at fp32 and the ids of the prompt."""
     return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)
@@ -462,6 +491,21 @@ chapter(
             """,
             draw=formats,
             try_this="Which format would you choose for 4.5 bits, and what does half a bit more buy?",
+        ),
+        Beat(
+            "disk",
+            "On disk, a block of weights is a scale and then whole numbers, byte after byte",
+            prose="""
+            In a GGUF file, the weights of a matrix follow one another in blocks of a few bytes. A block of `Q4_1` has
+            20 bytes for 32 weights: a 16-bit scale, a 16-bit minimum, and 16 bytes with two whole numbers from 0 to 15
+            in each; a weight is scale · number + minimum. `Q4_0` does without the minimum and counts from −8 to 7, and
+            `Q8_0` spends a whole byte on each number.
+
+            Where the checkpoint was loaded from a GGUF file, the block is read from it, and a second figure counts
+            which types its tensors have; where it was not, the title says that the block was laid out for this page.
+            """,
+            draw=disk,
+            try_this="Take one byte and work out by hand the two weights that it stands for (at `Q8_0`, the one).",
         ),
         Beat(
             "scale",

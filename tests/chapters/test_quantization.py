@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import io
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +28,7 @@ from tests.conftest import BUNDLED, SMOLLM2, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 from tests.pages.test_every_page import differences
 
+disk = importlib.import_module("engine.chapters.c15_quantization.disk")  # its card has the same name
 PROMPT = "The king and the queen lived in a castle. The king"
 bundled = pytest.mark.parametrize("name", BUNDLED)
 
@@ -516,6 +518,53 @@ def test_formats_prove_themselves_and_no_altered_ones(name):
         assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
         assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
         assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+# Blocks on disk
+
+
+@bundled
+@pytest.mark.parametrize("kind", cards.KINDS)
+def test_a_block_laid_out_here_proves_itself_and_no_altered_one(name, kind):
+    plain = loaded_checkpoint(name)
+    card = cards.disk(cards.Place(plain, "down_proj", 1, row=3, number=2, kind=kind))
+    assert f"Laid out as {kind} for this page, not read from a file" in card.title
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+def test_bytes_of_blocks_on_paper():
+    """1.0 is 3c00 in 16 bits, the low byte first; the low half of a byte is the weight that comes first."""
+    head = bytes([0x00, 0x3C])
+    assert disk.decode("Q4_0", head + bytes([0xF0] * 16)).weights.tolist() == [-8.0] * 16 + [7.0] * 16
+    found = disk.decode("Q4_1", head + bytes([0x00, 0xC0]) + bytes([0x21] * 16))  # the minimum is −2
+    assert found.weights.tolist() == [-1.0] * 16 + [0.0] * 16
+    assert disk.decode("Q8_0", head + bytes([0xFF, 0x7F] * 16)).weights.tolist() == [-1.0, 127.0] * 16
+
+
+def test_a_row_opens_on_the_block_whose_numbers_differ_most():
+    place = cards.Place(loaded_checkpoint("pocket-llama"), "o_proj", 0)
+    counts = [
+        len(set(cards.disk(replace(place, number=number)).shown["whole numbers"].tolist()))
+        for number in range(place.shape[1])
+    ]
+    assert counts[cards.fullest(place)] == max(counts)
+
+
+@pytest.mark.smollm2
+@needs_smollm2
+def test_a_block_of_the_published_file_is_what_its_bytes_say():
+    loaded = loaded_checkpoint(SMOLLM2)
+    file, _ = cards.in_file(loaded, 0)
+    card = cards.disk(cards.Place(loaded, "embedding", 0, row=100, number=7, file=file))
+    assert card.title.startswith("34 bytes of the file stand for 32 weights, 8.5 bits each")
+    assert card.prove().passed
+    for found in (card, cards.types(file)):
+        assert differences(executed(found.code), found.numbers, found.atol) == []
+        assert str(file.path.parent) not in found.code
 
 
 # Simulation
