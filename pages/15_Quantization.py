@@ -483,11 +483,14 @@ chapter(
             "The formats that people download spend their bits differently",
             prose="""
             Models for laptops are often downloaded as GGUF files, whose simplest formats store blocks of 32 weights.
-            `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
-            adds the smallest weight of the block, so that its 16 steps go from there to the largest; `Q5_0` and `Q8_0`
-            spend 5 and 8 bits. NF4 and FP4 look their levels up in a code book instead.
+            `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1` adds the
+            smallest weight of the block, and `Q5_0` and `Q8_0` spend 5 and 8 bits. `Q4_K` does as `Q4_1`, but rounds
+            the scales and minima of eight blocks to 6 bits each
+            ([llama.cpp, k-quants](https://github.com/ggml-org/llama.cpp/pull/1684)). `MXFP4` stores tiny floats, whose
+            shared scale is a power of two
+            ([Open Compute Project 2023](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).
 
-            Lower is better, and further left is smaller. Formats at the same number of bits need not be equally good.
+            Lower is better, and further left is smaller: formats at the same number of bits need not be equally good.
             """,
             draw=formats,
             try_this="Which format would you choose for 4.5 bits, and what does half a bit more buy?",

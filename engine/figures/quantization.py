@@ -303,7 +303,10 @@ def priced(bits: Sequence[float], values: ArrayLike, names: Sequence[str], *, y_
         y=floats(values),
         mode="markers+text",
         text=[label(name) for name in names],
-        textposition=_beside(bits),
+        textposition=[
+            "middle left" if place == min(bits) and list(bits).count(place) == 1 else side
+            for place, side in zip(bits, _beside(bits), strict=True)
+        ],
         cliponaxis=False,
         marker={"color": color("quantization_error"), "size": 11},
         hovertemplate="%{text}: %{x:g} bits, <b>%{y:.4g}</b><extra></extra>",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
-from engine.chapters.c15_quantization.formats import BITS, _already, _bits, rounded
+from engine.chapters.c15_quantization.formats import BITS, _already, _bits, _super, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
 from engine.evidence.oracles import bits, blockwise, ggml, storage
@@ -484,6 +484,7 @@ def test_weights_that_a_format_has_rounded_before_are_said_to_be(kind):
     errors = [{name: ops.relative_error(w, rounded(name, w)) for name in BITS} for w in (plain, once)]
     assert _already(errors[0]) == ""
     assert f"rounded as {kind} when" in _already(errors[1])
+    assert ("and Q4_K, which has the same blocks" in _already(errors[1])) == (kind == "Q4_1")
 
 
 @pytest.mark.smollm2
@@ -493,6 +494,30 @@ def test_the_formats_of_a_checkpoint_from_a_gguf_file_prove_themselves():
     assert card.prove().passed, card.prove()
     assert "rounded as Q4_1" in card.note
     assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+def test_a_super_block_is_144_bytes_that_gguf_reads_back():
+    """Block i steps by 1 + i from −(1 + i), so scales and minima take all sizes, the upper bits of 6 too."""
+    from gguf import GGMLQuantizationType, quants
+
+    steps = np.arange(32) % 16
+    values = np.concatenate([(9 * i + 0.0) * (steps - 1.0) for i in range(8)])  # 63 units at most: all exact
+    packed = ops.q4_k(values)
+    assert packed.shape == (1, 144)
+    assert quants.dequantize(packed, GGMLQuantizationType.Q4_K)[0].tolist() == values.tolist()
+    assert ggml.with_six_bit_scales(torch.tensor(values)[None])[0].tolist() == values.tolist()
+
+
+def test_tiny_floats_on_paper():
+    """The largest, 7, is beyond 6 times its power of two, 1; half-way goes to the smaller."""
+    row = torch.tensor([[7.0, -5.5, 2.4, -0.3, 0.25, *[0.0] * 27]])
+    assert ggml.tiny_floats(row)[0, :5].tolist() == [6.0, -6.0, 2.0, -0.5, 0.0]
+    assert ggml.tiny_floats(row / 8)[0, 0] == 0.75
+
+
+def test_rows_that_are_no_whole_number_of_super_blocks_are_said_to_run_on():
+    assert "Rows of 320 and 896 weights" in _super([320, 512, 896])
+    assert "Rows of" not in _super([512, 256])
 
 
 def test_blocks_of_gguf_on_paper():
