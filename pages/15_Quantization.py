@@ -373,6 +373,9 @@ chapter(
             it taken out, the same weights are rounded more finely.
 
             Short blocks confine the damage and cost more scales; the second figure has the error of the whole matrix.
+            *Double quantization* makes scales cheaper by rounding them to 8 bits too, 256 of them sharing a scale of
+            their own (Dettmers et al. 2023, [QLoRA: Efficient Finetuning of Quantized
+            LLMs](https://arxiv.org/abs/2305.14314)): the caption has the bytes.
             """,
             draw=outlier,
             try_this="Make the blocks longer. How do the error and the bits per weight change?",
@@ -474,6 +477,14 @@ chapter(
             weights of every linear layer to the nearest of 2ᵇ − 1 evenly spaced levels, then run the model with them
             at fp32. That says what rounding does to the predictions, and nothing about bytes or speed. The other line
             is the precision chosen above, as it is executed.
+
+            Rounding to nearest looks at the weights alone; two methods look at what flows through them as well. GPTQ
+            goes through the inputs of a matrix in turn and lets the weights not yet rounded make up for the error of
+            those that are, measured on sample texts (Frantar et al. 2022, [GPTQ: Accurate Post-Training Quantization
+            for Generative Pre-trained Transformers](https://arxiv.org/abs/2210.17323)). AWQ finds the inputs with
+            large activations and scales their weights up before rounding, so that they lose less, and the activations
+            down in return (Lin et al. 2023, [AWQ: Activation-aware Weight Quantization for LLM Compression and
+            Acceleration](https://arxiv.org/abs/2306.00978)).
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
@@ -518,6 +529,11 @@ chapter(
             with their scales, embeddings and unembedding at 16 bits. The larger the model, the smaller the share of
             its embeddings, and the closer the whole comes to the 4.5 bits that a weight and its part of a 32-bit scale
             take.
+
+            The keys and values of the text come on top of that, and grow with it. They can be rounded as well: KIVI
+            gives keys a scale for each channel, because a few channels hold large values, and values a scale for each
+            token (Liu et al. 2024, [KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV
+            Cache](https://arxiv.org/abs/2402.02750)).
             """,
             draw=scale,
             try_this="Which of these fits into the memory of your own machine?",
