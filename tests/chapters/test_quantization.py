@@ -18,7 +18,7 @@ from engine.chapters.c15_quantization import clock, large, passage, simulate, we
 from engine.chapters.c15_quantization.formats import BITS, _already, _bits, _super, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
-from engine.evidence.oracles import bits, blockwise, ggml, storage
+from engine.evidence.oracles import bits, blockwise, by_hand, ggml, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.ops import timing
@@ -305,6 +305,49 @@ def test_comparisons_prove_themselves_at_other_precisions(name, reference, other
         assert (
             max(shown[1].numbers["kl"]) == shown[0].numbers["moved"] == np.max(shown[2].numbers["drift"]) == 0
         )
+
+
+@bundled
+@pytest.mark.parametrize("reference", ["fp16", "fp32"])
+@pytest.mark.parametrize("other", ["nf4", "fp4", "bf16"])
+def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference, other):
+    """As if bitsandbytes, or the cast, had made something else of the checkpoint: what both passes then agree on."""
+    if (reference, other) == ("fp16", "bf16"):
+        pytest.skip("bf16 is not made of fp16")
+    both = pair_of(name, reference, other)
+    wrong = replace(both, other=replace(both.other, precision={"nf4": "fp4", "fp4": "nf4", "bf16": "fp16"}[other],
+                                        half=both.other.half))  # fmt: skip
+    if other == "bf16":  # dtype follows from the name
+        assert wrong.other.dtype != both.other.dtype
+    for card in (
+        cards.next_token,
+        lambda pair, _: cards.kl(pair),
+        lambda pair, _: cards.drift(pair, "cosine"),
+    ):
+        assert card(both, 3).prove().passed
+        assert "by hand" in card(both, 3).oracle.claim
+        assert not card(wrong, 3).prove().passed
+
+
+def test_int8_and_pairs_without_floats_are_compared_with_a_second_pass_alone():
+    assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "fp16", "int8")).oracle.claim
+    assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "nf4", "nf4")).oracle.claim
+    assert "rounded to nf4 by hand" in cards.kl(pair_of("pocket-gpt2", "nf4", "fp16")).oracle.claim
+
+
+def test_what_a_copy_made_by_hand_does_not_bear_out_is_replaced_by_what_it_shows():
+    found, hand = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.8, 0.9, 0.1])
+    kept = by_hand.witnessed({"a": found}, {"a": hand}, {"a": found})
+    assert kept["a"].tolist() == pytest.approx([1.0, 0.9, 0.0])
+
+
+@bundled
+def test_a_copy_is_made_of_floats_and_leaves_them_alone(name):
+    base, side = loaded_checkpoint(name, "fp32"), loaded_checkpoint(name, "nf4")
+    before = {key: tensor.clone() for key, tensor in base.model.state_dict().items()}
+    assert by_hand.logits(side, (base, side), ids(base)).shape == (len(ids(base)), base.spec.vocab)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in base.model.state_dict().items())
+    assert next(base.model.parameters()).dtype == torch.float32
 
 
 @bundled
