@@ -493,10 +493,10 @@ chapter(
             "formats",
             "The formats that people download spend their bits differently",
             prose="""
-            Models for laptops are often downloaded as GGUF files, whose simplest formats store blocks of 32 weights.
-            `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1` adds the
-            smallest weight of the block, and `Q5_0` and `Q8_0` spend 5 and 8 bits. `Q4_K` does as `Q4_1`, but rounds
-            the scales and minima of eight blocks to 6 bits each
+            Models for laptops are often downloaded as GGUF files, whose older formats store blocks of 32 weights.
+            The simplest, `Q4_0`, keeps a 16-bit scale for each block and a whole number of 4 bits for each weight;
+            `Q4_1` adds the smallest weight of the block, and `Q5_0` and `Q8_0` spend 5 and 8 bits. `Q4_K` does as
+            `Q4_1`, but rounds the scales and minima of eight blocks to 6 bits each
             ([llama.cpp, k-quants](https://github.com/ggml-org/llama.cpp/pull/1684)). `MXFP4` stores tiny floats, whose
             shared scale is a power of two
             ([Open Compute Project 2023](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).

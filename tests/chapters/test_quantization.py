@@ -536,6 +536,7 @@ def test_the_formats_of_a_checkpoint_from_a_gguf_file_prove_themselves():
     card = cards.one_matrix(cards.Matrix(loaded_checkpoint(SMOLLM2), "q_proj", 0, "nf4"))
     assert card.prove().passed, card.prove()
     assert "rounded as Q4_1" in card.note
+    assert "which was Q4_1 before" in card.title
     assert differences(executed(card.code), card.numbers, card.atol) == []
 
 

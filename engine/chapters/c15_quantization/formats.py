@@ -113,9 +113,11 @@ def formats(loaded: Loaded, ids: tuple[int, ...], tried: Sequence[Tried]) -> Car
     four = {name: kls[name] for name, bits in BITS.items() if bits == 4.5}
     best, worst = min(four, key=lambda name: four[name]), max(four, key=lambda name: four[name])
     named = {f"mean KL, {name}": kl for name, kl in kls.items()}
+    once = _once({one.name: one.error for one in tried})
     return Card(
         key="formats",
-        title=f"At 4.5 bits a weight, {best} costs {four[best]:.2g} nats a token and {worst} {four[worst]:.2g}; "
+        title=(f"Weights that were {once} before: at" if once else "At")
+        + f" 4.5 bits a weight, {best} costs {four[best]:.2g} nats a token and {worst} {four[worst]:.2g}; "
         f"Q8_0, at 8.5, {kls['Q8_0']:.2g}",
         alt="Points, bits a weight and mean KL: "
         + ", ".join(f"{n} {BITS[n]:g}, {kl:.3g}" for n, kl in kls.items()),
@@ -149,10 +151,12 @@ def one_matrix(chosen: Matrix) -> Card:
     errors = {name: ops.relative_error(values, rounded(name, values)) for name in BITS}
     best = min((name for name, bits in BITS.items() if bits == 4.5), key=lambda name: errors[name])
     named = {f"error, {name}": error for name, error in errors.items()}
+    once = _once(errors)
     return Card(
         key="formats",
-        title=f"{chosen.name}: at 4.5 bits a weight {best} errs least, {errors[best]:.1%}; Q8_0, at 8.5, "
-        f"{errors['Q8_0']:.2%}",
+        title=chosen.name
+        + (f", which was {once} before" if once else "")
+        + f": at 4.5 bits a weight {best} errs least, {errors[best]:.1%}; Q8_0, at 8.5, {errors['Q8_0']:.2%}",
         alt="Points, bits a weight and relative error: "
         + ", ".join(f"{name} {BITS[name]:g}, {error:.3g}" for name, error in errors.items()),
         badge=Badge.LIVE,
@@ -182,13 +186,19 @@ ON_ITS_STEPS = 1e-3
 """Relative error below which weights that a format of few bits has rounded lay on its steps before."""
 
 
+def _once(errors: Mapping[str, float]) -> str:
+    """The format that the weights were rounded to before, by the relative error of each; empty where there is none."""
+    found = (name for name, error in errors.items() if BITS[name] < 6 and error < ON_ITS_STEPS)
+    return next(found, "")
+
+
 def _already(errors: Mapping[str, float]) -> str:
     """Which format the weights were rounded to before, as a sentence; empty where there is none."""
-    found = [name for name, error in errors.items() if BITS[name] < 6 and error < ON_ITS_STEPS]
-    if not found:
+    once = _once(errors)
+    if not once:
         return ""
-    said = f"These weights were rounded as {found[0]} when their file was made, so {found[0]} loses next to nothing"
-    same = found[0] == "Q4_1" and errors["Q4_K"] < errors["Q4_0"] / 2
+    said = f"These weights were rounded as {once} when their file was made, so {once} loses next to nothing"
+    same = once == "Q4_1" and errors["Q4_K"] < errors["Q4_0"] / 2
     return said + (", and Q4_K, which has the same blocks of 32, little. " if same else ". ")
 
 
