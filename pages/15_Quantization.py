@@ -1,6 +1,7 @@
 """15 · Quantization — the same checkpoint with fewer bits."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import streamlit as st
@@ -271,6 +272,34 @@ def formats(view: View) -> Callable[[], Card]:
     return make
 
 
+def disk(view: View) -> Callable[[], list[Card]]:
+    plain, layer = view.load(precision=REFERENCE), view.state.layer
+    file, names = view.work(
+        "Reading the file",
+        layer,
+        lambda progress: cards.in_file(view.load(precision=REFERENCE), layer),
+    )
+    with view.controls:
+        part = view.select("part", "Matrix", list(names), None, names.__getitem__, of=file is None)
+        kind = view.segments("kind", "Format", cards.KINDS) if file is None else cards.KINDS[0]
+        where = cards.Place(plain, part, layer, file=file, kind=kind)
+        rows, blocks = where.shape
+        where = replace(where, row=view.number("row", "Row", 0, rows - 1, 0, of=rows))
+        begin, of = cards.fullest(where), (view.loaded.name, part, layer, where.row, kind)
+        where = replace(where, number=view.slider("block", "Block of the row", 0, blocks - 1, begin, of=of))
+
+        one, all_ = ("one block", "types of all tensors")  # on a projector, only one of the figures has room
+        shown = view.segments("show", "Show", [one, all_]) if file and view.presenting else None
+
+    def make() -> list[Card]:
+        block = cards.disk(replace(where, loaded=view.load(precision=REFERENCE)))
+        if file is None or shown == one:
+            return [block]
+        return [cards.types(file)] if shown == all_ else [block, cards.types(file)]
+
+    return make
+
+
 def exact(view: View) -> tuple[Loaded, tuple[int, ...]]:
     """The checkpoint at fp32 and the ids of the prompt."""
     return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)
@@ -344,6 +373,9 @@ chapter(
             it taken out, the same weights are rounded more finely.
 
             Short blocks confine the damage and cost more scales; the second figure has the error of the whole matrix.
+            *Double quantization* makes scales cheaper by rounding them to 8 bits too, 256 of them sharing a scale of
+            their own (Dettmers et al. 2023, [QLoRA: Efficient Finetuning of Quantized
+            LLMs](https://arxiv.org/abs/2305.14314)): the caption has the bytes.
             """,
             draw=outlier,
             try_this="Make the blocks longer. How do the error and the bits per weight change?",
@@ -445,6 +477,14 @@ chapter(
             weights of every linear layer to the nearest of 2ᵇ − 1 evenly spaced levels, then run the model with them
             at fp32. That says what rounding does to the predictions, and nothing about bytes or speed. The other line
             is the precision chosen above, as it is executed.
+
+            Rounding to nearest looks at the weights alone; two methods look at what flows through them as well. GPTQ
+            goes through the inputs of a matrix in turn and lets the weights not yet rounded make up for the error of
+            those that are, measured on sample texts (Frantar et al. 2022, [GPTQ: Accurate Post-Training Quantization
+            for Generative Pre-trained Transformers](https://arxiv.org/abs/2210.17323)). AWQ finds the inputs with
+            large activations and scales their weights up before rounding, so that they lose less, and the activations
+            down in return (Lin et al. 2023, [AWQ: Activation-aware Weight Quantization for LLM Compression and
+            Acceleration](https://arxiv.org/abs/2306.00978)).
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",
@@ -453,15 +493,33 @@ chapter(
             "formats",
             "The formats that people download spend their bits differently",
             prose="""
-            Models for laptops are often downloaded as GGUF files, whose simplest formats store blocks of 32 weights.
-            `Q4_0` keeps a 16-bit scale for each block and a whole number of 4 bits for each weight; `Q4_1`
-            adds the smallest weight of the block, so that its 16 steps go from there to the largest; `Q5_0` and `Q8_0`
-            spend 5 and 8 bits. NF4 and FP4 look their levels up in a code book instead.
+            Models for laptops are often downloaded as GGUF files, whose older formats store blocks of 32 weights.
+            The simplest, `Q4_0`, keeps a 16-bit scale for each block and a whole number of 4 bits for each weight;
+            `Q4_1` adds the smallest weight of the block, and `Q5_0` and `Q8_0` spend 5 and 8 bits. `Q4_K` does as
+            `Q4_1`, but rounds the scales and minima of eight blocks to 6 bits each
+            ([llama.cpp, k-quants](https://github.com/ggml-org/llama.cpp/pull/1684)). `MXFP4` stores tiny floats, whose
+            shared scale is a power of two
+            ([Open Compute Project 2023](https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)).
 
-            Lower is better, and further left is smaller. Formats at the same number of bits need not be equally good.
+            Lower is better, and further left is smaller: formats at the same number of bits need not be equally good.
             """,
             draw=formats,
             try_this="Which format would you choose for 4.5 bits, and what does half a bit more buy?",
+        ),
+        Beat(
+            "disk",
+            "On disk, a block of weights is a scale and then whole numbers, byte after byte",
+            prose="""
+            In a GGUF file, the weights of a matrix follow one another in blocks of a few bytes. A block of `Q4_1` has
+            20 bytes for 32 weights: a 16-bit scale, a 16-bit minimum, and 16 bytes with two whole numbers from 0 to 15
+            in each; a weight is scale · number + minimum. `Q4_0` does without the minimum and counts from −8 to 7, and
+            `Q8_0` spends a whole byte on each number.
+
+            Where the checkpoint was loaded from a GGUF file, the block is read from it, and a second figure counts
+            which types its tensors have; where it was not, the title says that the block was laid out for this page.
+            """,
+            draw=disk,
+            try_this="Take one byte and work out by hand the two weights that it stands for (at `Q8_0`, the one).",
         ),
         Beat(
             "scale",
@@ -471,6 +529,11 @@ chapter(
             with their scales, embeddings and unembedding at 16 bits. The larger the model, the smaller the share of
             its embeddings, and the closer the whole comes to the 4.5 bits that a weight and its part of a 32-bit scale
             take.
+
+            The keys and values of the text come on top of that, and grow with it. They can be rounded as well: KIVI
+            gives keys a scale for each channel, because a few channels hold large values, and values a scale for each
+            token (Liu et al. 2024, [KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV
+            Cache](https://arxiv.org/abs/2402.02750)).
             """,
             draw=scale,
             try_this="Which of these fits into the memory of your own machine?",

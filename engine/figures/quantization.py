@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from plotly.subplots import make_subplots
 
 from engine.figures.axes import across, down, exact, floats, short
+from engine.figures.boxes import Box, add_boxes
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, diverging, rgba
 from engine.tokens.text import label
 
@@ -327,7 +328,10 @@ def priced(bits: Sequence[float], values: ArrayLike, names: Sequence[str], *, y_
         y=floats(values),
         mode="markers+text",
         text=[label(name) for name in names],
-        textposition=_beside(bits),
+        textposition=[
+            "middle left" if place == min(bits) and list(bits).count(place) == 1 else side
+            for place, side in zip(bits, _beside(bits), strict=True)
+        ],
         cliponaxis=False,
         marker={"color": color("quantization_error"), "size": 11},
         hovertemplate="%{text}: %{x:g} bits, <b>%{y:.4g}</b><extra></extra>",
@@ -368,3 +372,101 @@ def weighed(
     figure.update_xaxes(range=[0, 1.18 * max(megabytes)], nticks=7)
     figure.update_yaxes(nticks=7)
     return figure
+
+
+Cells = tuple[str, str, Sequence[tuple[str, str]]]
+"""A row of cells: its name, its concept, and for each cell the text in it and what hovering says."""
+
+
+def stored_block(
+    rows: Sequence[Sequence[Cells]],
+    weights: ArrayLike,
+    paints: Sequence[str],
+    *,
+    levels: ArrayLike = (),
+    before: ArrayLike | None = None,
+) -> go.Figure:
+    """What a block of weights is on disk: lines of cells, at most 16 in each, and below them a bar for each weight.
+
+    rows    lines of cells from above; one line may hold several runs, each with its name and concept
+    paints  the concept of each weight's bar, that of the cell which the weight comes from
+    levels  values that a weight of this block can take, drawn as faint lines; before: the weights that were rounded
+    """
+    values = floats(weights)
+    figure = canvas(170 + 44 * len(rows))
+    _cell_lines(figure, rows)
+    for concept in dict.fromkeys(paints):
+        own = [place for place, paint in enumerate(paints) if paint == concept]
+        figure.add_bar(
+            x=own,
+            y=values[own],
+            xaxis="x2",
+            yaxis="y2",
+            marker={"color": rgba(color(concept), 0.75)},
+            showlegend=False,
+            hovertemplate="weight %{x}: <b>%{y:.6g}</b><extra></extra>",
+        )
+    if before is not None:
+        figure.add_scatter(
+            x=np.arange(len(values)),
+            y=floats(before),
+            xaxis="x2",
+            yaxis="y2",
+            mode="markers",
+            name="before rounding",
+            showlegend=True,
+            marker={"symbol": "line-ew", "size": 11, "line": {"color": NEUTRAL, "width": 2}},
+            hovertemplate="before: <b>%{y:.6g}</b><extra></extra>",
+        )
+    lines = [{"type": "line", "xref": "x2 domain", "yref": "y2", "x0": 0, "x1": 1, "y0": level, "y1": level,
+              "line": {"color": rgba(NEUTRAL, 0.35), "width": 1, "dash": "dot"}, "layer": "below"}
+             for level in floats(levels)]  # fmt: skip
+    share = 44 * len(rows) / (110 + 44 * len(rows))  # of the height, for the cells
+    plain = {"automargin": True, "zeroline": False, "showgrid": False}
+    figure.update_layout(
+        shapes=lines,
+        showlegend=before is not None,
+        xaxis={"visible": False, "range": [-0.6, 15.6]},
+        yaxis={
+            **down([line[0][0] for line in rows], width=24),
+            "domain": [1 - share, 1],
+            "range": [len(rows) - 0.4, -0.6],
+        },
+        xaxis2={
+            **plain,
+            "anchor": "y2",
+            "range": [-0.7, len(values) - 0.3],
+            "nticks": 9,
+            "title": {"text": "weight of the block", "standoff": 6},
+        },
+        yaxis2={
+            **plain,
+            "anchor": "x2",
+            "domain": [0, 0.94 - share],
+            "nticks": 4,
+            "title": {"text": "value", "standoff": 6},
+        },
+    )
+    return figure
+
+
+def _cell_lines(figure: go.Figure, rows: Sequence[Sequence[Cells]]) -> None:
+    """Cells with a text in each, one line under the other."""
+    found = [
+        (x, y, concept, text, hover)
+        for y, line in enumerate(rows)
+        for x, (concept, text, hover) in enumerate(
+            (concept, text, hover) for _, concept, cells in line for text, hover in cells
+        )
+    ]
+    add_boxes(figure, [Box(x - 0.46, x + 0.46, y - 0.4, y + 0.4, color(c), 0.2) for x, y, c, _, _ in found])
+    figure.add_scatter(
+        x=[x for x, *_ in found],
+        y=[y for _, y, *_ in found],
+        mode="text",
+        text=[label(text) for *_, text, _ in found],
+        textfont={"size": 11},
+        customdata=[label(hover) for *_, hover in found],
+        hovertemplate="%{customdata}<extra></extra>",
+        showlegend=False,
+    )

@@ -116,6 +116,46 @@ def round_to_nearest(weights: ArrayLike, bits: int, size: int) -> Rounded:
     return Rounded(rounded, index.astype(np.int8).ravel()[: given.size], scale.ravel())
 
 
+SUPER = 256
+"""Weights in a super-block of Q4_K: eight blocks of 32."""
+
+
+def q4_k(weights: ArrayLike) -> NDArray[np.uint8]:
+    """The super-blocks of Q4_K, shape (super-block, 144) in bytes; a last one is filled up with zeros.
+
+    A block of 32 weights is scale · index − minimum, index from 0 to 15; its scale and its minimum, 0 or more, are
+    whole numbers of 6 bits times one of two 16-bit floats that the super-block has (llama.cpp, `block_q4_K` in
+    ggml-common.h, and pull request 1684). Everything is rounded to nearest; llama.cpp itself tries several scales for
+    each block and keeps the one that errs least.
+    """
+    flat = np.asarray(weights, np.float32).ravel()
+    values = np.pad(flat, (0, -flat.size % SUPER)).reshape(-1, 8, 32)
+    lowest = np.minimum(values.min(axis=2), 0)
+    steps = (values.max(axis=2) - lowest) / np.float32(15)
+    scale, scales = _six_bits(steps)
+    minimum, minima = _six_bits(-lowest)
+    step, least = (x[:, None].astype(np.float32) * y for x, y in ((scale, scales), (minimum, minima)))
+    above = values + least[..., None]
+    index = np.divide(above, step[..., None], out=np.zeros_like(above), where=step[..., None] > 0)
+    whole = np.clip(np.rint(index), 0, 15).astype(np.uint8).reshape(-1, 4, 2, 32)
+    halves = (whole[:, :, 0] | whole[:, :, 1] << 4).reshape(len(values), -1)
+    six = [  # of blocks 0 to 3 in six bits of a byte each; blocks 4 to 7 have the four lower bits elsewhere
+        scales[:, :4] | (scales[:, 4:] >> 4) << 6,
+        minima[:, :4] | (minima[:, 4:] >> 4) << 6,
+        (scales[:, 4:] & 15) | (minima[:, 4:] & 15) << 4,
+    ]
+    floats = [x[:, None].view(np.uint8) for x in (scale, minimum)]
+    return np.concatenate([*floats, *six, halves], axis=1)
+
+
+def _six_bits(values: NDArray[np.float32]) -> tuple[NDArray[np.float16], NDArray[np.uint8]]:
+    """Numbers from 0 on, (super-block, block), as a 16-bit float for each super-block times whole numbers of 6 bits."""
+    unit = (values.max(axis=1) / np.float32(63)).astype(np.float16)
+    width = unit.astype(np.float32)[:, None]
+    whole = np.divide(values, width, out=np.zeros_like(values), where=width > 0)
+    return unit, np.clip(np.rint(whole), 0, 63).astype(np.uint8)
+
+
 # What models weigh
 
 

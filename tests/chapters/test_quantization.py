@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib
 import io
 from dataclasses import replace
 from itertools import pairwise
@@ -14,10 +15,10 @@ from torch.nn import functional as F
 from engine import ReaderError, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
-from engine.chapters.c15_quantization.formats import BITS, _already, _bits, rounded
+from engine.chapters.c15_quantization.formats import BITS, _already, _bits, _super, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
-from engine.evidence.oracles import bits, blockwise, ggml, storage
+from engine.evidence.oracles import bits, blockwise, by_hand, ggml, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.ops import timing
@@ -27,6 +28,7 @@ from tests.conftest import BUNDLED, SMOLLM2, loaded_checkpoint, needs_smollm2
 from tests.pages.mutations import mutations
 from tests.pages.test_every_page import differences
 
+disk = importlib.import_module("engine.chapters.c15_quantization.disk")  # its card has the same name
 PROMPT = "The king and the queen lived in a castle. The king"
 bundled = pytest.mark.parametrize("name", BUNDLED)
 
@@ -306,6 +308,49 @@ def test_comparisons_prove_themselves_at_other_precisions(name, reference, other
 
 
 @bundled
+@pytest.mark.parametrize("reference", ["fp16", "fp32"])
+@pytest.mark.parametrize("other", ["nf4", "fp4", "bf16"])
+def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference, other):
+    """As if bitsandbytes, or the cast, had made something else of the checkpoint: what both passes then agree on."""
+    if (reference, other) == ("fp16", "bf16"):
+        pytest.skip("bf16 is not made of fp16")
+    both = pair_of(name, reference, other)
+    wrong = replace(both, other=replace(both.other, precision={"nf4": "fp4", "fp4": "nf4", "bf16": "fp16"}[other],
+                                        half=both.other.half))  # fmt: skip
+    if other == "bf16":  # dtype follows from the name
+        assert wrong.other.dtype != both.other.dtype
+    for card in (
+        cards.next_token,
+        lambda pair, _: cards.kl(pair),
+        lambda pair, _: cards.drift(pair, "cosine"),
+    ):
+        assert card(both, 3).prove().passed
+        assert "by hand" in card(both, 3).oracle.claim
+        assert not card(wrong, 3).prove().passed
+
+
+def test_int8_and_pairs_without_floats_are_compared_with_a_second_pass_alone():
+    assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "fp16", "int8")).oracle.claim
+    assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "nf4", "nf4")).oracle.claim
+    assert "rounded to nf4 by hand" in cards.kl(pair_of("pocket-gpt2", "nf4", "fp16")).oracle.claim
+
+
+def test_what_a_copy_made_by_hand_does_not_bear_out_is_replaced_by_what_it_shows():
+    found, hand = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.8, 0.9, 0.1])
+    kept = by_hand.witnessed({"a": found}, {"a": hand}, {"a": found})
+    assert kept["a"].tolist() == pytest.approx([1.0, 0.9, 0.0])
+
+
+@bundled
+def test_a_copy_is_made_of_floats_and_leaves_them_alone(name):
+    base, side = loaded_checkpoint(name, "fp32"), loaded_checkpoint(name, "nf4")
+    before = {key: tensor.clone() for key, tensor in base.model.state_dict().items()}
+    assert by_hand.logits(side, (base, side), ids(base)).shape == (len(ids(base)), base.spec.vocab)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in base.model.state_dict().items())
+    assert next(base.model.parameters()).dtype == torch.float32
+
+
+@bundled
 def test_kl_between_precisions_is_in_the_known_order(name):
     def mean(other):
         return float(np.mean(cards.kl(pair_of(name, "fp32", other)).numbers["kl"]))
@@ -482,6 +527,7 @@ def test_weights_that_a_format_has_rounded_before_are_said_to_be(kind):
     errors = [{name: ops.relative_error(w, rounded(name, w)) for name in BITS} for w in (plain, once)]
     assert _already(errors[0]) == ""
     assert f"rounded as {kind} when" in _already(errors[1])
+    assert ("and Q4_K, which has the same blocks" in _already(errors[1])) == (kind == "Q4_1")
 
 
 @pytest.mark.smollm2
@@ -490,7 +536,32 @@ def test_the_formats_of_a_checkpoint_from_a_gguf_file_prove_themselves():
     card = cards.one_matrix(cards.Matrix(loaded_checkpoint(SMOLLM2), "q_proj", 0, "nf4"))
     assert card.prove().passed, card.prove()
     assert "rounded as Q4_1" in card.note
+    assert "which was Q4_1 before" in card.title
     assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+def test_a_super_block_is_144_bytes_that_gguf_reads_back():
+    """Block i steps by 1 + i from −(1 + i), so scales and minima take all sizes, the upper bits of 6 too."""
+    from gguf import GGMLQuantizationType, quants
+
+    steps = np.arange(32) % 16
+    values = np.concatenate([(9 * i + 0.0) * (steps - 1.0) for i in range(8)])  # 63 units at most: all exact
+    packed = ops.q4_k(values)
+    assert packed.shape == (1, 144)
+    assert quants.dequantize(packed, GGMLQuantizationType.Q4_K)[0].tolist() == values.tolist()
+    assert ggml.with_six_bit_scales(torch.tensor(values)[None])[0].tolist() == values.tolist()
+
+
+def test_tiny_floats_on_paper():
+    """The largest, 7, is beyond 6 times its power of two, 1; half-way goes to the smaller."""
+    row = torch.tensor([[7.0, -5.5, 2.4, -0.3, 0.25, *[0.0] * 27]])
+    assert ggml.tiny_floats(row)[0, :5].tolist() == [6.0, -6.0, 2.0, -0.5, 0.0]
+    assert ggml.tiny_floats(row / 8)[0, 0] == 0.75
+
+
+def test_rows_that_are_no_whole_number_of_super_blocks_are_said_to_run_on():
+    assert "Rows of 320 and 896 weights" in _super([320, 512, 896])
+    assert "Rows of" not in _super([512, 256])
 
 
 def test_blocks_of_gguf_on_paper():
@@ -516,6 +587,53 @@ def test_formats_prove_themselves_and_no_altered_ones(name):
         assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
         assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
         assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+# Blocks on disk
+
+
+@bundled
+@pytest.mark.parametrize("kind", cards.KINDS)
+def test_a_block_laid_out_here_proves_itself_and_no_altered_one(name, kind):
+    plain = loaded_checkpoint(name)
+    card = cards.disk(cards.Place(plain, "down_proj", 1, row=3, number=2, kind=kind))
+    assert f"Laid out as {kind} for this page, not read from a file" in card.title
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed, fixed.judge(card.shown)
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert differences(executed(card.code), card.numbers, card.atol) == []
+
+
+def test_bytes_of_blocks_on_paper():
+    """1.0 is 3c00 in 16 bits, the low byte first; the low half of a byte is the weight that comes first."""
+    head = bytes([0x00, 0x3C])
+    assert disk.decode("Q4_0", head + bytes([0xF0] * 16)).weights.tolist() == [-8.0] * 16 + [7.0] * 16
+    found = disk.decode("Q4_1", head + bytes([0x00, 0xC0]) + bytes([0x21] * 16))  # the minimum is −2
+    assert found.weights.tolist() == [-1.0] * 16 + [0.0] * 16
+    assert disk.decode("Q8_0", head + bytes([0xFF, 0x7F] * 16)).weights.tolist() == [-1.0, 127.0] * 16
+
+
+def test_a_row_opens_on_the_block_whose_numbers_differ_most():
+    place = cards.Place(loaded_checkpoint("pocket-llama"), "o_proj", 0)
+    counts = [
+        len(set(cards.disk(replace(place, number=number)).shown["whole numbers"].tolist()))
+        for number in range(place.shape[1])
+    ]
+    assert counts[cards.fullest(place)] == max(counts)
+
+
+@pytest.mark.smollm2
+@needs_smollm2
+def test_a_block_of_the_published_file_is_what_its_bytes_say():
+    loaded = loaded_checkpoint(SMOLLM2)
+    file, _ = cards.in_file(loaded, 0)
+    card = cards.disk(cards.Place(loaded, "embedding", 0, row=100, number=7, file=file))
+    assert card.title.startswith("34 bytes of the file stand for 32 weights, 8.5 bits each")
+    assert card.prove().passed
+    for found in (card, cards.types(file)):
+        assert differences(executed(found.code), found.numbers, found.atol) == []
+        assert str(file.path.parent) not in found.code
 
 
 # Simulation

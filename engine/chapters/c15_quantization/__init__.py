@@ -4,6 +4,7 @@ from engine.chapters.c15_quantization.blocks import Matrix, block_sizes, outlier
 from engine.chapters.c15_quantization.clock import Timings, measure, time
 from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
 from engine.chapters.c15_quantization.cost import inventory, size
+from engine.chapters.c15_quantization.disk import KINDS, Place, disk, fullest, in_file, types
 from engine.chapters.c15_quantization.formats import formats, one_matrix, try_all
 from engine.chapters.c15_quantization.large import scale
 from engine.chapters.c15_quantization.number import SIZE, Weight, middle, number
@@ -17,11 +18,13 @@ from engine.chapters.c15_quantization.writing import Choices, Writing, segments,
 
 __all__ = [
     "DRIFTS",
+    "KINDS",
     "SIZE",
     "SIZES",
     "Choices",
     "Matrix",
     "Pair",
+    "Place",
     "Point",
     "Reading",
     "Timings",
@@ -33,9 +36,12 @@ __all__ = [
     "code_book",
     "curve",
     "cut",
+    "disk",
     "drift",
     "formats",
+    "fullest",
     "half_name",
+    "in_file",
     "inventory",
     "kl",
     "matrices",
@@ -61,6 +67,7 @@ __all__ = [
     "tile",
     "time",
     "try_all",
+    "types",
     "write",
     "written",
 ]

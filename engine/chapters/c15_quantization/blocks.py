@@ -8,7 +8,15 @@ import torch
 from numpy.typing import NDArray
 
 from engine.chapters.c15_quantization.pair import code
-from engine.chapters.c15_quantization.weights import NAMES, SIZES, half_name, path, quantize, weight
+from engine.chapters.c15_quantization.weights import (
+    NAMES,
+    SIZES,
+    half_name,
+    path,
+    quantize,
+    scale_bytes,
+    weight,
+)
 from engine.evidence import script
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import blockwise
@@ -76,6 +84,7 @@ def block_sizes(chosen: Matrix, size: int) -> Card:
     values, errors = chosen.values, list(_errors(chosen).values)
     bits = [ops.bits_per_weight(4, s) for s in SIZES]
     here = SIZES.index(size)
+    once, twice = scale_bytes(values, chosen.kind, size)
     return Card(
         key="blocks",
         title=f"Blocks of {size}: an error of {errors[here]:.1%}, {bits[here]:.3g} bits a weight with the scales",
@@ -94,27 +103,37 @@ def block_sizes(chosen: Matrix, size: int) -> Card:
             height=280,
         ).update_xaxes(tickmode="array", tickvals=SIZES, ticktext=[str(s) for s in SIZES]),
         table={"block size": list(SIZES), "relative error": errors, "bits per weight": bits},
-        shown={"errors": errors, "bits": bits},
+        shown={"errors": errors, "bits": bits, "bytes of scales": [once, twice]},
         oracle=Oracle(
             f"The error at every block size, with the nearest of the published levels of {chosen.kind} times the "
-            "largest magnitude of each block, by torch and without bitsandbytes; the bits from how many blocks there "
-            "are.",
-            lambda: _blocks_again(chosen),
-            {"errors": 1e-5, "bits": 32 / values.size},  # of a last block that is not full
+            "largest magnitude of each block, by torch and without bitsandbytes; the bits, and the bytes of the "
+            "scales, from how many blocks there are.",
+            lambda: _blocks_again(chosen, size),
+            {
+                "errors": 1e-5,
+                "bits": 32 / values.size,
+                "bytes of scales": 0,
+            },  # of a last block that is not full
         ),
-        code=code(_start(chosen), _BLOCKS, sizes=SIZES),
-        note=f"{chosen.name}: {values.size:,} weights. Each block stores one 32-bit scale: 4 + 32 / {size} bits.",
+        code=code(_start(chosen), _BLOCKS, sizes=SIZES, size=size, kind=precision(chosen.kind).code_book),
+        note=f"{chosen.name}: {values.size:,} weights. Each block stores one 32-bit scale: 4 + 32 / {size} bits. "
+        f"All scales take {once:,} bytes; by double quantization {twice:,}, for {4 + 8 * twice / values.size:.3g} bits "
+        "a weight.",
     )
 
 
-def _blocks_again(chosen: Matrix) -> dict[str, list[float]]:
+def _blocks_again(chosen: Matrix, shown: int) -> dict[str, Any]:
     weights, levels = _again(chosen)
     errors, bits = [], []
     for size in SIZES:
         away = blockwise.rounded(weights, levels, size) - weights
         errors.append(float(torch.linalg.vector_norm(away) / torch.linalg.vector_norm(weights)))
         bits.append(4 + 32 * len(blockwise.in_blocks(weights, size).absmax) / weights.numel())
-    return {"errors": errors, "bits": bits}
+    count = -(
+        -weights.numel() // shown
+    )  # scales; doubly quantized, a byte each, a float for 256, and their mean
+    scales = [4 * count, count + 4 * -(-count // 256) + 4]
+    return {"errors": errors, "bits": bits, "bytes of scales": scales}
 
 
 def _again(chosen: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
@@ -261,8 +280,13 @@ _HEAD = """
 """
 
 _BLOCKS = """
+    from bitsandbytes import functional
+
     errors = [float((rounded(flat, size) - flat).norm() / flat.norm()) for size in {sizes}]
-    result = {{"errors": errors, "bits": [4 + 32 / size for size in {sizes}]}}
+    _, twice = functional.quantize_4bit(flat, blocksize={size}, quant_type="{kind}", compress_statistics=True)
+    scales = twice.absmax, twice.state2.absmax, twice.offset
+    nbytes = [4 * len(twice.absmax), sum(tensor.nbytes for tensor in scales)]
+    result = {{"errors": errors, "bits": [4 + 32 / size for size in {sizes}], "bytes of scales": nbytes}}
     print(result)
 """
 

@@ -10,10 +10,10 @@ from engine import ReaderError
 from engine.chapters.c15_quantization.pair import COLORS, Pair, code, fraction, head
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.copies import private_copy
+from engine.evidence.oracles import by_hand
 from engine.evidence.passes import returned_logits
 from engine.figures import grouped_bars, heatmap
 from engine.figures.quantization import columns
-from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops import quantization as ops
 from engine.ops.sampling import kl_divergence, softmax, top
@@ -61,7 +61,7 @@ def next_token(pair: Pair, focus: int) -> Card:
         shown={"reference": p[best], "other": q[best], "moved": moved, "moved at each token": everywhere},
         oracle=Oracle(
             "Both probabilities and the share that moved after every token, by torch's softmax of the logits that "
-            "transformers returns from a pass of its own.",
+            f"transformers returns from a pass of its own{_witness(pair)}.",
             lambda: _next_again(pair, focus, best),
             fraction(p[best] - q[best]),
         ),
@@ -86,8 +86,41 @@ def _union(p: np.ndarray, q: np.ndarray) -> list[int]:
     return sorted(both, key=lambda i: -p[i])[: SHOWN + 2]
 
 
+def _passes(pair: Pair) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The logits of both sides from a second pass each, and from passes of copies rounded by hand.
+
+    Where no copy can be made by hand, the two are one.
+    """
+    found = [torch.tensor(returned_logits(side, pair.ids)).double() for side in pair.sides]
+    hand = [by_hand.logits(side, pair.sides, pair.ids) for side in pair.sides]
+    made = [plain if own is None else own for plain, own in zip(found, hand, strict=True)]
+    return [(found[0], found[1]), (made[0], made[1])]
+
+
+def _witness(pair: Pair) -> str:
+    """What else stands for the comparison of two precisions, as the end of a sentence."""
+    rounded = [side for side in pair.sides if by_hand.origin(side, pair.sides)]
+    if not rounded:
+        return ""
+    names = " and ".join(dict.fromkeys(side.precision for side in rounded))
+    return (
+        f"; each number within {by_hand.WITHIN:.0%} of the largest effect of what a copy gives whose weights torch "
+        f"rounded to {names} by hand, without bitsandbytes"
+    )
+
+
 def _next_again(pair: Pair, focus: int, best: list[int]) -> dict[str, Any]:
-    p, q = (torch.tensor(returned_logits(side, pair.ids)).double().softmax(-1) for side in pair.sides)
+    plain, made = _passes(pair)
+    found, hand = (_shares(p.softmax(-1), q.softmax(-1), focus, best) for p, q in (plain, made))
+    change = plain[1].softmax(-1) - plain[0].softmax(
+        -1
+    )  # at every position: a copy strays as far at each of them
+    moved = found["moved at each token"]
+    effects = {"reference": change, "other": change, "moved": moved, "moved at each token": moved}
+    return by_hand.witnessed(found, hand, effects)
+
+
+def _shares(p: torch.Tensor, q: torch.Tensor, focus: int, best: list[int]) -> dict[str, torch.Tensor]:
     moved = (p - q).abs().sum(-1) / 2
     shown = {"reference": p[focus, best], "other": q[focus, best]}
     return {**shown, "moved": moved[focus], "moved at each token": moved}
@@ -137,7 +170,7 @@ def kl(pair: Pair) -> Card:
         shown={"kl": divergence, "flips": flipped},
         oracle=Oracle(
             "Every column by torch.nn.functional.kl_div of the logits that transformers returns, every flip by their "
-            "largest.",
+            f"largest{_witness(pair)}.",
             lambda: _kl_again(pair),
             {"kl": fraction(divergence), "flips": 0.0},
         ),
@@ -153,9 +186,15 @@ def _best(trace: Trace) -> np.ndarray:
 
 
 def _kl_again(pair: Pair) -> dict[str, Any]:
-    a, b = (torch.tensor(returned_logits(side, pair.ids)).double() for side in pair.sides)
-    kl = F.kl_div(b.log_softmax(-1), a.log_softmax(-1), log_target=True, reduction="none").sum(-1)
-    return {"kl": kl, "flips": a.argmax(-1) != b.argmax(-1)}
+    (a, b), (hand, rounded) = _passes(pair)
+    kls, by_copy = (
+        F.kl_div(y.log_softmax(-1), x.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+        for x, y in ((a, b), (hand, rounded))
+    )
+    flips, again = a.argmax(-1) != b.argmax(-1), hand.argmax(-1) != rounded.argmax(-1)
+    near = torch.stack([by_hand.leads(x) for x in (a, b, hand, rounded)]).amin(0) < by_hand.LEAD
+    found = by_hand.witnessed({"kl": kls}, {"kl": by_copy}, {"kl": kls})
+    return found | {"flips": torch.where(near, flips, again)}
 
 
 _KL = """
@@ -199,27 +238,40 @@ def drift(pair: Pair, measure: str) -> Card:
         shown={"drift": values},
         oracle=Oracle(
             "Every row from the hidden states that transformers returns, the last one from what enters the final norm "
-            "of a private copy.",
-            lambda: {"drift": _drift_again(pair, measure)},
+            f"of a private copy{_witness(pair)}.",
+            lambda: _drift_again(pair, measure),
             fraction(values),
         ),
         code=code(head(pair), _DRIFT, norm=pair.reference.path("final_norm"), measure=_MEASURES[measure]),
     )
 
 
-def _drift_again(pair: Pair, measure: str) -> torch.Tensor:
-    a, b = (_streams(side, pair.ids) for side in pair.sides)
+def _drift_again(pair: Pair, measure: str) -> dict[str, Any]:
+    plain = [_streams(private_copy(side), pair) for side in pair.sides]
+    bases = [by_hand.origin(side, pair.sides) for side in pair.sides]
+    hand = [
+        own if base is None else _streams(by_hand.made(side, base), pair)
+        for own, side, base in zip(plain, pair.sides, bases, strict=True)
+    ]
+    found, again = (_apart(a, b, measure) for a, b in (plain, hand))
+    return by_hand.witnessed({"drift": found}, {"drift": again}, {"drift": found})
+
+
+def _apart(a: torch.Tensor, b: torch.Tensor, measure: str) -> torch.Tensor:
     share: torch.Tensor = (b - a).norm(dim=-1) / a.norm(dim=-1)
     return share if measure == "relative L2" else 1 - F.cosine_similarity(a, b, -1)
 
 
 @torch.no_grad()
-def _streams(loaded: Loaded, ids: tuple[int, ...]) -> torch.Tensor:
-    """The residual stream before each block, as transformers returns it, and what enters the final norm."""
-    model, last = private_copy(loaded), list[torch.Tensor]()
-    norm = model.get_submodule(loaded.path("final_norm"))
+def _streams(model: Any, pair: Pair) -> torch.Tensor:
+    """The residual stream before each block, as transformers returns it, and what enters the final norm.
+
+    `model` is private: it is hooked.
+    """
+    last = list[torch.Tensor]()
+    norm = model.get_submodule(pair.reference.path("final_norm"))
     norm.register_forward_pre_hook(lambda _, given: last.append(given[0]))
-    batch = torch.tensor([list(ids)], device=model.device)
+    batch = torch.tensor([list(pair.ids)], device=model.device)
     states = model(input_ids=batch, use_cache=False, output_hidden_states=True).hidden_states
     return torch.stack([state[0].double().cpu() for state in (*states[:-1], last[0])])
 

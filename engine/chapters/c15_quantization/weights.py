@@ -104,3 +104,18 @@ def quantize(values: NDArray[np.float32], kind: str, size: int) -> Packed:
         state.absmax.float().numpy(),
         back.reshape(values.shape).numpy(),
     )
+
+
+def scale_bytes(values: NDArray[np.float32], kind: str, size: int) -> tuple[int, int]:
+    """Bytes of the scales that bitsandbytes keeps of a matrix: as 32-bit floats, and by double quantization.
+
+    The latter rounds the scales, less their mean, to 8 bits, in blocks of 256 that share a 32-bit scale (Dettmers et
+    al. 2023, "QLoRA", section 3); all three are counted, and the table of its 256 levels, the same everywhere, is not.
+    """
+    from bitsandbytes import functional
+
+    flat, levels = torch.tensor(values).flatten(), precision(kind).code_book
+    _, once = functional.quantize_4bit(flat, blocksize=size, quant_type=levels)
+    _, twice = functional.quantize_4bit(flat, blocksize=size, quant_type=levels, compress_statistics=True)
+    kept = (twice.absmax, twice.state2.absmax, twice.offset)
+    return once.absmax.nbytes, sum(tensor.nbytes for tensor in kept)

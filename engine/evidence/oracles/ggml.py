@@ -1,4 +1,4 @@
-"""The block formats of GGUF files once more, by torch: 32 weights with a scale, and in Q4_1 a minimum, of 16 bits each.
+"""The block formats of GGUF files once more, by torch: blocks of weights with a scale, in some a minimum too.
 
 Written after `ggml-quants.c` of llama.cpp. Weights run along the inputs of one output row after another.
 """
@@ -41,19 +41,46 @@ def eight(rows: Tensor) -> Tensor:
     return scale.half().float() * (steps.sign() * (steps.abs() + 0.5).floor())
 
 
+def with_six_bit_scales(rows: Tensor) -> Tensor:
+    """Q4_K, (super-block, 256): eight blocks with a minimum each, whose scales and minima are rounded to 6 bits."""
+    blocks = rows.double().unflatten(1, (8, 32))
+    low = blocks.amin(2, keepdim=True).clamp(max=0)
+    step = (blocks.amax(2, keepdim=True) - low) / 15
+    for_all = [(x.amax(1, keepdim=True).float() / 63).half().double() for x in (step, -low)]
+    step, low = (
+        unit * (x / unit.masked_fill(unit == 0, 1)).round().clamp(0, 63)
+        for x, unit in zip((step, -low), for_all, strict=True)
+    )
+    whole = ((blocks + low) / step.masked_fill(step == 0, 1)).round().clamp(0, 15) * (step > 0)
+    after: Tensor = (step * whole - low).flatten(1).float()
+    return after
+
+
+def tiny_floats(rows: Tensor) -> Tensor:
+    """MXFP4: floats with a sign, two bits of exponent and one of fraction, times a power of two for each block.
+
+    OCP Microscaling Formats (MX) Specification 1.0, sections 5.3 and 6.3: the power is that of the block's largest
+    magnitude less 2, the exponent of 4, the largest power among the elements; what lies beyond 6 becomes 6.
+    """
+    levels = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    largest = rows.abs().amax(1, keepdim=True)
+    scale = torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 3)
+    index = torch.bucketize((rows / scale).abs(), (levels[1:] + levels[:-1]) / 2)
+    return torch.where(largest == 0, 0, rows.sign() * scale * levels[index])
+
+
 def rounded(name: str, weight: Tensor) -> Tensor:
     """A weight (output, input) as a format keeps it: one of GGUF's, or one of bitsandbytes' code books."""
     if name in ("nf4", "fp4"):
         return blockwise.rounded(weight.double(), blockwise.code_book(name), 64).float()
     flat = weight.flatten()
-    rows = F.pad(flat, (0, -len(flat) % 32)).view(-1, 32)
-    if name == "Q8_0":
-        after = eight(rows)
-    elif name == "Q4_1":
-        after = with_minimum(rows)
-    else:
-        after = signed(rows, int(name[1]))
+    size = 256 if name == "Q4_K" else 32
+    rows = F.pad(flat, (0, -len(flat) % size)).view(-1, size)
+    after = _ROUNDING[name](rows) if name in _ROUNDING else signed(rows, int(name[1]))
     return after.flatten()[: len(flat)].view(weight.shape)
+
+
+_ROUNDING = {"Q8_0": eight, "Q4_1": with_minimum, "Q4_K": with_six_bit_scales, "MXFP4": tiny_floats}
 
 
 @torch.no_grad()
