@@ -192,8 +192,7 @@ def beats_on(page: Page, mode: str) -> int:
     """How many beats the projector has to show: "8 · Attention · 1 of 6"."""
     if mode != "projector":
         return 1
-    line = page.inner_text(".st-key-projector-bar p >> nth=0")
-    return int(line.rpartition(" of ")[2])
+    return int(page.inner_text('[class*="st-key-projector-bar"] h1').rpartition(" of ")[2])
 
 
 def arguments() -> argparse.Namespace:
@@ -212,7 +211,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--themes", type=listed, default=["light", "dark"])
     parser.add_argument("--modes", type=listed, default=["scroll", "projector"])
-    return parser.parse_args()
+    found = parser.parse_args()
+    if not {"scroll", "projector"}.issuperset(found.modes):
+        parser.error("the modes are scroll and projector")
+    return found
 
 
 if __name__ == "__main__":
