@@ -26,6 +26,25 @@ CHROMIUM = [
     "--disable-component-update",
     "--disable-sync",
 ]
+TELLING = {
+    "01_Tokenization": "merging",
+    "02_Vector_Embeddings": "neighbours",
+    "03_Neuron_Activation": "direction",
+    "04_Feed_Forward_Network": "sparsity",
+    "05_Logits_and_Sampling": "lens",
+    "06_Backpropagation": "norms",
+    "07_Optimizers": "surface",
+    "08_Attention_QKV": "map",
+    "09_Multi_Head_Attention": "patching",
+    "10_RoPE": "beyond",
+    "11_Transformer_Block": "ledger",
+    "12_Training_Phases": "birth",
+    "13_Post_Training": "answers",
+    "14_Context_and_KV_Cache": "speculative",
+    "15_Quantization": "disk",
+}
+"""The beat of each chapter that the README shows."""
+
 TALLEST = 16_000
 """Pixels: Chromium does not paint taller pages reliably."""
 
@@ -173,7 +192,9 @@ def main() -> None:
             if name == "Home" and mode == "projector":
                 continue
             query = urlencode(
-                {"checkpoint": options.checkpoint} | ({"present": 1} if mode == "projector" else {})
+                {"checkpoint": options.checkpoint}
+                | ({"present": 1} if mode == "projector" else {})
+                | ({"beat": TELLING[name]} if options.telling and name in TELLING else {})
             )
             page = open_page(browser, url_of(address, name, f"{query}&{options.query}"), width, theme)
             stem = f"{name}-{mode}-{width}-{theme}"
@@ -205,6 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--fold", action="store_true", help="only what fits into the window, as in the README"
     )
+    parser.add_argument("--telling", action="store_true", help="begin with the beat that the README shows")
     parser.add_argument("--query", default="", help='more of the address, as "layer=3&focus=2"')
     parser.add_argument(
         "--widths", type=lambda text: [int(part) for part in text.split(",")], default=[1280, 390]
