@@ -23,16 +23,6 @@ BUNDLED = ("pocket-gpt2", "pocket-llama")
 PROMPT = "Once upon a time there was a little girl who lived in the wood."
 
 
-def pytest_collection_modifyitems(items):
-    """For `--dist=loadgroup`: tests of one page share a process, and with it what they see of the page; the others
-    stay with their file."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            page = item.callspec.params.get("page") if hasattr(item, "callspec") else None
-            whole = isinstance(page, str) and page.endswith(".py")
-            item.add_marker(pytest.mark.xdist_group(page if whole else item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(autouse=True)
 def _private_again(monkeypatch):
     """A process that was public once stays so; what one test makes public is not so in the next."""

@@ -315,8 +315,11 @@ def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference,
     if (reference, other) == ("fp16", "bf16"):
         pytest.skip("bf16 is not made of fp16")
     both = pair_of(name, reference, other)
-    wrong = replace(both, other=replace(both.other, precision={"nf4": "fp4", "fp4": "nf4", "bf16": "fp16"}[other],
-                                        half=both.other.half))  # fmt: skip
+    named = {"nf4": "fp4", "fp4": "nf4", "bf16": "fp16"}[other]
+    false = replace(
+        both.other, precision=named, half=both.other.half, revision="of this test"
+    )  # kept apart in caches
+    wrong = replace(both, other=false)
     if other == "bf16":  # dtype follows from the name
         assert wrong.other.dtype != both.other.dtype
     for card in (

@@ -58,6 +58,7 @@ def test_a_header_without_a_sound_shape_is_no_error_here(tmp_path, entry):
     assert needed([tmp_path / "odd.safetensors"], "nf4") == BASE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", ["fp32", "fp16", "int8", "nf4"])
 def test_loading_takes_no_more_than_was_foretold(at):
     script = (

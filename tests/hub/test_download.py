@@ -185,7 +185,7 @@ def test_only_pickled_weights(online, repo):
 
 def test_unsupported_model_type(online, repo):
     repo.files = edited(repo.files, "config.json", model_type="mamba")
-    supported = "gpt2, llama, qwen2, qwen3, gpt_neox, mistral, stablelm, phi, olmo2, gpt_neo"
+    supported = "gpt2, llama, qwen2, qwen3, gpt_neox, mistral, stablelm, phi, olmo2, gpt_neo, starcoder2"
     expected = f"“owner/tiny” names the unsupported model_type “mamba”; supported are {supported}."
     assert refusal(fetching.describe, NAME) == expected
     assert refusal(fetching.download, NAME, ignore) == expected

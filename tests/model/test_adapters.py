@@ -1,5 +1,7 @@
 """What an adapter answers about an architecture, against modules and functions of transformers."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def test_an_exact_copy_computes_in_the_dtype_of_its_weights(tiny_model, name):
     from engine.model.gradients import exact_skeleton
 
     loaded = tiny_model(name)
-    model = exact_skeleton(loaded).double()
+    model = copy.deepcopy(exact_skeleton(loaded)).double()  # the weights too: other tests share them
     ids = torch.tensor([capture(loaded, PROMPT).ids])
     with torch.no_grad():
         before = model(ids, use_cache=False).logits

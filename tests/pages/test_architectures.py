@@ -19,7 +19,7 @@ REFUSED = {
 
 on_each = pytest.mark.parametrize(
     ("name", "page"),
-    [pytest.param(name, page, marks=pytest.mark.xdist_group(name)) for name in TINY for page in PAGES],
+    [(name, page) for name in TINY for page in PAGES],
 )
 
 

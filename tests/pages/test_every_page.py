@@ -4,13 +4,16 @@ import contextlib
 import copy
 import importlib
 import io
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.evidence.card import Badge
+from pages._shared import where
 from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 
 everywhere = pytest.mark.parametrize(
@@ -18,6 +21,11 @@ everywhere = pytest.mark.parametrize(
 )
 LONGEST = "pages/15_Quantization.py"
 """The page whose scripts take longest: six precisions, one after another."""
+
+TERM = re.compile(r'\[([^\]]+)\]\(#term-([a-z0-9-]+) "([^"]+)"\)')
+"""A marked term: its word, its place in the glossary, its meaning."""
+
+SECRET = (str(ROOT), str(Path.home()))
 
 NASTY = (
     "",
@@ -53,6 +61,33 @@ def test_card_keys_are_unique_on_a_page(page, checkpoint):
 @everywhere
 def test_a_page_opens_no_connection(page, checkpoint):
     assert visited(page, checkpoint).connections == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_script_and_no_sentence_of_a_card_names_a_place_on_this_machine(page):
+    for cards in visited(page, "pocket-gpt2").cards.values():
+        for card in cards:
+            texts = (card.code, card.title, card.alt, card.note, str(dict(card.table)))
+            assert not any(place in (text or "") for text in texts for place in SECRET), card.key
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_a_page_marks_terms_and_none_twice(page):
+    texts = [one.value for one in visited(page, "pocket-gpt2").app.markdown]
+    found = [slug for text in texts for _, slug, _ in TERM.findall(text)]
+    assert len(found) >= 3
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("page", PAGES[1:])
+def test_every_chapter_says_where_in_the_model_it_is(page):
+    pieces = [one.value for one in visited(page, "pocket-gpt2").app.get("html")]
+    drawn = [piece for piece in pieces if piece.startswith('<div class="anatomy-here"')]
+    assert len(drawn) == 1
+    lit = re.findall(r'class="part (\w+) lit"', drawn[0])
+    assert lit
+    said = re.search(r'aria-label="The model; this chapter is about: ([^"]*)\."', drawn[0])[1]
+    assert said == ", ".join(name for part, (name, _) in where.PARTS.items() if part in lit)
 
 
 def prove_every_live_card(page, checkpoint):
@@ -95,7 +130,9 @@ def test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatc
     assert wrong == {}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=pytest.mark.slow if page == LONGEST else ()) for page in PAGES]
+)
 def test_a_page_takes_any_text_in_its_own_fields(page):
     app = open_app(page)
     for text in NASTY:

@@ -9,7 +9,7 @@ from tests.pages.conftest import PAGES
 
 pytestmark = [pytest.mark.smollm2, pytest.mark.timeout(1200), needs_smollm2]
 on_each_page = pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.xdist_group(page)) for page in PAGES]
+    "page", PAGES
 )  # the tests of one page in one process: they look at one visit
 
 

@@ -5,7 +5,6 @@ import re
 import pytest
 
 from pages._shared import terms
-from tests.pages.conftest import PAGES, open_app
 
 LINK = re.compile(r'\[([^\]]+)\]\(#term-([a-z0-9-]+) "([^"]+)"\)')
 
@@ -50,16 +49,3 @@ def test_a_word_with_two_meanings_is_marked_only_where_it_has_the_one():
         terms.marked("A block of 64 weights has a key value.", 15) == "A block of 64 weights has a key value."
     )
     assert len(LINK.findall(terms.marked("A block of a key and a value.", 8))) == 3
-
-
-def words(app):
-    return [one.value for one in app.markdown]
-
-
-@pytest.mark.parametrize("page", PAGES[1:])
-def test_a_page_marks_terms_and_none_twice(page):
-    found = [
-        slug for text in words(open_app(page, checkpoint="pocket-gpt2")) for _, slug, _ in LINK.findall(text)
-    ]
-    assert len(found) >= 3
-    assert len(found) == len(set(found))

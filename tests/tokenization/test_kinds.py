@@ -67,6 +67,7 @@ def test_so_they_do_for_the_space_and_on_the_landing_page(kind, text):
     check(home.tokens(kind, trace))
 
 
+@pytest.mark.smollm2
 @pytest.mark.parametrize("text", TEXTS[1:4])
 def test_every_card_holds_on_smollm2(smollm2, text):
     for card in text_cards(smollm2, text):
