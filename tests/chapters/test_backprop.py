@@ -265,6 +265,7 @@ def every_card(loaded):
     ]
 
 
+@pytest.mark.slow
 def test_all_cards_prove_themselves_and_leave_the_shared_weights_alone(subject):
     before = fingerprint(subject.model)
     flags = [p.requires_grad for p in subject.model.parameters()]
@@ -290,6 +291,7 @@ def test_a_weight_outside_its_matrix_is_refused(loaded):
         cards.weight(loaded, asked(loaded), 0, "o_proj", (9999, 0), 1e-4, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["a", "🙂", "word " * 200])
 def test_any_prompt_works(loaded, text):
     tokens = tokenize(loaded, text)[:128]

@@ -137,6 +137,7 @@ def check(card, run=True):
         np.testing.assert_allclose(other, np.asarray(value, np.float64), atol=card.atol, err_msg=card.key)
 
 
+@pytest.mark.slow
 def test_every_card_proves_itself_and_its_script_agrees(loaded, monkeypatch):
     load = functools.cache(
         transformers.AutoModelForCausalLM.from_pretrained
@@ -159,6 +160,7 @@ def test_short_and_hostile_prompts(prompt):
         assert card.prove().passed, card.key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "nf4"])
 def test_proofs_hold_at_other_precisions(precision):
     for card in all_cards(loaded_checkpoint("pocket-llama", precision)):
@@ -364,10 +366,12 @@ def patched(loaded, pair):
     return cards.patch(loaded, pair, cards.steps(loaded, 1))
 
 
+@pytest.mark.slow
 def test_a_map_of_patches_proves_itself_and_its_script_agrees(loaded):
     check(cards.patching(loaded, patched(loaded, cards.random_pair(loaded, 0))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "nf4", "int8"])
 def test_a_map_of_patches_proves_itself_at_other_precisions(precision):
     loaded = loaded_checkpoint("pocket-llama", precision)

@@ -271,6 +271,7 @@ def test_curvature_and_schedules_are_proved_and_altered_ones_are_not(rate):
         assert altered_and_still_proved(card) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 30.0])
 def test_a_survey_with_altered_numbers_is_not_proved(loaded, factor):
     found = cards.survey(loaded, ids_of(loaded), 0, (0.6, -0.5), factor, 3, quiet, side=3)
@@ -360,6 +361,7 @@ def test_no_other_rate_that_was_tried_leads_lower(name, schedule):
     assert len(set(card.shown["rates"])) > 1, "one rate is the best for all"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("name", SURFACES)
 def test_best_rates_are_proved_and_altered_ones_are_not(name, schedule):

@@ -192,6 +192,7 @@ def test_the_outlier_is_the_block_that_stands_out_most(name, size):
     assert found.prove().passed
 
 
+@pytest.mark.slow
 @bundled
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 def test_cards_on_blocks_prove_themselves_and_their_scripts_run_with_both_code_books(name, kind):
@@ -307,6 +308,7 @@ def test_comparisons_prove_themselves_at_other_precisions(name, reference, other
         )
 
 
+@pytest.mark.slow
 @bundled
 @pytest.mark.parametrize("reference", ["fp16", "fp32"])
 @pytest.mark.parametrize("other", ["nf4", "fp4", "bf16"])
@@ -575,6 +577,7 @@ def test_blocks_of_gguf_on_paper():
     assert ggml.eight(torch.tensor([[127.0, -1.5, 0.4, *[0.0] * 29]]))[0, :3].tolist() == [127.0, -2.0, 0.0]
 
 
+@pytest.mark.slow
 @bundled
 def test_formats_prove_themselves_and_no_altered_ones(name):
     plain = loaded_checkpoint(name)

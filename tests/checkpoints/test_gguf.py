@@ -121,6 +121,7 @@ def refusal(path):
     return said
 
 
+@pytest.mark.slow
 def test_an_exact_file_gives_the_numbers_of_the_checkpoint_that_it_was_made_of(write, tiny_folder):
     told = []
     loaded = load(str(write("F32")), report=lambda share, what: told.append((share, what)))
@@ -351,6 +352,7 @@ def test_a_header_that_ends_too_soon_is_refused_in_a_sentence(write, cut):
         gguf_tensors.read(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q8_0"])
 def test_a_block_of_a_file_proves_itself_and_no_altered_one(write, here, kind):
     path = write(kind)

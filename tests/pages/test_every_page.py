@@ -27,6 +27,9 @@ TERM = re.compile(r'\[([^\]]+)\]\(#term-([a-z0-9-]+) "([^"]+)"\)')
 
 SECRET = (str(ROOT), str(Path.home()))
 
+LONG = (LONGEST, "pages/13_Post_Training.py", "pages/14_Context_and_KV_Cache.py")
+"""Pages that write again with every text in their fields."""
+
 NASTY = (
     "",
     "a" * 100_000,
@@ -114,7 +117,7 @@ def asked(page, checkpoint):
 @pytest.mark.parametrize(
     ("page", "checkpoint"),
     [
-        pytest.param(page, name, marks=pytest.mark.slow if page == LONGEST else ())
+        pytest.param(page, name, marks=pytest.mark.slow if page == LONGEST or name == BUNDLED[0] else ())
         for page in PAGES
         for name in BUNDLED
     ],
@@ -131,7 +134,7 @@ def test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=pytest.mark.slow if page == LONGEST else ()) for page in PAGES]
+    "page", [pytest.param(page, marks=pytest.mark.slow if page in LONG else ()) for page in PAGES]
 )
 def test_a_page_takes_any_text_in_its_own_fields(page):
     app = open_app(page)

@@ -19,6 +19,7 @@ OFFERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkpoint", ["pocket-gpt2", "pocket-llama"])
 @pytest.mark.parametrize(("page", "key", "expected"), OFFERS)
 def test_a_button_chooses_a_head_and_the_address_says_so(page, key, expected, checkpoint):

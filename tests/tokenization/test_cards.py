@@ -41,6 +41,7 @@ def all_cards(loaded, text):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [PROMPT, ODD])
 def test_every_proof_holds_and_every_script_finds_the_same(loaded, text):
     check(all_cards(loaded, text))

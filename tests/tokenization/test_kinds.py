@@ -53,6 +53,7 @@ def text_cards(loaded, text):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_proof_holds_and_every_script_finds_the_same(kind, text):
     for card in text_cards(kind, text):
