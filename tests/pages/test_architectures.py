@@ -17,6 +17,9 @@ REFUSED = {
 }
 """Beats that show what one head or one neuron writes, where a norm stands between all of them and the stream."""
 
+UNTRAINED = {"pages/09_Multi_Head_Attention.py": {"patching"}}
+"""Beats that need an answer that the model has read from its text, which random weights have not."""
+
 on_each = pytest.mark.parametrize(
     ("name", "page"),
     [(name, page) for name in TINY for page in PAGES],
@@ -28,7 +31,8 @@ def test_a_page_draws_proves_and_reproduces_itself(name, page, tiny_folder, monk
     checkpoint = str(tiny_folder(name))
     every.test_a_page_runs_without_an_exception(page, checkpoint)
     visit = visited(page, checkpoint)
-    assert {beat for beat, drawn in visit.cards.items() if not drawn} == REFUSED.get((name, page), set())
+    refused = REFUSED.get((name, page), set()) | UNTRAINED.get(page, set())
+    assert {beat for beat, drawn in visit.cards.items() if not drawn} == refused
     assert visit.connections == []
     every.prove_every_live_card(page, checkpoint)
     every.test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatch)
