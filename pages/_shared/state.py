@@ -286,17 +286,14 @@ PINS = "anatomy.pins.address"
 
 
 def write_address() -> None:
-    """Make the address bar name the present view.
-
-    What a run knows of the address may be older than what an earlier run has sent and the browser not yet taken.
-    """
+    """Make the address bar name the present view."""
     query = link_query()
     for kind in (OWN, PINS):
         query |= st.session_state.get(kind, {}).get(page(), {})
     beat = beat_of(page())
     if presenting() and beat:
         query["beat"] = beat
-    if st.query_params.to_dict() != query or st.session_state.get(_WRITTEN) != query:
+    if st.query_params.to_dict() != query:
         st.query_params.from_dict(query)
     st.session_state[_WRITTEN] = query
 

@@ -5,7 +5,6 @@ from dataclasses import fields
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as texts
-from streamlit.runtime.state import QueryParamsProxy
 
 from engine import ReaderError
 from engine.checkpoints.catalogue import known
@@ -291,20 +290,3 @@ def small_book(tmp_path_factory):
 def app_on_home(small_book):
     """One session for all examples: what one text leaves behind must not hurt the next."""
     return small_book(HOME)
-
-
-def test_an_address_that_is_on_its_way_to_the_browser_is_replaced(demo, monkeypatch):
-    """There and back again while the browser still shows where it was: the last run has to write all the same."""
-    app = demo(layer="1")
-    app.slider(key=LAYER).set_value(2).run()
-    assert app.query_params["layer"] == "2"
-    sent = []
-    plain = QueryParamsProxy.from_dict
-    monkeypatch.setattr(
-        QueryParamsProxy, "from_dict", lambda self, query: sent.append(query) or plain(self, query)
-    )
-    app.query_params["layer"] = "1"  # the browser has not taken the new one
-    app.slider(key=LAYER).set_value(1).run()
-    assert [query["layer"] for query in sent] == ["1"]
-    app.run()
-    assert len(sent) == 1, "what the browser has is not sent again"
