@@ -110,8 +110,8 @@ def _number(value: int) -> None:
 def _changed(field: str, name: str, key: str) -> None:
     """In a callback: a control of the bar was moved."""
     value = st.session_state.get(key)
-    if value is not None and state.is_current(name, key) and state.change(**{field: value}):
-        state.write_address()
+    if value is not None and state.is_current(name, key):
+        state.change(**{field: value})
     fragments.rerun()
 
 

@@ -1,6 +1,5 @@
 """The card: a figure, its badge, and the evidence for it."""
 
-import itertools
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,41 +44,31 @@ _LARGER = 1.2
 _PLOT = {"displayModeBar": False, "scrollZoom": False}
 
 
-_numbers = itertools.count()
-
-
 @dataclass(frozen=True)
-class Again:
-    """How a card is found when a reader opens its evidence.
+class Place:
+    """Where a card stands, for its evidence.
 
-    find      gives the card; raises Pending while it has to be made once more
-    key       names all that the card depends on
-    fragment  the name of the fragment that is the row of evidence
-    chosen    the state that it was made of, where that need not be the present one
+    key     names all that the card depends on
+    waiter  who waits for its proof: a part of the beat's fragment, see `sheet.part`
+    chosen  the state that it was made of
     """
 
-    find: Callable[[], Card]
     key: Hashable
-    fragment: str
-    chosen: State | None = None
-
-    @classmethod
-    def kept(cls, card: Card, fragment: str, chosen: State | None = None) -> "Again":
-        """For a card that is small enough to stay in the session."""
-        return cls(lambda: card, next(_numbers), fragment, chosen)
+    waiter: str
+    chosen: State
 
 
 def draw(
     card: Card,
     page: str,
+    place: Place,
     pick: Callable[[Mapping[str, Any]], None] | None = None,
-    again: "Again | None" = None,
     share: float = 1.0,
 ) -> None:
     """Draw a card on a page: title, badge, figure, note, and a row of evidence that opens on request.
 
-    `pick` is told in a callback which fields of the state a click on the figure has chosen. `again` finds the
-    card another time, so that a session need not keep it. `share` is the part of a wall's height that is this card's.
+    `pick` is told in a callback which fields of the state a click on the figure has chosen. `share` is the part of a
+    wall's height that is this card's.
     """
     tell(card)
     key = f"{page}-{card.key}"
@@ -95,7 +84,7 @@ def draw(
             st.caption(markdown(note.strip()))
         if card.source is not None:
             st.caption(_source(card))
-        evidence(card, page, again or Again.kept(card, f"evidence-{key}"))
+        evidence(card, page, place)
 
 
 def tell(card: Card) -> None:
@@ -104,10 +93,30 @@ def tell(card: Card) -> None:
         listener(card)
 
 
-def evidence(card: Card, page: str, again: Again) -> None:
-    """The row of evidence below a figure."""
-    key = f"{page}-{card.key}"
-    st.fragment(_evidence, key=again.fragment)(again, key, _offered(card), card.title)
+def evidence(card: Card, page: str, place: Place) -> None:
+    """The row of evidence below a figure, and the panel that is open.
+
+    It is no fragment of its own: messages of a fragment inside a beat would outlive those of the beat, when a newer
+    input takes back what the browser has not had yet, and break the page there.
+    """
+    key, offered = f"{page}-{card.key}", _offered(card)
+    chosen = st.pills(
+        f"Evidence for: {_spoken(card.title)}",
+        offered,
+        format_func=lambda choice: f":material/{_ICONS[choice]}: {choice}",
+        key=f"{key}-evidence",
+        label_visibility="collapsed",
+    )
+    if chosen is None:
+        return
+    try:
+        _panel(str(chosen), card, key, place)
+    except Pending as pending:
+        waiting.show(pending.job, place.waiter, 120)
+    except Stop as stop:
+        waiting.stopped(stop, place.waiter)
+    except ReaderError as error:
+        st.warning(markdown(str(error)))
 
 
 def head(card: Card, key: str) -> None:
@@ -177,35 +186,14 @@ def _offered(card: Card) -> tuple[str, ...]:
     return tuple(choice for choice, there in offered.items() if there)
 
 
-def _evidence(again: Again, key: str, offered: Sequence[str], title: str) -> None:
-    """A fragment of its own: opening a panel neither recomputes nor redraws the figure."""
-    chosen = st.pills(
-        f"Evidence for: {_spoken(title)}",
-        offered,
-        format_func=lambda choice: f":material/{_ICONS[choice]}: {choice}",
-        key=f"{key}-evidence",
-        label_visibility="collapsed",
-    )
-    if chosen is None:
-        return
-    try:
-        _panel(str(chosen), again.find(), key, again)
-    except Pending as pending:
-        waiting.show(pending.job, again.fragment, 120)
-    except Stop as stop:
-        waiting.stopped(stop, again.fragment)
-    except ReaderError as error:
-        st.warning(markdown(str(error)))
-
-
 def _spoken(title: str) -> str:
     """A title for a label that is only read aloud, where nobody takes escapes away: without marks of markdown."""
     return re.sub(r"[^\w\s.,;%+−“”’·]", "", title)
 
 
-def _panel(chosen: str, card: Card, key: str, again: Again) -> None:
+def _panel(chosen: str, card: Card, key: str, place: Place) -> None:
     if chosen == PROVE:
-        _prove(card, again)
+        _prove(card, place)
     elif chosen == TABLE:
         _table(card, f"{key}-table")
     elif chosen == CODE:
@@ -213,7 +201,7 @@ def _panel(chosen: str, card: Card, key: str, again: Again) -> None:
         code = printed(card.code or "")
         st.code(code, language="python", height=320 if code.count("\n") > 14 else "content")
     elif chosen == DOWNLOAD:
-        _downloads(card, key, again.chosen or state.current())
+        _downloads(card, key, place.chosen)
 
 
 def printed(code: str) -> str:
@@ -221,7 +209,7 @@ def printed(code: str) -> str:
     return code if "print(" in code else f"{code.rstrip()}\nprint(result)\n"
 
 
-def _prove(card: Card, again: Again) -> None:
+def _prove(card: Card, place: Place) -> None:
     prove, uses = card.prove, resources.page_in_use()
 
     def do(progress: Progress) -> Proof:
@@ -229,7 +217,7 @@ def _prove(card: Card, again: Again) -> None:
             return prove()
 
     proof: Proof = sheet.current().work(
-        again.fragment, ("proof", again.key), "Computing it another way", do, weigh=PLAIN_BYTES
+        place.waiter, ("proof", place.key, _numbers(card)), "Computing it another way", do, weigh=PLAIN_BYTES
     )
     sentence = (
         f"{markdown(proof.claim)}\n\n"
@@ -240,6 +228,13 @@ def _prove(card: Card, again: Again) -> None:
         st.success(sentence, icon=":material/verified:")
     else:
         st.error(sentence, icon=":material/error:")
+
+
+def _numbers(card: Card) -> Hashable:
+    """What stands for the numbers of a card that fills while its choices stay."""
+    import numpy as np
+
+    return tuple((name, hash(np.asarray(shown, np.float64).tobytes())) for name, shown in card.shown.items())
 
 
 def _table(card: Card, key: str) -> None:

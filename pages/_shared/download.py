@@ -101,5 +101,4 @@ def _give_up(error: ReaderError) -> None:
 
 
 def _again() -> None:
-    state.touch()
     st.rerun()

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.scriptrunner_utils.script_run_context import ScriptRunContext
 
 from pages._shared import resources, sheet
 
@@ -32,8 +34,31 @@ def rerun(first: str = "") -> None:
 
 
 def again(names: Sequence[str]) -> None:
-    """In a callback: run some fragments; the whole page where one of them is of another page, just left."""
+    """In a callback: run some fragments, and all that the run of this callback was to draw.
+
+    That run ends here, and what it was to draw has been taken back from what the browser is still to get. The whole
+    page, where that was it, or where a fragment is of another page, just left.
+    """
+    due = _due()
+    if due is None:
+        st.rerun()
     try:
-        st.rerun(list(names))
+        st.rerun(list(dict.fromkeys([*names, *due])))
     except StreamlitAPIException:
         st.rerun()
+
+
+def _due() -> list[str] | None:
+    """What the present run is to draw, by name; None for the whole page."""
+    context = get_script_run_ctx(suppress_warning=True)
+    ids = context.fragment_ids_this_run if context else None
+    if context is None or ids is None:
+        return None
+    return [name for name in st.session_state.get(_DRAWN, ()) if not set(_ids(context, name)).isdisjoint(ids)]
+
+
+def _ids(context: ScriptRunContext, name: str) -> Sequence[str]:
+    try:
+        return context.fragment_storage.resolve_target(name)
+    except StreamlitAPIException:
+        return ()

@@ -104,9 +104,10 @@ def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str]
     publicity.look()
     resources.set_aside("torch")  # before the first run of the first reader is over
     if state.begin(page):
-        own.from_link(page, st.query_params.to_dict())
-        pin.from_link(page, st.query_params.to_dict())
-        if "beat" in st.query_params and state.beat_of(page) in keys:
+        query = st.query_params.to_dict()
+        own.from_link(page, query)
+        pin.from_link(page, query)
+        if "beat" in query and state.beat_of(page) in keys:
             sheet.current().bring(beat_fragment(page, state.beat_of(page)))
     projector.go_where_asked()
     projected = state.presenting()
@@ -260,8 +261,8 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
             if pinned is not None:
                 pin.draw(pinned, view, beat.draw, drawn, share)
             elif not predict.covered(view, beat.ask, [card for card, _ in drawn]):
-                for card, again in drawn:
-                    cards.draw(card, view.page, view.pick, again, share)
+                for card, where in drawn:
+                    cards.draw(card, view.page, where, view.pick, share)
         pin.button(view)
         notebook.note(view.page, beat.key, beat.title, view.prose, [card for card, _ in drawn])
         here.drew(name, view.used)

@@ -124,7 +124,7 @@ def _machine(view: View, steps: Callable[[View, Card], Sequence[Step]]) -> None:
     from engine.chapters import home
     from engine.model.capturing import tokens_of
 
-    ((card, again),) = view.settle(lambda: home.machine(view.loaded, view.trace))
+    ((card, place),) = view.settle(lambda: home.machine(view.loaded, view.trace))
     shown: dict[str, Any] = dict(card.shown)
     cards.tell(card)
     with st.container(key=f"card-{PAGE}-{card.key}"):
@@ -137,7 +137,7 @@ def _machine(view: View, steps: Callable[[View, Card], Sequence[Step]]) -> None:
             steps(view, card),
         )
         st.caption(markdown(card.note))
-        cards.evidence(card, PAGE, again)
+        cards.evidence(card, PAGE, place)
 
 
 def _take(id: int) -> None:
@@ -158,7 +158,6 @@ def _append(text: str) -> None:
         state.notify("The text has become too long; it starts again with its end.")
         prompt = prompt[-PROMPT_CHARACTERS // 2 :]
     state.change(prompt=prompt, focus=state.LAST)
-    state.touch()
 
 
 def _begin_writing(count: int) -> None:

@@ -37,7 +37,6 @@ def ready() -> None:
 
 def choose(name: str) -> None:
     """The reader wants a checkpoint: take it if it is on this machine, else offer to download it."""
-    state.touch()
     try:
         state.checked("checkpoint", name)
     except ReaderError as error:

@@ -43,10 +43,8 @@ def write(page: str) -> None:
     waiting = st.session_state.get(_LINKED, {})
     named = {name: text for (of, name), text in waiting.items() if of == page}
     named |= {key[1]: text for key, (_, text) in kept.items() if key[0] == page}
-    pages = st.session_state.setdefault(state.OWN, {})
-    if pages.get(page, {}) != named:
-        pages[page] = named
-        state.write_address()
+    st.session_state.setdefault(state.OWN, {})[page] = named
+    state.write_address()
 
 
 IMPOSSIBLE = (ValueError, KeyError, OverflowError)

@@ -13,7 +13,7 @@ from engine.evidence.difference import difference
 from engine.tokens.text import markdown, shorten
 from pages._shared import card as cards
 from pages._shared import state, work
-from pages._shared.card import Again
+from pages._shared.card import Place
 from pages._shared.own import IMPOSSIBLE, Asked, Value
 from pages._shared.state import State
 from pages._shared.view import View
@@ -116,7 +116,7 @@ class Fixed(View):
 
 
 def draw(
-    pin: Pin, now: View, make: Callable[[View], Any], drawn: Sequence[tuple[Card, Again]], share: float
+    pin: Pin, now: View, make: Callable[[View], Any], drawn: Sequence[tuple[Card, Place]], share: float
 ) -> None:
     """The pinned figures on the left, those of now on the right, and what separates them."""
     left, right = st.columns(2, gap="medium")
@@ -127,21 +127,21 @@ def draw(
         st.caption(f"**Now.** {_told(now.chosen, pin.chosen, now.said(), pin.own)}")
         with left:
             kept = _kept(pin, now, make, stage)
-        for number, (card, again) in enumerate(drawn):
+        for number, (card, place) in enumerate(drawn):
             before = kept[number] if number < len(kept) and kept[number][0].key == card.key else None
             one, two = _paired(before[0] if before else None, card)
             if before and one:
                 with left:
-                    cards.draw(one, f"{now.page}{_SUFFIX}", None, before[1], share)
+                    cards.draw(one, f"{now.page}{_SUFFIX}", before[1], None, share)
             with right:
-                cards.draw(two, now.page, now.pick, again, share)
+                cards.draw(two, now.page, place, now.pick, share)
             if before:
                 st.caption(markdown(difference(before[0].shown, card.shown) if card.shown else ""))
 
 
 def _kept(
     pin: Pin, now: View, make: Callable[[View], Any], stage: "DeltaGenerator"
-) -> list[tuple[Card, Again]]:
+) -> list[tuple[Card, Place]]:
     """The cards as they were pinned, made again where they are no longer kept."""
     hidden = st.container(key=f"hidden-{now.fragment}")
     fixed = Fixed(now, pin, hidden, stage)
@@ -202,10 +202,8 @@ def write(page: str) -> None:
         text = _to_text(pin)
         if where == page and len(text) <= _LONGEST:
             named[f"{PREFIX}{beat}"] = text
-    pages = st.session_state.setdefault(state.PINS, {})
-    if pages.get(page, {}) != named:
-        pages[page] = named
-        state.write_address()
+    st.session_state.setdefault(state.PINS, {})[page] = named
+    state.write_address()
 
 
 def from_link(page: str, query: Mapping[str, str]) -> None:

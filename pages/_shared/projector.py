@@ -71,7 +71,6 @@ def listen(page: str, keys: Sequence[str], titles: Sequence[str]) -> None:
 def leave_for(path: str) -> None:
     """In a callback: the next run of the whole page goes to another one."""
     st.session_state[_LEAVE_FOR] = path
-    state.touch()
 
 
 def go_where_asked() -> None:

@@ -29,6 +29,19 @@ browserless = False
 """Whether nothing tells which beats are in sight, as in a test without a browser: then all of them are, at once."""
 
 
+_PART = "/"
+
+
+def part(fragment: str, name: str) -> str:
+    """A part of a fragment that waits for work of its own, while the rest of it does not."""
+    return f"{fragment}{_PART}{name}"
+
+
+def fragment_of(waiter: str) -> str:
+    """The fragment that is run when the work of a waiter, itself or a part of it, has got further."""
+    return waiter.partition(_PART)[0]
+
+
 class Stop(Exception):
     """Raised in a beat whose work the reader has stopped."""
 
@@ -108,12 +121,15 @@ class Sheet:
     # Work
 
     def work(
-        self, fragment: str, key: Hashable, label: str, do: Work, *, lane: Lane = QUICK, weigh: int
+        self, waiter: str, key: Hashable, label: str, do: Work, *, lane: Lane = QUICK, weigh: int
     ) -> Any:
-        """The result of `do`. Raises Pending until there is one, Stop when the reader has stopped it."""
+        """The result of `do`, for a fragment or a part of one.
+
+        Raises Pending until there is one, Stop when the reader has stopped it.
+        """
         if key in self.stopped:
             raise Stop(key, self.stopped[key])
-        job = self.start(fragment, key, label, do, lane=lane, weigh=weigh)
+        job = self.start(waiter, key, label, do, lane=lane, weigh=weigh)
         if not job.done.is_set():
             raise Pending(job)
         if job.error is not None:
@@ -121,32 +137,32 @@ class Sheet:
         return job.result
 
     def start(
-        self, fragment: str, key: Hashable, label: str, do: Work, *, lane: Lane = QUICK, weigh: int
+        self, waiter: str, key: Hashable, label: str, do: Work, *, lane: Lane = QUICK, weigh: int
     ) -> Job:
         """The job under a key, after the little time that this run may wait for it."""
         if browserless:
             return work.at_once(key, label, do, self.reader, weigh=weigh)
         job = work.ask(key, label, do, self.reader, lane=lane, weigh=weigh)
         job.done.wait(max(0.0, self._deadline - time.monotonic()))
-        self.wait(fragment, key, job)
+        self.wait(waiter, key, job)
         return job
 
-    def wait(self, fragment: str, key: Hashable, job: Job) -> None:
-        """A fragment waits for a job, or no longer for the one that it waited for."""
-        before = self._waiting.pop(fragment, None)
+    def wait(self, waiter: str, key: Hashable, job: Job) -> None:
+        """A waiter waits for a job, or no longer for the one that it waited for."""
+        before = self._waiting.pop(waiter, None)
         if before is not None and before[1] is not job:
             self._left[before[0]] = before[1]  # till the end of the run: a later step of the beat may want it
         if not job.done.is_set():
-            self._waiting[fragment] = (key, job, _news(job))
+            self._waiting[waiter] = (key, job, _news(job))
 
     def is_waiting(self, fragment: str) -> bool:
-        """Whether a fragment shows a placeholder."""
+        """Whether a fragment shows a placeholder in place of all that it shows."""
         return fragment in self._waiting
 
-    def stop(self, fragment: str) -> None:
-        """In a callback: the reader wants none of what a fragment waits for."""
-        if fragment in self._waiting:
-            key, job, _ = self._waiting.pop(fragment)
+    def stop(self, waiter: str) -> None:
+        """In a callback: the reader wants none of what a waiter waits for."""
+        if waiter in self._waiting:
+            key, job, _ = self._waiting.pop(waiter)
             self.stopped[key] = job
             self.asked.discard(key)
             job.leave(self.reader)
@@ -157,9 +173,9 @@ class Sheet:
 
     def stop_long(self) -> None:
         """In a callback: one long piece of work a session; a new one ends the one before."""
-        for fragment, (_, job, _) in list(self._waiting.items()):
+        for waiter, (_, job, _) in list(self._waiting.items()):
             if job.lane is LONG:
-                self.stop(fragment)
+                self.stop(waiter)
 
     # Beats
 
@@ -174,9 +190,9 @@ class Sheet:
     def draws(self, beat: str) -> None:
         """A beat is about to be drawn anew: it waits for nothing, until it asks again."""
         self._shows.pop(beat, None)
-        before = self._waiting.pop(beat, None)
-        if before is not None:
-            self._left[before[0]] = before[1]
+        for waiter in [waiter for waiter in self._waiting if fragment_of(waiter) == beat]:
+            key, job, _ = self._waiting.pop(waiter)
+            self._left[key] = job
 
     def seen(self, inside: Sequence[str], near: Iterable[str], window: tuple[int, int]) -> None:
         """What the window shows has changed; the beat in its middle comes first. `window`: width and height, pixels."""
@@ -191,7 +207,8 @@ class Sheet:
 
     def due(self) -> list[str]:
         """The fragments to run now: those whose work has got further, the stale ones in sight, else one near it."""
-        moved = [name for name, (_, job, shown) in self._waiting.items() if _news(job) != shown]
+        news = (fragment_of(name) for name, (_, job, shown) in self._waiting.items() if _news(job) != shown)
+        moved = list(dict.fromkeys(news))
         stale = [beat for beat in self.beats if beat in self.inside and self._stale(beat)]
         if not moved and not stale:
             stale = [beat for beat in self.beats if self.wanted(beat) and self._stale(beat)][:1]

@@ -135,7 +135,6 @@ def _take_example(key: str) -> None:
     text = st.session_state.get(key)
     if text is not None:
         state.change(prompt=text, focus=state.LAST)
-    state.touch()
 
 
 def _choices() -> None:
@@ -211,7 +210,6 @@ def _copy(field: str, key: str) -> None:
     value = st.session_state.get(key)
     if value is not None:  # None: the page was left meanwhile
         state.change(**{field: value})
-    state.touch()
 
 
 def _contents(page: str) -> None:

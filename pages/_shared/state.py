@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from engine import ReaderError
 from engine.checkpoints.catalogue import BUNDLED, check_name
@@ -22,9 +23,8 @@ LAST = -1
 """A focus of -1 follows the last token, whatever the prompt."""
 
 BOUNDS = {"focus": (LAST, 127), "layer": (0, 999), "head": (0, 999), "seed": (0, 2**31 - 1)}
-_STATE, _WRITTEN, _PAGE, _TOUCHED, _NOTICES, _MIRRORED, _GIVEN, _RENEWED = (
-    f"anatomy.{name}"
-    for name in ("state", "written", "page", "touched", "notices", "mirrored", "given", "renewed")
+_STATE, _SENT, _PAGE, _NOTICES, _MIRRORED, _GIVEN, _RENEWED = (
+    f"anatomy.{name}" for name in ("state", "sent", "page", "notices", "mirrored", "given", "renewed")
 )
 _ECHO_SECONDS = 2.0
 
@@ -115,16 +115,15 @@ def begin(page: str) -> bool:
 
     Returns whether it did.
 
-    That is on a session's first run, and on going back or forward inside one page. A run that a control caused
-    may still carry the address from before that control, and a link between chapters one that is older still.
+    That is on a session's first run, and on going back or forward inside one page. Any other run may carry an address
+    that the browser had before it heard of the present one, and a link between chapters one that is older still.
     """
     session, query = st.session_state, st.query_params.to_dict()
-    touched = session.pop(_TOUCHED, False)
     first = _STATE not in session
     if first:
         session[_STATE] = default_state()
     named = any(field.name in query for field in fields(State)) or not _VIEW.isdisjoint(query)
-    moved = page == session.get(_PAGE) and not touched and query != session.get(_WRITTEN)
+    moved = page == session.get(_PAGE) and _went_in_history()
     taken = named and (first or moved)
     if taken:
         session[_STATE], refused = from_query(query, session[_STATE] if first else default_state())
@@ -135,6 +134,12 @@ def begin(page: str) -> bool:
         _forget_mirrored()
     session[_PAGE] = page
     return taken
+
+
+def _went_in_history() -> bool:
+    """Whether the browser's back or forward caused this run."""
+    context = get_script_run_ctx(suppress_warning=True)
+    return context is not None and context.is_history_navigation
 
 
 def current() -> State:
@@ -151,7 +156,7 @@ def page() -> str:
 def change(**values: Any) -> bool:
     """Set fields of the canonical state, each checked. A refusal becomes a notice, and the old value stays.
 
-    Returns whether anything changed. Where a full run follows, call `touch` too.
+    Returns whether anything changed.
     """
     before = current()
     after, refused = from_query(values, before)
@@ -159,11 +164,6 @@ def change(**values: Any) -> bool:
         notify(sentence)
     st.session_state[_STATE] = after
     return after != before
-
-
-def touch() -> None:
-    """Say that the next full run was caused by the app itself, so its address may be out of date."""
-    st.session_state[_TOUCHED] = True
 
 
 def notify(sentence: str) -> None:
@@ -242,7 +242,6 @@ def presenting() -> bool:
 
 def present(on: bool) -> None:
     st.session_state[_PRESENT] = on
-    touch()
 
 
 def predicting() -> bool:
@@ -251,7 +250,6 @@ def predicting() -> bool:
 
 def predict(on: bool) -> None:
     st.session_state[_PREDICT] = on
-    touch()
 
 
 def beat_of(page: str) -> str:
@@ -261,7 +259,6 @@ def beat_of(page: str) -> str:
 
 def set_beat(page: str, key: str) -> None:
     st.session_state[_BEAT] = st.session_state.get(_BEAT, {}) | {page: key}
-    touch()
 
 
 def _presentation_from(page: str, query: Mapping[str, str]) -> None:
@@ -286,19 +283,23 @@ PINS = "anatomy.pins.address"
 
 
 def write_address() -> None:
-    """Make the address bar name the present view."""
+    """Make the address bar name the present view. Where a run ends, so that of quick inputs the last one does it.
+
+    What a run knows of the address may be older than what an earlier one has sent and the browser not yet taken, and
+    any step of a run may be its last, when a newer input comes.
+    """
     query = link_query()
     for kind in (OWN, PINS):
         query |= st.session_state.get(kind, {}).get(page(), {})
     beat = beat_of(page())
     if presenting() and beat:
         query["beat"] = beat
-    if st.query_params.to_dict() != query:
+    if st.query_params.to_dict() != query or st.session_state.get(_SENT) != query:
+        st.session_state[_SENT] = None
         st.query_params.from_dict(query)
-    st.session_state[_WRITTEN] = query
+        st.session_state[_SENT] = query
 
 
 def adopt(state: State) -> None:
     """Replace the canonical state by one that is known to be good."""
     st.session_state[_STATE] = state
-    touch()

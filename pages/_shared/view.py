@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import streamlit as st
@@ -12,7 +12,7 @@ import streamlit as st
 from engine.evidence.card import Card
 from engine.evidence.question import Ask
 from pages._shared import fragments, own, resources, sheet, state, work
-from pages._shared.card import Again
+from pages._shared.card import Place
 from pages._shared.state import State
 from pages._shared.work import Job, Progress, Work
 
@@ -182,36 +182,27 @@ class View(own.Controls):
         """What a choice of the chapter is held at, where it is not to be asked for."""
         return None
 
-    def settle(self, drawn: "Cards | Callable[[], Cards]") -> list[tuple[Card, Again]]:
-        """The cards that `draw` returned, each with the way to find it again."""
-        names = (f"evidence-{self.fragment}{self.suffix}-{number}" for number in itertools.count())
-        if not callable(drawn):
-            return [
-                (card, Again.kept(card, name, self.chosen))
-                for card, name in zip(_several(drawn), names, strict=False)
-            ]
-        find, key = self._finder(drawn)
-        found = find(self.fragment)
+    def settle(self, drawn: "Cards | Callable[[], Cards]") -> list[tuple[Card, Place]]:
+        """The cards that `draw` returned, made in a worker's thread where it returned a function; and their places."""
+        key = self._key("card", (self.beat, self.chosen, self._values(), self.presenting))
+        cards = self._made(drawn, key) if callable(drawn) else _several(drawn)
+        waiters = (sheet.part(self.fragment, f"evidence{self.suffix}-{at}") for at in itertools.count())
         return [
-            (card, Again(partial(_nth, find, name, at), (key, at), name, self.chosen))
-            for at, (card, name) in enumerate(zip(found, names, strict=False))
+            (card, Place((key, at), waiter, self.chosen))
+            for at, (card, waiter) in enumerate(zip(cards, waiters, strict=False))
         ]
 
-    def _finder(self, make: "Callable[[], Cards]") -> tuple[Callable[[str], list[Card]], Hashable]:
-        """What gives the cards to a fragment of the page, made once for all readers who ask the same; and their key."""
-        key = self._key("card", (self.beat, self.chosen, self._values(), self.presenting))
+    def _made(self, make: "Callable[[], Cards]", key: Hashable) -> list[Card]:
+        """Once for all readers who ask the same."""
 
         def do(progress: Progress) -> tuple[list[Card], frozenset[str]]:
             return _several(make()), frozenset(self.used)
 
-        def find(fragment: str) -> list[Card]:
-            weigh = resources.weight(self.loaded, len(self.tokens))
-            cards: list[Card]
-            cards, used = sheet.current().work(fragment, key, "Computing", self._worker(do), weigh=weigh)
-            self.used |= used
-            return cards
-
-        return find, key
+        weigh = resources.weight(self.loaded, len(self.tokens))
+        cards: list[Card]
+        cards, used = sheet.current().work(self.fragment, key, "Computing", self._worker(do), weigh=weigh)
+        self.used |= used
+        return cards
 
     def _worker(self, do: Work) -> Work:
         uses = self._uses
@@ -236,7 +227,6 @@ class View(own.Controls):
     def pick(self, values: Mapping[str, Any]) -> None:
         """In a callback: set fields of the state, then draw what is in sight and shows them."""
         if state.change(**values):
-            state.write_address()
             fragments.rerun(self.fragment)
 
     def offer(self, label: str, reason: str, picks: Mapping[str, Any]) -> None:
@@ -267,10 +257,6 @@ class View(own.Controls):
     def pick_seed(self) -> int:
         """The seed that the bar chooses."""
         return self.state.seed
-
-
-def _nth(find: Callable[[str], list[Card]], fragment: str, at: int) -> Card:
-    return find(fragment)[at]
 
 
 def _several(drawn: Cards) -> list[Card]:

@@ -24,7 +24,7 @@ class Slots:
         self.texts = st.container()
 
 
-def show(job: Job, fragment: str, height: int, at: Slots | None = None) -> None:
+def show(job: Job, waiter: str, height: int, at: Slots | None = None) -> None:
     """A placeholder as high as the figure; with what is known of the work, once it has taken a while."""
     slots = at or Slots()
     if job.columns:
@@ -43,15 +43,15 @@ def show(job: Job, fragment: str, height: int, at: Slots | None = None) -> None:
         slots.words.progress(job.share, text=markdown(job.what))
     slots.button.button(
         "Stop",
-        key=f"{fragment}-stop",
+        key=f"{waiter}-stop",
         icon=":material/stop:",
         type="tertiary",
         on_click=_stop,
-        args=(fragment,),
+        args=(waiter,),
     )
 
 
-def stopped(stop: Stop, fragment: str, at: Slots | None = None) -> None:
+def stopped(stop: Stop, waiter: str, at: Slots | None = None) -> None:
     """What there was when the reader stopped it, and the way back."""
     slots = at or Slots()
     if stop.job.columns:
@@ -60,11 +60,11 @@ def stopped(stop: Stop, fragment: str, at: Slots | None = None) -> None:
     slots.words.caption(f"{markdown(stop.job.label)}: stopped.")
     slots.button.button(
         "Go on",
-        key=f"{fragment}-go-on",
+        key=f"{waiter}-go-on",
         icon=":material/play_arrow:",
         type="tertiary",
         on_click=_go_on,
-        args=(stop.key, fragment),
+        args=(stop.key, waiter),
     )
 
 
@@ -73,15 +73,15 @@ def _columns(texts: tuple[str, ...]) -> None:
         place.markdown(text)
 
 
-def _stop(fragment: str) -> None:
-    sheet.current().stop(fragment)
-    _again(fragment)
+def _stop(waiter: str) -> None:
+    sheet.current().stop(waiter)
+    _again(waiter)
 
 
-def _go_on(key: Hashable, fragment: str) -> None:
+def _go_on(key: Hashable, waiter: str) -> None:
     sheet.current().go_on(key)
-    _again(fragment)
+    _again(waiter)
 
 
-def _again(fragment: str) -> None:
-    fragments.again([fragment, fragments.PULSE])
+def _again(waiter: str) -> None:
+    fragments.again([sheet.fragment_of(waiter), fragments.PULSE])

@@ -5,12 +5,13 @@ from dataclasses import fields
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as texts
+from streamlit.runtime.state import QueryParamsProxy
 
 from engine import ReaderError
 from engine.checkpoints.catalogue import known
 from engine.model.precisions import PRECISIONS
 from engine.tokens.text import PROMPT_CHARACTERS
-from pages._shared import frame, state
+from pages._shared import fragments, frame, state
 from pages._shared.state import State
 from tests.pages.conftest import DEMO_PAGE, HOME
 
@@ -125,6 +126,7 @@ def test_the_bar_draws_beats_anew_and_leaves_the_frame_alone(demo, monkeypatch):
     drawn, plain = [], frame.draw_beat
     monkeypatch.setattr(frame, "draw_beat", lambda beat, *more: (drawn.append(beat.key), plain(beat, *more)))
     monkeypatch.setattr(frame, "begin", lambda *given: drawn.append("frame"))
+    monkeypatch.setattr(fragments, "_due", lambda: ["bar"])  # a browser asks for the fragment of the control
     app.run()
     drawn.clear()
     app.slider(key=LAYER).set_value(4).run()
@@ -188,6 +190,33 @@ def test_an_address_from_before_the_last_change_does_not_undo_it(demo):
     assert app.query_params["prompt"] == "Something new"
 
 
+def test_a_run_that_nobody_asked_for_takes_no_old_address(demo):
+    app = demo()
+    before = dict(app.query_params)
+    app.slider(key=LAYER).set_value(4).run()
+    app.query_params = before
+    app.run()
+    assert app.slider(key=LAYER).value == 4
+    assert app.query_params["layer"] == "4"
+
+
+def test_an_address_that_is_on_its_way_to_the_browser_is_replaced(demo, monkeypatch):
+    """There and back again while the browser still shows where it was: the last run has to write all the same."""
+    app = demo(layer="1")
+    app.slider(key=LAYER).set_value(2).run()
+    assert app.query_params["layer"] == "2"
+    sent = []
+    plain = QueryParamsProxy.from_dict
+    monkeypatch.setattr(
+        QueryParamsProxy, "from_dict", lambda self, query: sent.append(query) or plain(self, query)
+    )
+    app.query_params["layer"] = "1"  # the browser has not taken the new one
+    app.slider(key=LAYER).set_value(1).run()
+    assert [query["layer"] for query in sent] == ["1"]
+    app.run()
+    assert len(sent) == 1, "what the browser has is not sent again"
+
+
 def test_the_state_survives_going_to_another_chapter(demo):
     app = demo()
     app.slider(key=LAYER).set_value(4).run()
@@ -196,11 +225,12 @@ def test_the_state_survives_going_to_another_chapter(demo):
     assert app.query_params["layer"] == "4"
 
 
-def test_going_back_on_a_page_restores_what_the_address_names(demo):
+def test_going_back_on_a_page_restores_what_the_address_names(demo, monkeypatch):
     app = demo()
     before = dict(app.query_params)
     app.slider(key=LAYER).set_value(4).run()
     app.query_params = before
+    monkeypatch.setattr(state, "_went_in_history", lambda: True)
     app.run()
     assert [one.value for one in app.slider if one.label == "Layer"] == [0]
 

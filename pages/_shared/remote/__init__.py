@@ -8,6 +8,8 @@ from typing import Any
 import streamlit as st
 
 _KEY = "remote"
+_HEARD = "anatomy.heard"
+"""The number of the last message of the browser that was heard."""
 
 
 def mount(
@@ -24,11 +26,19 @@ def mount(
     when figures shall wait for a guess, or no longer."""
 
     def told() -> None:
-        _told(dict(st.session_state.get(_KEY) or {}).get("turn"), len(titles), go, leave, ask)
+        _told(dict(st.session_state.get(_KEY) or {}).get("turn"), page, len(titles), go, leave, ask)
 
     _component()(
         key=_KEY,
-        data={"on": True, "page": page, "titles": list(titles), "at": at, "before": before, "after": after},
+        data={
+            "on": True,
+            "page": page,
+            "titles": list(titles),
+            "at": at,
+            "before": before,
+            "after": after,
+            "heard": st.session_state.get(_HEARD, 0),
+        },
         on_turn_change=told,
     )
 
@@ -39,18 +49,25 @@ def off() -> None:
 
 
 def _told(
-    turn: Any, count: int, go: Callable[[int], None], leave: Callable[[], None], ask: Callable[[], None]
+    turn: Any,
+    page: str,
+    count: int,
+    go: Callable[[int], None],
+    leave: Callable[[], None],
+    ask: Callable[[], None],
 ) -> None:
-    """In a callback. What a browser sends is checked."""
+    """In a callback. What a browser sends is checked; a step on a page that has been left meanwhile is none on this."""
     if not isinstance(turn, dict):
         return
     if turn.get("leave") is True:
         leave()
     if turn.get("ask") is True:
         ask()
-    to = turn.get("to")
-    if isinstance(to, int) and -1 <= to <= count:
+    to, number = turn.get("to"), turn.get("number")
+    if isinstance(to, int) and -1 <= to <= count and turn.get("page") == page:
         go(to)
+    if isinstance(number, int):
+        st.session_state[_HEARD] = number
 
 
 @cache

@@ -4,16 +4,17 @@
 
 const FORWARD = ["ArrowRight", "PageDown"];
 const BACK = ["ArrowLeft", "PageUp"];
-const RETRY = 900; // milliseconds
+const RETRY = 450; // milliseconds
 const WAIT = 90; // milliseconds in which several presses become one step
 
 export default function ({ data, setTriggerValue }) {
   const remote = (window.anatomyRemote ??= start());
   remote.data = data;
   remote.tell = (value) => setTriggerValue("turn", value);
-  if (data.on && remote.target !== null && remote.target !== data.at && remote.page === data.page && remote.sent) {
+  if (data.on && remote.sent && remote.page === data.page && !(data.heard >= remote.number)) {
     return; // presses that the server has not heard of yet
   }
+  clearTimeout(remote.retry);
   remote.page = data.page;
   remote.target = data.at;
   remote.sent = false;
@@ -69,6 +70,9 @@ function onKey(remote, event) {
 
 // The first Escape closes what is open, the next one leaves.
 function escape(remote, event) {
+  if (document.querySelector(".anatomy-meaning")) {
+    return; // which closes by itself
+  }
   if (remote.layer) {
     take(event);
     remote.close();
@@ -90,19 +94,21 @@ function turn(remote, step) {
   const highest = remote.data.after ? last + 1 : last;
   remote.target = Math.max(lowest, Math.min(highest, (remote.target ?? remote.data.at) + step));
   remote.sent = true;
-  const to = remote.target;
+  remote.number += 1; // no answer to an earlier message is one to this
+  const { target: to, page } = remote;
   clearTimeout(remote.timer);
-  remote.timer = setTimeout(() => send(remote, to), WAIT);
+  remote.timer = setTimeout(() => send(remote, to, page), WAIT);
 }
 
-// A message that comes while a page is being replaced may be lost: it is sent again until the page has turned.
-function send(remote, to, left = 3) {
+// A message that comes while a page is being replaced may be lost: it is sent again until the server has heard it.
+function send(remote, to, page, left = 6) {
+  const number = ++remote.number;
   remote.sent = true;
-  remote.tell({ to, number: ++remote.number });
+  remote.tell({ to, page, number });
   clearTimeout(remote.retry);
   remote.retry = setTimeout(() => {
-    if (left && remote.data.on && remote.sent && remote.target === to && remote.data.at !== to) {
-      send(remote, to, left - 1);
+    if (left && remote.data.on && remote.sent && remote.number === number) {
+      send(remote, to, page, left - 1);
     }
   }, RETRY);
 }
@@ -122,7 +128,7 @@ function overview(remote) {
     button.addEventListener("click", () => {
       remote.target = number;
       remote.close();
-      send(remote, number);
+      send(remote, number, remote.page);
     });
     const item = document.createElement("li");
     item.append(button);

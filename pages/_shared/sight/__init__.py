@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from pages._shared import fragments, resources, sheet, sidebar
+from pages._shared import fragments, resources, sheet, sidebar, state
 
 WAITING = '<i class="anatomy-waiting"></i>'
 """In a beat that waits for work. Its own controls run it alone, without the pulse, so its drawing must say it."""
@@ -32,6 +32,7 @@ def height(beat: str) -> int:
 def _pulse() -> None:
     here = sheet.current()
     here.end()
+    state.write_address()
     if not sheet.browserless:
         name, number = here.goto
         data = {

@@ -1,0 +1,89 @@
+"""What is drawn again after an input, when others came just before it."""
+
+from types import SimpleNamespace
+
+import pytest
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+
+from pages._shared import fragments, sheet, work
+from pages._shared.work import Job
+
+
+class Rerun(Exception):
+    """In place of what ends a callback; its argument is what is to run: names of fragments, or nothing for the page."""
+
+
+class Storage:
+    def resolve_target(self, name):
+        if name == "other":
+            raise StreamlitAPIException("of another page")
+        return [f"id-{name}"]
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Call `fragments.again` in a run of some fragments, by id: what is to run then."""
+
+    def again(names, of):
+        def rerun(*scope):
+            if scope and "other" in scope[0]:
+                raise StreamlitAPIException("of another page")
+            raise Rerun(*scope)
+
+        context = SimpleNamespace(fragment_ids_this_run=of, fragment_storage=Storage())
+        monkeypatch.setattr(fragments, "get_script_run_ctx", lambda suppress_warning=False: context)
+        monkeypatch.setattr(fragments.st, "session_state", {fragments._DRAWN: ("bar", "3-a", "3-b", "pulse")})
+        monkeypatch.setattr(fragments.st, "rerun", rerun)
+        with pytest.raises(Rerun) as ended:
+            fragments.again(names)
+        return list(*ended.value.args)
+
+    return again
+
+
+def test_what_the_interrupted_run_was_to_draw_is_drawn_too(run):
+    assert run(["bar", "pulse"], ["id-bar", "id-3-b", "id-pulse"]) == ["bar", "pulse", "3-b"]
+    assert run(["bar", "3-a"], ["id-3-a"]) == ["bar", "3-a"]
+
+
+def test_an_interrupted_run_of_the_whole_page_is_one_again(run):
+    assert run(["bar"], None) == []
+
+
+def test_a_page_just_left_is_drawn_whole(run):
+    assert run(["other"], ["id-bar"]) == []
+
+
+def test_no_fragment_of_a_page_lies_within_another(demo, monkeypatch):
+    """Streamlit would keep the messages of the inner one and drop those that make its place: the page breaks."""
+    open_now, nested, plain = [], [], st.fragment
+
+    def fragment(function, **given):
+        def inside(*args):
+            open_now.append(given["key"])
+            try:
+                return function(*args)
+            finally:
+                open_now.pop()
+
+        if open_now:
+            nested.append((open_now[-1], given["key"]))
+        return plain(inside, **given)
+
+    monkeypatch.setattr(st, "fragment", fragment)
+    app = demo()
+    app.pills[0].select("Table").run()
+    assert not app.exception
+    assert nested == []
+
+
+def test_a_beat_is_drawn_when_the_work_of_one_of_its_parts_has_got_further():
+    here, job = sheet.Sheet(), Job("a proof", lambda progress: None, work.QUICK, lambda job: None)
+    here.wait(sheet.part("3-a", "evidence-0"), "key", job)
+    assert here.due() == [] and here.busy
+    assert not here.is_waiting("3-a"), "the rest of the beat is there"
+    job.done.set()
+    assert here.due() == ["3-a"]
+    here.draws("3-a")
+    assert here.due() == [] and not here.busy
