@@ -81,9 +81,11 @@ def test_no_fragment_of_a_page_lies_within_another(demo, monkeypatch):
 def test_a_beat_is_drawn_when_the_work_of_one_of_its_parts_has_got_further():
     here, job = sheet.Sheet(), Job("a proof", lambda progress: None, work.QUICK, lambda job: None)
     here.wait(sheet.part("3-a", "evidence-0"), "key", job)
-    assert here.due() == [] and here.busy
+    assert here.due() == []
+    assert here.busy
     assert not here.is_waiting("3-a"), "the rest of the beat is there"
     job.done.set()
     assert here.due() == ["3-a"]
     here.draws("3-a")
-    assert here.due() == [] and not here.busy
+    assert here.due() == []
+    assert not here.busy
