@@ -20,6 +20,8 @@ OLSSON = (
     "(https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html)"
 )
 POWER = "[Power et al. 2022](https://arxiv.org/abs/2201.02177)"
+KAPLAN = "[Kaplan et al. 2020](https://arxiv.org/abs/2001.08361)"
+HOFFMANN = "[Hoffmann et al. 2022](https://arxiv.org/abs/2203.15556)"
 NANDA = "[Nanda et al. 2023](https://arxiv.org/abs/2301.05217)"
 
 TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its heads look"
@@ -105,6 +107,12 @@ def grokking(view: View) -> Callable[[], list[Card]]:
         seed = view.segments("seed", "Seed", cards.grokking_seeds())
         until = view.select_slider("until", "Updates so far", steps, steps[-1], of=steps[-1])
     return lambda: [cards.grokked(seed, until), cards.spread(until)]
+
+
+def sizes(view: View) -> Callable[[], Card]:
+    with view.controls:
+        over = view.segments("over", "Loss over", cards.AXES)
+    return lambda: cards.scaling(over)
 
 
 def pick_run(view: View, best: str = "") -> str:
@@ -230,6 +238,13 @@ chapter(
             draw=twice,
             try_this="Change the seed in the bar: other tokens. Then read your own prompt twice, where the model can "
             "also guess.",
+        ),
+        Beat(
+            "sizes",
+            "More parameters help where there is text for them",
+            prose=lambda view: cards.about_scaling(KAPLAN, HOFFMANN),
+            draw=sizes,
+            try_this="Draw the loss over the text instead. Which of the lines would you extend, and how far?",
         ),
         Beat(
             "grokking",

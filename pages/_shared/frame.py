@@ -32,6 +32,7 @@ from pages._shared import (
     state,
     style,
     terms,
+    tidying,
     waiting,
     where,
 )
@@ -161,6 +162,7 @@ def draw_beat(beat: Beat, page: str, chapter_numbers: Sequence[int] = ()) -> Non
     """One beat: prose and controls beside the figure, one under the other on a phone."""
     name, here = beat_fragment(page, beat.key), sheet.current()
     here.draws(name)
+    tidying.soon()
     projected = state.presenting()
     with st.container(key=f"beat-{name}"):
         st.header(markdown(beat.title), anchor=False if projected else beat.key)

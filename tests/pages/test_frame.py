@@ -1,13 +1,14 @@
 """The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
 
 import gc
+import time
 
 import pytest
 
 from engine.evidence.card import Badge, Card
 from engine.tokens.text import markdown
 from pages._shared import card as cards
-from pages._shared import chapters, files, frame, resources, sidebar
+from pages._shared import chapters, files, frame, resources, sidebar, tidying
 from pages._shared.state import State
 from tests.pages import conftest
 from tests.pages.conftest import DEMO_PAGE, open_app
@@ -230,6 +231,23 @@ def test_a_collection_does_not_walk_the_libraries():
         assert gc.get_freeze_count() <= frozen, "what is made later can still be collected"
     finally:
         gc.unfreeze()
+
+
+def test_garbage_is_collected_a_little_after_a_run_and_once_for_several(monkeypatch, demo):
+    monkeypatch.setattr(tidying, "AFTER", 0.2)
+    monkeypatch.setattr(tidying, "_armed", False)
+    collected = []
+    monkeypatch.setattr(tidying.gc, "collect", lambda *args: collected.append(args))
+    demo().run()
+    assert collected == [], "not while a reader waits"
+    deadline = time.monotonic() + 5
+    while not collected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.4)
+    assert len(collected) == 1
+    demo()
+    time.sleep(0.6)
+    assert len(collected) == 2
 
 
 @pytest.mark.parametrize(

@@ -22,10 +22,12 @@ from engine.chapters.c12_training.recordings import (
     step_name,
     stories,
 )
+from engine.chapters.c12_training.scaling import AXES, about_scaling, scaling
 from engine.chapters.c12_training.story import Sample, expected, heads_at, last_stage, loss, sample, told
 from engine.chapters.c12_training.twice import second_reading
 
 __all__ = [
+    "AXES",
     "RUNS",
     "SCORES",
     "STORY",
@@ -34,6 +36,7 @@ __all__ = [
     "Stage",
     "about_clearest",
     "about_grokking",
+    "about_scaling",
     "about_snapshots",
     "birth",
     "clearest",
@@ -49,6 +52,7 @@ __all__ = [
     "next_token",
     "recorded_steps",
     "sample",
+    "scaling",
     "second_reading",
     "spread",
     "stages",

@@ -1,0 +1,87 @@
+"""Loss against size and text, as recorded: a family of small models that differ in nothing else."""
+
+import numpy as np
+
+from engine.chapters.c12_training.recordings import Floats
+from engine.evidence.card import Badge, Card
+from engine.evidence.recorded import recording, source
+from engine.figures.series import lines
+
+RECORDING = "scaling"
+
+SIZE, TEXT = "parameters", "bytes of text"
+AXES = (SIZE, TEXT)
+"""What the loss can be drawn over."""
+
+_NAMES = {SIZE: "parameters without embeddings", TEXT: "bytes of text to train on"}
+
+
+def _grid() -> tuple[list[int], list[int], Floats]:
+    """Parameters, bytes of text, and the lowest held-out loss of each pair, shape (sizes, texts)."""
+    rows = recording(RECORDING).table("summary")
+    sizes = sorted({int(str(row["parameters"])) for row in rows})
+    texts = sorted({int(str(row["text"])) for row in rows})
+    losses = np.full((len(sizes), len(texts)), np.nan)
+    for row in rows:
+        at = sizes.index(int(str(row["parameters"]))), texts.index(int(str(row["text"])))
+        losses[at] = float(str(row["lowest"]))
+    return sizes, texts, losses
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count / 1e3:.3g} kB"
+
+
+def scaling(over: str) -> Card:
+    """The lowest held-out loss of every model of the family, over size or over text."""
+    sizes, texts, losses = _grid()
+    by_size = over == SIZE
+    x = sizes if by_size else texts
+    series = (
+        {f"{_bytes(text)} of text": losses[:, i] for i, text in enumerate(texts)}
+        if by_size
+        else {f"{size:,} parameters": losses[i] for i, size in enumerate(sizes)}
+    )
+    first, *_, last = series
+    ends = (
+        (f"{x[0]:,} to {x[-1]:,} parameters",) if by_size else (f"{_bytes(x[0])} to {_bytes(x[-1])} of text",)
+    )
+    return Card(
+        key="scaling",
+        title=f"From {ends[0]}: {series[last][0]:.2f} → {series[last][-1]:.2f} nats a byte with {last}, "
+        f"{series[first][0]:.2f} → {series[first][-1]:.2f} with {first}",
+        alt=f"Lines of the lowest held-out loss over {_NAMES[over]}, both axes logarithmic: "
+        + "; ".join(
+            f"{name}, " + ", ".join(f"{value:.2f}" for value in values) for name, values in series.items()
+        ),
+        badge=Badge.RECORDED,
+        figure=lines(
+            x,
+            series,
+            x_name=_NAMES[over],
+            y_name="lowest held-out loss, nats per byte",
+            log_x=True,
+            log_y=True,
+        ),
+        table={_NAMES[over]: x} | {name: values.tolist() for name, values in series.items()},
+        source=source(recording(RECORDING)),
+    )
+
+
+def about_scaling(kaplan: str, hoffmann: str) -> str:
+    """What was trained and what came of it, from the recording. `kaplan` and `hoffmann` are links. Markdown."""
+    run, (sizes, texts, losses) = recording(RECORDING), _grid()
+    plan = run.settings
+    gain = losses[0] - losses[-1]
+    return f"""
+    {losses.size} models, trained alike but for two things: how wide they are and how much text they may read. Each is
+    a GPT-2 of {plan["layers"]} blocks whose tokens are bytes. It reads its text again and again, for at most
+    {plan["steps"]:,} updates of {plan["batch"]} × {plan["context"]} bytes, and counts with the lowest loss on held-out
+    books that it reached.
+
+    A larger model gains by its size where there is text for it: {sizes[-1] / sizes[0]:.0f} times the parameters take
+    {gain[-1]:.2f} nats off the loss with {_bytes(texts[-1])} of text, and {gain[0]:.2f} with {_bytes(texts[0])}. For
+    large models both lines have been found to stay straight, on logarithmic axes, over many powers of ten ({kaplan}),
+    so that the loss of a model can be foretold before it is trained; and for a given amount of computation, parameters
+    and text should grow together ({hoffmann}). Here the lines are too short for a law.
+    """
