@@ -112,7 +112,7 @@ def grokking(view: View) -> Callable[[], list[Card]]:
 def sizes(view: View) -> Callable[[], Card]:
     with view.controls:
         over = view.segments("over", "Loss over", cards.AXES)
-    return lambda: cards.scaling(over)
+    return lambda: cards.by_scale(over)
 
 
 def pick_run(view: View, best: str = "") -> str:

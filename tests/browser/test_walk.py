@@ -1,5 +1,7 @@
 """A reader walks through the book: every page, at both sizes, on both papers, as a scroll and on a projector."""
 
+from urllib.parse import quote
+
 import pytest
 
 from tests.browser.controls import exceptions, move_a_control, scrolls_sideways, warnings
@@ -11,6 +13,10 @@ CHAPTERS = tuple(sorted(file.stem for file in (ROOT / "pages").glob("[0-9]*.py")
 PAGES = ("Home", *CHAPTERS)
 SHOWN = (
     '[data-testid="stPlotlyChart"], [data-testid="stDataFrame"], .machine svg, .st-key-says-candidates button'
+)
+ATTACK = (
+    "<img src=x onerror=document.title='owned'><script>alert(1)</script> "
+    "[x](javascript:alert(2)) $zqz$ **b** :red[c]"
 )
 
 
@@ -39,18 +45,30 @@ def test_every_beat_answers_its_controls(visit, name):
         if move_a_control(beat):
             settle(page)
         beat.locator(SHOWN).first.wait_for(state="attached", timeout=60_000)
-        settle(page)
         assert exceptions(page) == [], f"beat {number}"
     readable(page)
     healthy(at_width(page, 390))
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_nothing_overflows_on_dark_paper(visit, name):
-    page = visit(name, f"checkpoint={BUNDLED[(len(name) + 1) % 2]}", width=390, theme="dark")
+def test_on_dark_paper_nothing_overflows_and_a_hostile_prompt_stays_a_prompt(visit, name):
+    query = f"checkpoint={BUNDLED[(len(name) + 1) % 2]}&prompt={quote(ATTACK)}"
+    page = visit(name, query, width=390, theme="dark")
     healthy(page)
     healthy(at_width(page, 1280))
     readable(page)
+    inert(page)
+
+
+def inert(page):
+    """Nothing of the prompt has become code, a link, an image or a formula; the field shows it as it is."""
+    assert "owned" not in page.title()
+    main = page.locator('[data-testid="stMain"]')
+    assert main.locator('img[src="x"]').count() == 0
+    assert main.locator('a[href^="javascript"]').count() == 0
+    assert ATTACK in [field.input_value() for field in page.locator("textarea").all()]
+    formulas = main.locator(".katex").all_inner_texts()
+    assert [formula for formula in formulas if "z" in formula and "q" in formula] == []
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -10,7 +10,7 @@ import torch
 
 from engine import ReaderError, capture
 from engine.chapters import c12_training as cards
-from engine.chapters.c12_training import grokking, induction, live, prompt, recordings, story, twice
+from engine.chapters.c12_training import grokking, induction, live, prompt, recordings, scaling, story, twice
 from engine.checkpoints.catalogue import locate
 from engine.training.recording import Recording
 from engine.training.snapshots import fingerprint
@@ -74,7 +74,7 @@ def use(monkeypatch):
     """A function that makes the chapter read a given recording."""
 
     def choose(run):
-        for module in (recordings, story, induction, grokking):
+        for module in (recordings, story, induction, grokking, scaling):
             monkeypatch.setattr(module, "recording", lambda name: run)
 
     return choose
@@ -244,6 +244,42 @@ def test_grokking_is_shown_up_to_the_chosen_step_on_axes_for_all_of_it(use):
     assert cards.spread(20).title.startswith("By update 20: seed 4 100%, seed 7 20%")
     with pytest.raises(ReaderError, match="5"):
         cards.grokked(5, 10)
+
+
+def scaling_run(losses):
+    """Losses by (parameters, bytes of text)."""
+    return Recording(
+        name="scaling",
+        settings={"layers": 2, "steps": 900, "batch": 8, "context": 64},
+        tables={
+            "summary": [
+                {"parameters": size, "text": text, "lowest": loss} for (size, text), loss in losses.items()
+            ]
+        },
+        **FIELDS,
+    )
+
+
+def test_the_loss_over_size_and_over_text(use):
+    use(scaling_run({(400, 1_000): 2.5, (100, 64_000): 2.2, (100, 1_000): 2.4, (400, 64_000): 1.7}))
+    by_size, by_text = (cards.by_scale(over) for over in cards.AXES)
+    assert by_size.title == (
+        "From 100 to 400 parameters: 2.20 → 1.70 nats a byte with 64 kB of text, 2.40 → 2.50 with 1 kB of text"
+    )
+    assert by_size.table == {
+        "parameters without embeddings": [100, 400],
+        "1 kB of text": [2.4, 2.5],
+        "64 kB of text": [2.2, 1.7],
+    }
+    assert by_text.title == (
+        "From 1 kB to 64 kB of text: 2.50 → 1.70 nats a byte with 400 parameters, 2.40 → 2.20 with 100 parameters"
+    )
+    told = " ".join(cards.about_scaling("K", "H").split())
+    assert "4 models" in told
+    assert "4 times the parameters take 0.50 nats off the loss with 64 kB of text." in told
+    assert "With 1 kB they add 0.10." in told
+    use(scaling_run({(100, 1_000): 2.4, (100, 2_000): 2.2, (400, 1_000): 2.3, (400, 2_000): 1.9}))
+    assert "With 1 kB they take 0.10 off." in " ".join(cards.about_scaling("K", "H").split())
 
 
 def test_seeds_that_did_not_generalise_are_named(use):

@@ -137,3 +137,30 @@ def test_grokking_is_late_where_it_comes_at_all():
     came = [row for row in rows if row["validation_99_step"] is not None]
     assert came
     assert all(row["validation_99_step"] > 5 * row["train_perfect_step"] for row in came)
+
+
+def test_the_summary_of_the_family_follows_from_its_runs():
+    recording = load_recording("scaling")
+    plan, rows = recording.settings, recording.table("summary")
+    pairs = {(row["width"], row["text"]) for row in rows}
+    assert pairs == {(width, text) for width in plan["widths"] for text in plan["texts"]}
+    for row in rows:
+        which = {"width": row["width"], "text": row["text"]}
+        steps, losses = (recording.column("runs", name, which) for name in ("step", "held_out"))
+        assert (np.diff(steps) > 0).all()
+        assert row["lowest"] == losses.min()
+        assert row["at_step"] == steps[losses.argmin()]
+        assert row["steps"] == steps[-1] <= plan["steps"]
+        width, layers = row["width"], plan["layers"]
+        assert row["parameters"] == layers * (12 * width**2 + 13 * width) + 2 * width
+        assert losses[0] == pytest.approx(math.log(256), abs=0.5), "nothing is known before training"
+    assert len(rows) == len(pairs)
+
+
+def test_the_family_learns_more_with_more_text():
+    recording = load_recording("scaling")
+    for width in recording.settings["widths"]:
+        rows = sorted(
+            (row for row in recording.table("summary") if row["width"] == width), key=lambda row: row["text"]
+        )
+        assert rows[-1]["lowest"] < rows[0]["lowest"]

@@ -52,7 +52,7 @@ def test_the_loss_is_the_mean_over_all_bytes_but_the_first_of_a_window():
         logits = model(windows).logits[:, :-1]
     mine = -logits.log_softmax(-1).gather(-1, windows[:, 1:, None]).mean()
     assert measure(model, windows) == pytest.approx(float(mine), abs=1e-5)
-    assert measure(model, windows) == pytest.approx(math.log(256), abs=0.05), "untrained"
+    assert measure(model, windows) == pytest.approx(math.log(256), abs=0.3), "untrained"
 
 
 def test_the_rate_rises_and_falls():

@@ -22,7 +22,7 @@ from engine.chapters.c12_training.recordings import (
     step_name,
     stories,
 )
-from engine.chapters.c12_training.scaling import AXES, about_scaling, scaling
+from engine.chapters.c12_training.scaling import AXES, about_scaling, by_scale
 from engine.chapters.c12_training.story import Sample, expected, heads_at, last_stage, loss, sample, told
 from engine.chapters.c12_training.twice import second_reading
 
@@ -39,6 +39,7 @@ __all__ = [
     "about_scaling",
     "about_snapshots",
     "birth",
+    "by_scale",
     "clearest",
     "expected",
     "grokked",
@@ -52,7 +53,6 @@ __all__ = [
     "next_token",
     "recorded_steps",
     "sample",
-    "scaling",
     "second_reading",
     "spread",
     "stages",

@@ -32,7 +32,7 @@ def _bytes(count: int) -> str:
     return f"{count / 1e6:.3g} MB" if count >= 1e6 else f"{count / 1e3:.3g} kB"
 
 
-def scaling(over: str) -> Card:
+def by_scale(over: str) -> Card:
     """The lowest held-out loss of every model of the family, over size or over text."""
     sizes, texts, losses = _grid()
     by_size = over == SIZE
@@ -79,9 +79,13 @@ def about_scaling(kaplan: str, hoffmann: str) -> str:
     {plan["steps"]:,} updates of {plan["batch"]} × {plan["context"]} bytes, and counts with the lowest loss on held-out
     books that it reached.
 
-    A larger model gains by its size where there is text for it: {sizes[-1] / sizes[0]:.0f} times the parameters take
-    {gain[-1]:.2f} nats off the loss with {_bytes(texts[-1])} of text, and {gain[0]:.2f} with {_bytes(texts[0])}. For
-    large models both lines have been found to stay straight, on logarithmic axes, over many powers of ten ({kaplan}),
-    so that the loss of a model can be foretold before it is trained; and for a given amount of computation, parameters
-    and text should grow together ({hoffmann}). Here the lines are too short for a law.
+    {sizes[-1] / sizes[0]:.0f} times the parameters take {gain[-1]:.2f} nats off the loss with {_bytes(texts[-1])} of
+    text. With {_bytes(texts[0])} they {_effect(gain[0])}. For large models both lines have been found to stay straight,
+    on logarithmic axes, over many powers of ten ({kaplan}), so that the loss of a model can be foretold before it is
+    trained; and for a given amount of computation, parameters and text should grow together ({hoffmann}). Here the
+    lines are too short for a law.
     """
+
+
+def _effect(gain: float) -> str:
+    return f"take {gain:.2f} off" if gain > 0 else f"add {-gain:.2f}"
