@@ -259,6 +259,32 @@ def draw_circuit(view: View) -> Callable[[], Card]:
     return lambda: cards.circuit(view.loaded, view.state.seed, removed)
 
 
+INDUCTION = next(iter(STRONGEST))
+
+
+def draw_looks(view: View) -> Callable[[], Card]:
+    with view.controls:
+        which = view.select("which", "Show", [INDUCTION, CHOSEN])
+
+    def card() -> Card:
+        seed = view.state.seed
+        if which == CHOSEN:
+            return cards.looks(view.loaded, seed, *shared(view))
+        head, _ = cards.strongest(view.loaded, seed, STRONGEST[which])
+        return cards.looks(view.loaded, seed, *head)
+
+    return card
+
+
+LOOKS = f"""
+    A head's score is a query times a key. With the norm's scale held, a key is a sum over all that wrote its residual
+    stream: the embedding, each earlier head, each earlier MLP. So the lead of the right key, the one after the earlier
+    occurrence, over the other keys is such a sum, too. If a head finds that key by the token *before* it, the lead
+    should come from heads below that look at the token before ({ELHAGE} call this K-composition). A head above other
+    induction heads may know already which token comes next, and look for that token itself.
+    """
+
+
 TOLD, REPEAT, OWN = "the names exchanged", "random tokens, one exchanged", "your own two texts"
 ROWS = 10  # layers patched at first, at most about so many
 TYPED = 240  # characters of a text
@@ -389,6 +415,14 @@ chapter(
             draw_circuit,
             "Begin with 0 and raise the number one by one. Does the first previous-token head break induction in this "
             "model, or do several do the same work?",
+        ),
+        Beat(
+            "looks",
+            "What a head looks for can be traced to the parts that wrote it",
+            LOOKS,
+            draw_looks,
+            "Choose the induction heads of the figure above in the bar, one by one, and show the chosen head: does the "
+            "same part come first for each?",
         ),
         Beat(
             "ablate",

@@ -36,6 +36,17 @@ def target_keys(kind: str, length: int) -> NDArray[np.intp]:
     return keys[kind]
 
 
+def lead_of_induction(length: int) -> NDArray[np.float64]:
+    """Factors (query, key) for the queries of the second half: 1 at the induction key, −1/others at the other keys.
+
+    Their sum with a query's scores is the induction key's score minus the mean score of the other keys it may see.
+    """
+    at, keys = queries(length)[:, None], np.arange(2 * length + 1)
+    factors = np.where(keys <= at, -1 / at, 0.0)  # a query at position i sees i other keys
+    factors[np.arange(length), target_keys("induction", length)] = 1
+    return factors
+
+
 def scores(attention: Floats, length: int) -> dict[str, Floats]:
     """Mean weight of the second half's queries on each kind's key; (…, query, key) in, (…) out, from 0 to 1."""
     at = queries(length)

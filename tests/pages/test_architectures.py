@@ -13,9 +13,11 @@ TINY = ("mistral", "stablelm", "phi", "olmo2", "starcoder2", "gpt-neo", "neox-pa
 REFUSED = {
     ("olmo2", "pages/03_Neuron_Activation.py"): {"direction"},
     ("olmo2", "pages/08_Attention_QKV.py"): {"output", "promoted", "walk"},
-    ("olmo2", "pages/09_Multi_Head_Attention.py"): {"copies"},
+    ("olmo2", "pages/09_Multi_Head_Attention.py"): {"copies", "looks"},
+    ("qwen3", "pages/09_Multi_Head_Attention.py"): {"looks"},
 }
-"""Beats that show what one head or one neuron writes, where a norm stands between all of them and the stream."""
+"""Beats that show what one head or one neuron writes, where a norm stands between all of them and the stream, or what
+makes up a key, where a norm stands behind its projection."""
 
 UNTRAINED = {"pages/09_Multi_Head_Attention.py": {"patching"}}
 """Beats that need an answer that the model has read from its text, which random weights have not."""

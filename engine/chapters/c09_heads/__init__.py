@@ -4,6 +4,7 @@ from engine.chapters.c09_heads.ablation import ablation
 from engine.chapters.c09_heads.circuit import circuit
 from engine.chapters.c09_heads.copying import best_copier, copies, direct_effects, own_first
 from engine.chapters.c09_heads.kinds import THRESHOLD, classes, found, score_map
+from engine.chapters.c09_heads.looks import looks
 from engine.chapters.c09_heads.maps import arcs, one_head, wall
 from engine.chapters.c09_heads.naming import name, names
 from engine.chapters.c09_heads.patching import (
@@ -37,6 +38,7 @@ __all__ = [
     "direct_effects",
     "found",
     "half_length",
+    "looks",
     "name",
     "names",
     "one_head",

@@ -35,4 +35,9 @@ ASKED: dict[str, Ask] = {
         (0.25, 0.5, 0.75),
         percent,
     ),
+    "looks": largest(
+        "Which part of the model raises this head's score of the right key most?",
+        "difference of scores",
+        "{part}",
+    ),
 }
