@@ -277,11 +277,12 @@ def draw_looks(view: View) -> Callable[[], Card]:
 
 
 LOOKS = f"""
-    A head's score is a query times a key. With the norm's scale held, a key is a sum over all that wrote its residual
-    stream: the embedding, each earlier head, each earlier MLP. So the lead of the right key, the one after the earlier
-    occurrence, over the other keys is such a sum, too. If a head finds that key by the token *before* it, the lead
-    should come from heads below that look at the token before ({ELHAGE} call this K-composition). A head above other
-    induction heads may know already which token comes next, and look for that token itself.
+    A head's score of a key is a sum of shares, one for each part that wrote into the key's residual stream. These parts
+    are the embedding, each earlier head and each earlier MLP; the scale of the norm between stream and key is held. So
+    the lead of the right key, the one after the earlier occurrence, over the other keys is such a sum, too. If a head
+    finds that key by the token *before* it, the lead should come from heads below that look at the token before
+    ({ELHAGE} call this K-composition). A head above other induction heads may know already which token comes next, and
+    look for that token itself.
     """
 
 
