@@ -31,8 +31,8 @@ _HOME = {
 # Before torch: threads that wait for the others sleep instead of spinning, which on busy cores costs tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Before torch: bitsandbytes asks it to compile functions for processors that it has no code of its own for. Nothing here
-# is ever compiled, and getting ready for it takes a second in which every reader waits.
+# Before torch: bitsandbytes asks it to compile what some processors may need. Nothing here is ever compiled, and
+# getting ready for it takes a second in which every reader waits.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
 _LATE = (

@@ -134,7 +134,7 @@ def tree(steps: Sequence[Sequence[tuple[str, float]]], chosen: Sequence[int]) ->
 
 def small(text: str) -> str:
     """Escaped text as a second, smaller line."""
-    return f'<span style="font-size:10px">{text}</span>'
+    return f'<span style="font-size:0.83em">{text}</span>'
 
 
 def _candidate(text: str, probability: float, taken: bool) -> str:

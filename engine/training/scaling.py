@@ -39,7 +39,7 @@ class ScalingConfig:
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
-    texts: tuple[int, ...] = (16_000, 64_000, 256_000, 1_024_000)
+    texts: tuple[int, ...] = (16_000, 64_000, 256_000)
     layers: int = 2
     d_head: int = 16
     context: int = 64
@@ -47,7 +47,7 @@ class ScalingConfig:
     spread: float = 0.6
     lr: float = 5e-3
     warm_up: int = 50
-    steps: int = 1_600
+    steps: int = 2_400
     measure_every: int = 100
     patience: int = 4
     held_out_windows: int = 512

@@ -6,6 +6,7 @@ import pytest
 
 from engine import figures
 from engine.figures.scaling import scaled
+from engine.figures.text import chips, tree
 
 
 def a_figure():
@@ -63,3 +64,10 @@ def test_a_deep_models_wall_lies_on_its_side():
     points = next(trace for trace in upright.data if trace.customdata is not None)
     found = {tuple(place): (x, y) for place, x, y in zip(points.customdata, points.x, points.y, strict=True)}
     assert found[3, 2] == (2, 3)
+
+
+def test_no_type_is_of_a_size_that_cannot_grow():
+    """A size in pixels inside a text is not one of the figure's."""
+    for figure in (chips(["a", "b"], ["1.5", "2"]), tree([[("a", 0.6), ("b", 0.4)]], [0])):
+        assert "font-size" in figure.to_json()
+        assert "px" not in scaled(figure, 2.0).to_json()

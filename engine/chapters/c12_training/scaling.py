@@ -62,6 +62,8 @@ def by_scale(over: str) -> Card:
             y_name="lowest held-out loss, nats per byte",
             log_x=True,
             log_y=True,
+        ).update_xaxes(
+            tickvals=x, ticktext=[f"{size:,}" for size in x] if by_size else [_bytes(text) for text in x]
         ),
         table={_NAMES[over]: x} | {name: values.tolist() for name, values in series.items()},
         source=source(recording(RECORDING)),
@@ -72,12 +74,12 @@ def about_scaling(kaplan: str, hoffmann: str) -> str:
     """What was trained and what came of it, from the recording. `kaplan` and `hoffmann` are links. Markdown."""
     run, (sizes, texts, losses) = recording(RECORDING), _grid()
     plan = run.settings
-    gain = losses[0] - losses[-1]
+    gain, reads = losses[0] - losses[-1], plan["steps"] * plan["batch"] * plan["context"]
     return f"""
     {losses.size} models, trained alike but for two things: how wide they are and how much text they may read. Each is
-    a GPT-2 of {plan["layers"]} blocks whose tokens are bytes. It reads its text again and again, for at most
-    {plan["steps"]:,} updates of {plan["batch"]} × {plan["context"]} bytes, and counts with the lowest loss on held-out
-    books that it reached.
+    a GPT-2 of {plan["layers"]} blocks whose tokens are bytes. It reads its text again and again, at most
+    {_bytes(reads)} in all, and counts with the lowest loss on held-out books that it reached. There is one run of
+    each, so a small difference may be chance.
 
     {sizes[-1] / sizes[0]:.0f} times the parameters take {gain[-1]:.2f} nats off the loss with {_bytes(texts[-1])} of
     text. With {_bytes(texts[0])} they {_effect(gain[0])}. For large models both lines have been found to stay straight,
