@@ -83,9 +83,9 @@ def about_scaling(kaplan: str, hoffmann: str) -> str:
 
     {sizes[-1] / sizes[0]:.0f} times the parameters take {gain[-1]:.2f} nats off the loss with {_bytes(texts[-1])} of
     text. With {_bytes(texts[0])} they {_effect(gain[0])}. For large models both lines have been found to stay straight,
-    on logarithmic axes, over many powers of ten ({kaplan}), so that the loss of a model can be foretold before it is
-    trained; and for a given amount of computation, parameters and text should grow together ({hoffmann}). Here the
-    lines are too short for a law.
+    on logarithmic axes, over many powers of ten, as long as nothing else is in short supply ({kaplan}): so the loss of
+    a model can be foretold before it is trained. For a given amount of computation, parameters and text should grow
+    together ({hoffmann}). Here the lines are too short for a law.
     """
 
 
