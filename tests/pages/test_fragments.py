@@ -8,6 +8,7 @@ from streamlit.errors import StreamlitAPIException
 
 from pages._shared import fragments, sheet, work
 from pages._shared.work import Job
+from tests.pages.conftest import ROOT
 
 
 class Rerun(Exception):
@@ -89,3 +90,15 @@ def test_a_beat_is_drawn_when_the_work_of_one_of_its_parts_has_got_further():
     here.draws("3-a")
     assert here.due() == []
     assert not here.busy
+
+
+def test_fragments_are_made_in_one_place_and_begun_by_what_lays_a_page_out():
+    found = {"st.fragment(": set(), "fragments.run(": set()}
+    for file in [ROOT / "Home.py", *(ROOT / "pages").rglob("*.py")]:
+        for call in found:
+            if call in file.read_text("utf-8"):
+                found[call].add(file.stem if file.stem != "__init__" else file.parent.name)
+    assert found == {
+        "st.fragment(": {"fragments"},
+        "fragments.run(": {"bar", "frame", "landing", "sight"},
+    }
