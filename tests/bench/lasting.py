@@ -48,7 +48,10 @@ class Reader:
             return
         element, fragment = answer.delta.new_element, answer.delta.fragment_id
         what = element.WhichOneof("type")
-        self.counts["exceptions"] += what == "exception"
+        if what == "exception":
+            self.counts["exceptions"] += 1
+            shown = element.exception
+            print(self.page, shown.type, shown.message[:300], *shown.stack_trace[-2:], flush=True)
         self.figures += what == "plotly_chart"
         if what == "skeleton":
             self.waiting = fragment
@@ -66,9 +69,14 @@ class Reader:
     def move(self):
         """A slider at another place."""
         fragment, slider = self.chance.choice(list(self.sliders.values()))
-        steps = max(1, round((slider.max - slider.min) / (slider.step or 1)))
         state = WidgetState(id=slider.id)
-        state.double_array_value.data.append(slider.min + self.chance.randint(0, steps) * (slider.step or 1))
+        if slider.options:
+            state.string_array_value.data.append(self.chance.choice(slider.options))
+        else:
+            steps = max(1, round((slider.max - slider.min) / (slider.step or 1)))
+            state.double_array_value.data.append(
+                slider.min + self.chance.randint(0, steps) * (slider.step or 1)
+            )
         return self.message(fragment, state)
 
     async def listen(self, socket, seconds):
