@@ -123,10 +123,11 @@ def asked(page, checkpoint):
     ],
 )
 def test_every_code_script_leaves_the_numbers_shown(page, checkpoint, monkeypatch):
+    cards = live_cards(page, checkpoint)  # before the page itself would be given what scripts are given
     monkeypatch.chdir(ROOT)
     use_cached_checkpoints(monkeypatch)
     wrong = {}
-    for card in live_cards(page, checkpoint):
+    for card in cards:
         difference = differences(executed(card.code), card.numbers, card.atol)
         if difference:
             wrong[card.key] = difference
