@@ -74,7 +74,7 @@ def walk(loaded: Loaded, trace: Trace, layer: int, head: int, query: int, step: 
                 "output": tolerance(
                     loaded, one.v[: query + 1], scores[: query + 1] * float(np.abs(one.v).max()), steps=2
                 ),
-                "write": tolerance(loaded, write, trace.attn_out[layer, query], steps=16),
+                "write": tolerance(loaded, write, trace.attn_out[layer, query]),
             },
         ),
         code=code.script(
