@@ -99,7 +99,7 @@ def evidence(card: Card, page: str, place: Place) -> None:
     It is no fragment of its own: messages of a fragment inside a beat would outlive those of the beat, when a newer
     input takes back what the browser has not had yet, and break the page there.
     """
-    key, offered = f"{page}-{card.key}", _offered(card)
+    key, offered, mark = f"{page}-{card.key}", _offered(card), st.empty()
     chosen = st.pills(
         f"Evidence for: {_spoken(card.title)}",
         offered,
@@ -112,6 +112,7 @@ def evidence(card: Card, page: str, place: Place) -> None:
     try:
         _panel(str(chosen), card, key, place)
     except Pending as pending:
+        mark.html(waiting.WAITING)
         waiting.show(pending.job, place.waiter, 120)
     except Stop as stop:
         waiting.stopped(stop, place.waiter)

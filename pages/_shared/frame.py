@@ -278,9 +278,7 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
         raise
     finally:
         if here.is_waiting(name):
-            mark.html(
-                sight.WAITING
-            )  # in a place that the next run writes again: what is only left out may stay
+            mark.html(waiting.WAITING)
         own.write(view.page)
 
 

@@ -9,6 +9,10 @@ from pages._shared import fragments, sheet
 from pages._shared.sheet import Stop
 from pages._shared.work import Job
 
+WAITING = '<i class="anatomy-waiting"></i>'
+"""In a beat or a row of evidence that waits for work: its own controls run it alone, without the pulse, which looks for
+this mark. In a place that the next run writes again: what is only left out may stay."""
+
 
 class Slots:
     """Where all this stands: each piece has a place of its own, which every run of a fragment writes or empties.

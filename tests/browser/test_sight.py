@@ -86,3 +86,15 @@ def test_writing_streams_and_stops_and_goes_on(browser, address):
     assert page.locator('[class*="st-key-beat-5-texts"]').locator(FIGURES).count() >= 1
     assert exceptions(page) == []
     page.context.close()
+
+
+def test_a_proof_that_takes_a_while_comes_without_another_click(visit):
+    page = visit("14_Context_and_KV_Cache", "checkpoint=pocket-gpt2&beat=speculative")
+    beat = page.locator(".st-key-beat-14-speculative")
+    beat.get_by_role("radio", name="Prove it").click()
+    page.wait_for_function(
+        "beat => document.querySelector(beat)?.innerText.includes('it holds')",
+        arg=".st-key-beat-14-speculative",
+        timeout=60_000,
+    )
+    assert beat.locator(".anatomy-waiting").count() == 0

@@ -8,9 +8,6 @@ import streamlit as st
 
 from pages._shared import fragments, resources, sheet, sidebar, state
 
-WAITING = '<i class="anatomy-waiting"></i>'
-"""In a beat that waits for work. Its own controls run it alone, without the pulse, so its drawing must say it."""
-
 _KEY = "sight"
 _HEIGHTS: dict[tuple[str, bool], int] = {}
 """Heights of figures with their evidence, by (beat, whether the page is narrow), as browsers have measured them."""
