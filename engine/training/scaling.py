@@ -4,8 +4,8 @@
 the recording. The models are transformers' GPT-2 over bytes, two blocks each; everything but width and text is the
 same. Each run counts with the lowest loss on held-out books that it reached.
 
-Source: Kaplan et al. 2020, Scaling Laws for Neural Language Models (sizes without embeddings, losses where training on
-a small text is stopped in time: sections 2.1 and 3.2; here the last point is the best of the measured ones).
+Source of the idea: Kaplan et al. 2020, Scaling Laws for Neural Language Models (sizes without embeddings; training on a
+small text is stopped in time).
 """
 
 from __future__ import annotations

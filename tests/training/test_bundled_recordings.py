@@ -164,3 +164,17 @@ def test_the_family_learns_more_with_more_text():
             (row for row in recording.table("summary") if row["width"] == width), key=lambda row: row["text"]
         )
         assert rows[-1]["lowest"] < rows[0]["lowest"]
+
+
+def test_size_helps_more_where_there_is_more_text():
+    """What the beat is called."""
+    recording = load_recording("scaling")
+    widths, texts = recording.settings["widths"], recording.settings["texts"]
+    gains = []
+    for text in (texts[0], texts[-1]):
+        small, large = (
+            recording.column("summary", "lowest", {"width": width, "text": text})[0]
+            for width in (widths[0], widths[-1])
+        )
+        gains.append(small - large)
+    assert gains[1] > 0.1 + max(0.0, gains[0])

@@ -18,14 +18,13 @@ _NAMES = {SIZE: "parameters without embeddings", TEXT: "bytes of text to train o
 
 def _grid() -> tuple[list[int], list[int], Floats]:
     """Parameters, bytes of text, and the lowest held-out loss of each pair, shape (sizes, texts)."""
-    rows = recording(RECORDING).table("summary")
-    sizes = sorted({int(str(row["parameters"])) for row in rows})
-    texts = sorted({int(str(row["text"])) for row in rows})
-    losses = np.full((len(sizes), len(texts)), np.nan)
-    for row in rows:
-        at = sizes.index(int(str(row["parameters"]))), texts.index(int(str(row["text"])))
-        losses[at] = float(str(row["lowest"]))
-    return sizes, texts, losses
+    run = recording(RECORDING)
+    sizes, texts = (sorted({int(x) for x in run.column("summary", name)}) for name in ("parameters", "text"))
+    losses = [
+        [float(run.column("summary", "lowest", {"parameters": size, "text": text})[0]) for text in texts]
+        for size in sizes
+    ]
+    return sizes, texts, np.array(losses)
 
 
 def _bytes(count: int) -> str:
@@ -43,12 +42,11 @@ def by_scale(over: str) -> Card:
         else {f"{size:,} parameters": losses[i] for i, size in enumerate(sizes)}
     )
     first, *_, last = series
-    ends = (
-        (f"{x[0]:,} to {x[-1]:,} parameters",) if by_size else (f"{_bytes(x[0])} to {_bytes(x[-1])} of text",)
-    )
+    named = [f"{size:,}" for size in x] if by_size else [_bytes(text) for text in x]
     return Card(
         key="scaling",
-        title=f"From {ends[0]}: {series[last][0]:.2f} → {series[last][-1]:.2f} nats a byte with {last}, "
+        title=f"From {named[0]} to {named[-1]} {'parameters' if by_size else 'of text'}: "
+        f"{series[last][0]:.2f} → {series[last][-1]:.2f} nats a byte with {last}, "
         f"{series[first][0]:.2f} → {series[first][-1]:.2f} with {first}",
         alt=f"Lines of the lowest held-out loss over {_NAMES[over]}, both axes logarithmic: "
         + "; ".join(
@@ -62,9 +60,7 @@ def by_scale(over: str) -> Card:
             y_name="lowest held-out loss, nats per byte",
             log_x=True,
             log_y=True,
-        ).update_xaxes(
-            tickvals=x, ticktext=[f"{size:,}" for size in x] if by_size else [_bytes(text) for text in x]
-        ),
+        ).update_xaxes(tickvals=x, ticktext=named),
         table={_NAMES[over]: x} | {name: values.tolist() for name, values in series.items()},
         source=source(recording(RECORDING)),
     )
