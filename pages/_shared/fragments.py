@@ -18,6 +18,17 @@ def forget() -> None:
     st.session_state[_DRAWN] = ()
 
 
+def leave() -> None:
+    """Nothing of the page shown until now may run any more, because another one takes its place.
+
+    Streamlit forgets old fragments where a run ends. A browser's wish for one of them that comes before would wait for
+    that end, name the old page, and empty the new one.
+    """
+    context = get_script_run_ctx(suppress_warning=True)
+    if context is not None:
+        context.fragment_storage.clear()
+
+
 def run(name: str, function: Callable[..., None], *args: object) -> None:
     """Run a function as the fragment `name`: its own widgets rerun it alone."""
     st.session_state[_DRAWN] = (*st.session_state.get(_DRAWN, ()), name)

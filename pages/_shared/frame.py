@@ -104,6 +104,8 @@ def begin(page: str, title: str, keys: Sequence[str] = (), titles: Sequence[str]
     """
     publicity.look()
     resources.set_aside("torch")  # before the first run of the first reader is over
+    if state.page() != page:
+        fragments.leave()
     if state.begin(page):
         query = st.query_params.to_dict()
         own.from_link(page, query)

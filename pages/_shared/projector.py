@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from engine.tokens.text import markdown
-from pages._shared import chapters, predict, remote, sheet, sidebar, state
+from pages._shared import chapters, fragments, predict, remote, sheet, sidebar, state
 
 _LEAVE_FOR = "anatomy.leave_for"
 HOME = "home"
@@ -77,6 +77,7 @@ def go_where_asked() -> None:
     """At the start of a run of the whole page."""
     goal = st.session_state.pop(_LEAVE_FOR, None)
     if goal is not None:
+        fragments.leave()
         st.switch_page(goal, query_params=state.link_query())
 
 

@@ -74,6 +74,64 @@ def test_each_part_is_a_door_to_its_chapter(visit, step):
     assert exceptions(page) == []
 
 
+def test_nothing_is_told_of_a_page_while_the_next_one_is_made(visit):
+    """Streamlit would take it for a wish to be on the old page, and empty the new one."""
+    page, line = visit("Home", "checkpoint=pocket-llama", follow=False), Line()
+    page.route_web_socket("**/_stcore/stream", line.connect)
+    page.reload()
+    settle(page)
+    assert line.told('"inside":'), "what is seen here is told"
+    door = page.locator(".steps li button").first
+    door.scroll_into_view_if_needed()
+    settle(page)
+    line.hold()
+    door.click()
+    for _ in range(20):
+        page.locator('[data-testid="stMain"]').evaluate("main => main.scrollBy(0, 100)")
+        page.wait_for_timeout(50)
+    assert line.told("01_Tokenization.py")
+    assert not line.told('"inside":')
+    line.let_go()
+    page.wait_for_selector('[class*="st-key-beat-1-"]')
+    settle(page)
+    assert line.told("1-chips")
+    assert exceptions(page) == []
+
+
+class Line:
+    """What goes between a page and the server; what comes from the server can be held for a while."""
+
+    def __init__(self):
+        self.sent, self.held = [], None
+
+    def connect(self, browser):
+        def passed(message):
+            self.sent.append(message if isinstance(message, bytes) else message.encode())
+            server.send(message)
+
+        server = browser.connect_to_server()
+        browser.on_message(passed)
+        server.on_message(lambda message: self.arrived(browser, message))
+
+    def arrived(self, browser, message):
+        if self.held is None:
+            browser.send(message)
+        else:
+            self.held.append((browser, message))
+
+    def hold(self):
+        self.held = []
+        self.sent.clear()
+
+    def let_go(self):
+        held, self.held = self.held, None
+        for browser, message in held:
+            browser.send(message)
+
+    def told(self, what):
+        return any(what.encode() in message for message in self.sent)
+
+
 def test_a_hostile_prompt_is_only_text_in_the_drawing(visit):
     page = visit("Home", "checkpoint=pocket-gpt2&prompt=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E+%3Cb%3E")
     assert page.locator(".machine img, .machine b, .steps img").count() == 0

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 import pytest
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
+from streamlit.runtime.fragment import MemoryFragmentStorage
 
-from pages._shared import fragments, sheet, work
+from pages._shared import fragments, sheet, sight, state, work
 from pages._shared.work import Job
 from tests.pages.conftest import ROOT
 
@@ -54,6 +55,39 @@ def test_an_interrupted_run_of_the_whole_page_is_one_again(run):
 
 def test_a_page_just_left_is_drawn_whole(run):
     assert run(["other"], ["id-bar"]) == []
+
+
+def test_fragments_of_a_page_that_is_left_can_no_longer_be_asked_for(demo, monkeypatch):
+    """A browser's wish for one of them would wait for the new page, and then put an empty one in its place."""
+    pages, storage = [], MemoryFragmentStorage()
+    storage.register("id", lambda: None)
+    leave = fragments.leave
+    monkeypatch.setattr(fragments, "leave", lambda: pages.append(state.page()))
+    app = demo()
+    app.run()
+    assert pages == [""], "once, by the first page"
+    app.switch_page("pages/09_Other.py").run()
+    assert pages == ["", "8"]
+    monkeypatch.setattr(
+        fragments,
+        "get_script_run_ctx",
+        lambda suppress_warning=False: SimpleNamespace(fragment_storage=storage),
+    )
+    leave()
+    with pytest.raises(KeyError):
+        storage.lookup("id")
+
+
+@pytest.mark.parametrize(("page", "inside"), [("3", {"3-b"}), ("home", {"3-a"}), (None, {"3-a"})])
+def test_what_a_browser_tells_of_a_page_that_it_has_left_is_ignored(monkeypatch, page, inside):
+    here = sheet.Sheet()
+    here.begin("3", ["3-a", "3-b"], "3-a")
+    told = {"page": page, "inside": ["3-b", "home-machine"], "near": [], "heights": {}, "size": [1280, 720]}
+    monkeypatch.setattr(sheet, "current", lambda: here)
+    monkeypatch.setattr(sight.st, "session_state", {sight._KEY: {"sight": told}})
+    monkeypatch.setattr(fragments, "again", lambda names: None)
+    sight._told()
+    assert here.inside == inside
 
 
 def test_no_fragment_of_a_page_lies_within_another(demo, monkeypatch):

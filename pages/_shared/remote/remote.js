@@ -104,6 +104,9 @@ function turn(remote, step) {
 function send(remote, to, page, left = 6) {
   const number = ++remote.number;
   remote.sent = true;
+  if (to < 0 || to >= remote.data.titles.length) {
+    document.dispatchEvent(new Event("anatomy-leaving"));
+  }
   remote.tell({ to, page, number });
   clearTimeout(remote.retry);
   remote.retry = setTimeout(() => {

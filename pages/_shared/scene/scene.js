@@ -134,7 +134,10 @@ function card(step, state) {
   for (const door of step.doors) {
     const button = line("button", `${door.title} →`);
     button.type = "button";
-    button.addEventListener("click", () => state.open(door.name));
+    button.addEventListener("click", () => {
+      document.dispatchEvent(new Event("anatomy-leaving"));
+      state.open(door.name);
+    });
     item.append(button);
   }
   return item;

@@ -46,8 +46,9 @@ def _pulse() -> None:
 def _told() -> None:
     """In a callback: the window shows other beats, or the browser asks whether something has come."""
     sent = dict(st.session_state.get(_KEY) or {}).get("sight")
-    told = _checked(sent)
-    here = sheet.current()
+    here, told = sheet.current(), _checked(sent)
+    if told is not None and told["page"] != here.page:
+        return  # of a page that has been left
     if isinstance(sent, dict):
         sidebar.recall(sent.get("seen"))
     if told is not None:
@@ -79,7 +80,7 @@ def _checked(told: Any) -> dict[str, Any] | None:
     size = told.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         return None
-    return {**names, "heights": heights, "size": (min(max(size[0], 200), 8000), min(max(size[1], 200), 8000))}
+    return {**names, "page": told.get("page"), "heights": heights, "size": (min(max(size[0], 200), 8000), min(max(size[1], 200), 8000))}
 
 
 @cache

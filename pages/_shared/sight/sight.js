@@ -10,6 +10,7 @@ const ASK = 150; // milliseconds until the first question while something is to 
 const LATER = 1.35; // each further question waits so many times as long, until the work gets further
 const LATEST = 1200; // milliseconds
 const SETTLED = 400; // milliseconds after which scrolling has come to rest
+const GOING = 10_000; // milliseconds after which a page that was to be left has stayed
 const LINK = 'h2 [data-testid="stHeaderActionElements"] a';
 const TERM = 'a[href^="#term-"]';
 
@@ -52,13 +53,20 @@ function bring(watch) {
 }
 
 function start(element) {
-  const watch = { data: {}, tell: null, said: "", asked: 0, wait: ASK, number: 0, stopped: false };
+  const watch = { data: {}, tell: null, said: "", asked: 0, wait: ASK, number: 0, left: -Infinity, stopped: false };
   const onScroll = throttled(() => watch.look(), 80);
   watch.look = () => look(watch);
   document.addEventListener("scroll", onScroll, { capture: true, passive: true });
   window.addEventListener("resize", onScroll);
   document.addEventListener("click", meaning, { capture: true });
   document.addEventListener("click", follow, { capture: true });
+  const going = () => {
+    watch.left = performance.now();
+  };
+  const goes = (event) => leads(event) && going();
+  document.addEventListener("click", goes, { capture: true });
+  document.addEventListener("anatomy-leaving", going);
+  window.addEventListener("popstate", going);
   const timer = setInterval(() => {
     if (!element.isConnected) {
       watch.stopped = true;
@@ -67,6 +75,9 @@ function start(element) {
       window.removeEventListener("resize", onScroll);
       document.removeEventListener("click", meaning, { capture: true });
       document.removeEventListener("click", follow, { capture: true });
+      document.removeEventListener("click", goes, { capture: true });
+      document.removeEventListener("anatomy-leaving", going);
+      window.removeEventListener("popstate", going);
       return;
     }
     watch.look();
@@ -82,6 +93,9 @@ function look(watch) {
   const said = JSON.stringify([watch.data.page, inside, near, size]);
   const now = performance.now();
   const changed = said !== watch.said;
+  if (now - watch.left < GOING) {
+    return; // what is told of a page while the next one is made would be taken for a wish to go back to it
+  }
   const busy = watch.data.busy || document.querySelector(".anatomy-waiting") !== null;
   if (!watch.tell || (!changed && !(busy && now - watch.asked > watch.wait))) {
     return;
@@ -90,7 +104,7 @@ function look(watch) {
   watch.said = said;
   watch.asked = now;
   watch.number += 1;
-  watch.tell("sight", { number: watch.number, inside, near, size, heights: heights(), seen: remembered(watch) });
+  watch.tell("sight", { page: watch.data.page, number: watch.number, inside, near, size, heights: heights(), seen: remembered(watch) });
 }
 
 // The link at a beat's heading: the address as it is, and this beat.
@@ -114,6 +128,13 @@ function follow(event) {
     window.history.replaceState(window.history.state, "", link.getAttribute("href"));
     link.closest(`[class*="${PREFIX}"]`).scrollIntoView({ block: "start" });
   }
+}
+
+// Whether a click is on a link to another page of the book.
+function leads(event) {
+  const link = event.target instanceof Element ? event.target.closest("a[href]") : null;
+  return link && !event.ctrlKey && !event.metaKey && !event.shiftKey
+    && link.origin === window.location.origin && link.pathname !== window.location.pathname;
 }
 
 // A marked term was pressed: what it means is shown below it until something else is pressed, scrolled or Escape.
