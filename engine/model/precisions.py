@@ -33,6 +33,7 @@ class Precision:
     compute_as  the argument of it that takes the type to compute with, if any
     code_book   bitsandbytes' name of the levels that blocks of weights are rounded to; empty without
     multiples   of what numbers its CPU kernels need a layer's inputs and outputs to be multiples
+    together    whether a token's numbers depend on which others are read in the same pass
     """
 
     name: str
@@ -45,6 +46,7 @@ class Precision:
     compute_as: str = ""
     code_book: str = ""
     multiples: tuple[int, int] = (1, 1)
+    together: bool = False
 
     @property
     def quantized(self) -> bool:
@@ -98,6 +100,7 @@ RECORDS = {
             peak=3.0,  # the 16-bit weight is still there, measured with transformers 5.24 on a CPU
             step=2.0**-7,
             loading={"load_in_8bit": True},
+            together=True,  # a number past llm_int8_threshold in one token keeps its column in 16 bits for all
         ),
         _four_bit("nf4", "4-bit NormalFloat (bitsandbytes)"),
         _four_bit("fp4", "4-bit floats (bitsandbytes)"),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from engine import ReaderError
+from engine.evidence.card import Card
 from engine.evidence.question import Ask
 from engine.tokens.text import markdown
 from pages._shared import bar as strip
@@ -37,6 +38,7 @@ from pages._shared import (
     where,
 )
 from pages._shared.bar import on_a_phone
+from pages._shared.card import Place
 from pages._shared.sheet import Stop
 from pages._shared.view import Beat, View, beat_fragment
 from pages._shared.work import Pending
@@ -48,8 +50,14 @@ BOOK = "Anatomy of a Language Model"
 _BESIDE_TEXT = 0.6
 """The part of a wall that figures have where text stands above them."""
 
+_HALF = 0.91
+"""The part of a wall's height that two figures beside each other have: titles and buttons take more lines."""
+
 _BELOW = 0.85
 """The part that pinned figures have below their words."""
+
+_WIDE = 1200
+"""Pixels: the width of a window from which a wall has two figures beside each other."""
 
 _SHORTEST = 24
 """Letters that a sentence on a wall has at least; what is shorter takes the next one along."""
@@ -260,13 +268,12 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
     mark, pending, body = _places_of_figures()
     try:
         drawn = view.settle(beat.draw(view))
-        share = (_BESIDE_TEXT if view.staged else 1.0) * (_BELOW if pinned else 1.0) / max(1, len(drawn))
+        share = (_BESIDE_TEXT if view.staged else 1.0) * (_BELOW if pinned else 1.0)
         with body:
             if pinned is not None:
-                pin.draw(pinned, view, beat.draw, drawn, share)
+                pin.draw(pinned, view, beat.draw, drawn, share / max(1, len(drawn)))
             elif not predict.covered(view, beat.ask, [card for card, _ in drawn]):
-                for card, where in drawn:
-                    cards.draw(card, view.page, where, view.pick, share)
+                _laid_out(view, drawn, share)
         pin.button(view)
         notebook.note(view.page, beat.key, beat.title, view.prose, [card for card, _ in drawn])
         here.drew(name, view.used)
@@ -282,6 +289,18 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
         if here.is_waiting(name):
             mark.html(waiting.WAITING)
         own.write(view.page)
+
+
+def _laid_out(view: View, drawn: Sequence[tuple[Card, Place]], share: float) -> None:
+    """The figures of a beat one below the other; on a wall that is wide enough, two beside each other."""
+    beside = view.presenting and len(drawn) > 1 and sheet.current().window[0] >= _WIDE
+    across = 2 if beside else 1
+    rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
+    for row in rows:
+        columns = st.columns(across, gap="medium") if beside else [st.container(gap=None)]
+        for column, (card, place) in zip(columns, row, strict=False):
+            with column:
+                cards.draw(card, view.page, place, view.pick, share * (_HALF if beside else 1.0) / len(rows))
 
 
 def _neighbours(number: int) -> None:

@@ -120,6 +120,14 @@ def test_a_beat_fills_one_screen(visit, name, key, width):
     assert exceptions(page) == []
 
 
+def test_two_figures_of_a_beat_stand_beside_each_other_on_a_wall(visit):
+    page = visit("12_Training_Phases", "checkpoint=pocket-llama&present=1&beat=prompt", 1920)
+    first, second = (chart.bounding_box() for chart in page.locator('[data-testid="stPlotlyChart"]').all())
+    assert first["x"] + first["width"] <= second["x"]
+    assert min(first["height"], second["height"]) > SIZES[1920] / 3
+    assert exceptions(page) == []
+
+
 def test_home_can_be_presented(visit):
     page = visit("Home", "checkpoint=pocket-gpt2")
     page.locator(".st-key-present button").first.click()

@@ -12,6 +12,7 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from engine.evidence.card import Card
+from engine.tokens import passages
 from pages._shared import card as cards
 from pages._shared import chapters, frame, sheet, work
 
@@ -20,6 +21,7 @@ HOME = "Home.py"
 PAGES = (HOME, *sorted(f"pages/{file.name}" for file in (ROOT / "pages").glob("[0-9]*.py")))
 BUNDLED = ("pocket-gpt2", "pocket-llama")
 TIMEOUT = 120
+PASSAGE = passages.passage()[:1200].rpartition(" ")[0]
 
 sheet.browserless = True
 config.set_option("client.showErrorDetails", "full")  # a test says what went wrong
@@ -33,6 +35,12 @@ def _nothing_made_before():
     """What one test's pages have made is not what another's show."""
     work.forget()
     PROVED.clear()
+
+
+@pytest.fixture(autouse=True)
+def _a_short_passage(monkeypatch):
+    """Its first third, three windows: chapter 15 reads it at six precisions, and every test that draws it waits."""
+    monkeypatch.setattr(passages, "passage", lambda: PASSAGE)
 
 
 @dataclass

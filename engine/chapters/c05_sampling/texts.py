@@ -11,7 +11,8 @@ from engine import ReaderError
 from engine.chapters.c05_sampling.warpers import filter_lines
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.generating import call
-from engine.evidence.oracles.filtering import chosen, logits_again, probabilities
+from engine.evidence.oracles.filtering import chosen, probabilities, written_again
+from engine.evidence.passes import reading
 from engine.evidence.rounding import logit_tolerance, probability_tolerance
 from engine.evidence.script import script
 from engine.figures.sampling import texts as drawn_texts
@@ -90,8 +91,8 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
             "repeated": loops,
         },
         oracle=Oracle(
-            "One pass of transformers over each whole text, without a KV cache: surprisals by torch's cross_entropy, "
-            "transformers' own filters, and at every step the likeliest token or the one that torch.multinomial draws.",
+            f"{reading(loaded)}; surprisals by torch's cross_entropy, transformers' own filters, and at every step "
+            "the likeliest token or the one that torch.multinomial draws.",
             lambda: _again(loaded, requests, given, nats),
             {
                 **{name(r): 0.0 for r in requests},
@@ -117,7 +118,7 @@ def _again(
     means = []
     for request, new in zip(requests, given, strict=True):
         seen = request.ids
-        rows = logits_again(loaded, [*seen, *new[:-1]])[len(seen) - 1 :]
+        rows = written_again(loaded, seen, new)
         each = cross_entropy(rows, torch.tensor(new), reduction="none")
         means.append(each.mean())
         found[name(request)] = chosen(rows, seen, new, request.filters, request.seed, apart)

@@ -10,8 +10,9 @@ from engine import ReaderError
 from engine.chapters.c05_sampling.warpers import filter_lines
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.generating import call
-from engine.evidence.oracles.filtering import chosen, logits_again, probabilities
+from engine.evidence.oracles.filtering import chosen, probabilities, written_again
 from engine.evidence.oracles.order import at_ranks
+from engine.evidence.passes import reading
 from engine.evidence.rounding import logit_tolerance, probability_tolerance
 from engine.evidence.script import script
 from engine.figures.text import tree as drawn_tree
@@ -83,8 +84,8 @@ def tree(
             "taken": np.array(taken),
         },
         oracle=Oracle(
-            "One pass of transformers over the whole text, without a KV cache, and its own filters: the likeliest "
-            "tokens of every step, and the one that is taken or that torch.multinomial draws.",
+            f"{reading(loaded)}; then its own filters: the likeliest tokens of "
+            "every step, and the one that is taken or that torch.multinomial draws.",
             lambda: _again(loaded, request, offers, taken, turned, logit_tolerance(loaded)),
             {"id": 0.0, "probability": probability_tolerance(loaded), "taken": 0.0},
         ),
@@ -107,7 +108,7 @@ def _again(
 ) -> dict[str, Any]:
     """The token of step `turned` is the reader's own choice; what follows it is drawn with the seed anew."""
     seen, text = request.ids, [offered[i] for offered, i in zip(offers, taken, strict=True)]
-    rows = logits_again(loaded, [*seen, *text[:-1]])[len(seen) - 1 :]
+    rows = written_again(loaded, seen, text)
     parts = [(0, len(text))] if turned is None else [(0, turned), (turned + 1, len(text))]
     own = list(text)
     for start, end in parts:

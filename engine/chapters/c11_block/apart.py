@@ -22,6 +22,7 @@ from engine.model.capturing import token
 from engine.model.generation import generate
 from engine.model.interventions import Intervention, NoCausalMask
 from engine.model.loaded import Loaded
+from engine.model.precisions import precision
 from engine.model.trace import Trace
 from engine.ops.sampling import kl_divergence, softmax, top
 from engine.tokens.text import shorten
@@ -187,8 +188,8 @@ def told(
             )
         },
         oracle=Oracle(
-            "Every token chosen anew as the most probable one, from the logits that transformers returns without a "
-            "cache: by the model, and by a private copy whose modules were replaced by hand instead of hooked.",
+            "Every token chosen anew as the most probable one, from the logits that transformers returns: by "
+            "the model, and by a private copy whose modules were replaced by hand instead of hooked.",
             lambda: _told_again(loaded, prompt, interventions, given, length),
             {
                 "intact": 0.0,
@@ -223,7 +224,8 @@ def _told_again(
     causal = not any(isinstance(item, NoCausalMask) for item in interventions)
     found: dict[str, Any] = {}
     for (name, model), ids in zip(models.items(), given, strict=True):
-        whole = causal or name == "intact"
+        cached = name == "intact" or not interventions  # as `generate` does it
+        whole = cached or (causal and not precision(loaded.precision).together)
         new, chances = greedy_again(loaded, model, prompt, ids, length, whole=whole)
         found |= {name: new, f"{name}: probability": chances}
     return found

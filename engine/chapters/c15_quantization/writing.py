@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engine.chapters.c15_quantization.pair import COLORS, Pair, code, head
 from engine.evidence.card import Badge, Card, Oracle
-from engine.evidence.oracles.filtering import chosen, logits_again
+from engine.evidence.oracles.filtering import chosen, written_again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.rounding import chance_tolerance, logit_tolerance, probability_tolerance
 from engine.figures import grouped_bars
@@ -259,7 +259,8 @@ def _again(
 
 def _rows(loaded: Loaded, prompt: Sequence[int], text: Sequence[int]) -> torch.Tensor:
     """Logits before every token of a text and behind its last one, where there is room; (step, vocab)."""
-    return logits_again(loaded, [*prompt, *text][: loaded.spec.context])[len(prompt) - 1 :]
+    behind = [*text, 0][: loaded.spec.context - len(prompt) + 1]
+    return written_again(loaded, prompt, behind)
 
 
 @torch.no_grad()

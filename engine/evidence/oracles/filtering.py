@@ -13,7 +13,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from engine.evidence.passes import returned_logits
+from engine.evidence.passes import returned_logits, written_logits
 from engine.model.loaded import Loaded
 from engine.ops.sampling import Filters
 
@@ -23,6 +23,11 @@ Tensor = torch.Tensor
 def logits_again(loaded: Loaded, ids: Sequence[int]) -> Tensor:
     """Logits (seq, vocab) that transformers returns, float64 on the CPU."""
     return torch.tensor(returned_logits(loaded, ids)).double()
+
+
+def written_again(loaded: Loaded, prompt: Sequence[int], text: Sequence[int]) -> Tensor:
+    """Logits (len(text), vocab) before each token of a text written after a prompt, float64 on the CPU."""
+    return torch.tensor(written_logits(loaded, prompt, text)).double()
 
 
 def processors(filters: Filters) -> dict[str, LogitsProcessor]:

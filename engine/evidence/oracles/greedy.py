@@ -7,6 +7,7 @@ import torch
 
 from engine.evidence.oracles.drawn import ends_of
 from engine.evidence.oracles.order import at_ranks
+from engine.evidence.passes import logits_of, written_logits
 from engine.evidence.rounding import logit_tolerance
 from engine.model.loaded import Loaded
 
@@ -22,23 +23,16 @@ def greedy_again(
     Of tokens whose logits rounding may have in either order the `given` one is kept. The text ends where the model
     ends it, where the context is full, or after `length` tokens, however many were given.
 
-    whole   read the given text in one pass: right where no token sees a later one
+    whole   read the given text as `written_logits` does: right where no token sees a later one
     """
     ends, room = ends_of(loaded), min(length, loaded.spec.context - len(prompt) + 1)
-    known = _logits(model, [*prompt, *given[:-1]])[len(prompt) - 1 :] if whole else ()
+    known = torch.tensor(written_logits(loaded, prompt, given, model)).double() if whole else ()
     new: list[int] = []
     chances: list[Tensor] = []
     while len(new) < room and not (new and new[-1] in ends):
         i = len(new)
         on_its_way = i < len(known) and new == list(given[:i])
-        row = known[i] if on_its_way else _logits(model, [*prompt, *new])[-1]
+        row = known[i] if on_its_way else torch.tensor(logits_of(model, [*prompt, *new])[-1]).double()
         new.append(int(at_ranks(given[i : i + 1] or [-1], row, logit_tolerance(loaded))[0]))
         chances.append(row.softmax(-1)[new[-1]])
     return new, torch.stack(chances)
-
-
-def _logits(model: Any, ids: Sequence[int]) -> Tensor:
-    """(seq, vocab) in float64."""
-    out = model(torch.tensor([list(ids)], device=model.device), use_cache=False)
-    logits: Tensor = out.logits[0].to("cpu", torch.float64)
-    return logits

@@ -80,7 +80,8 @@ def _checked(told: Any) -> dict[str, Any] | None:
     size = told.get("size")
     if not (isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) for side in size)):
         return None
-    return {**names, "page": told.get("page"), "heights": heights, "size": (min(max(size[0], 200), 8000), min(max(size[1], 200), 8000))}
+    wide, high = (min(max(side, 200), 8000) for side in size)
+    return {**names, "page": told.get("page"), "heights": heights, "size": (wide, high)}
 
 
 @cache

@@ -10,8 +10,8 @@ from engine.figures.axes import floats
 from engine.figures.theme import NEUTRAL, canvas, color
 from engine.tokens.text import display, label
 
-WIDE = 38
-"""Characters in a line of a sample, as many as a phone shows."""
+WIDE = 34
+"""Characters in a line of a sample, as many as a phone shows, or half of a wall."""
 
 
 def losses(
