@@ -10,7 +10,10 @@ import plotly.graph_objects as go
 TYPE = 12.0
 """Plotly's own size of type, where a figure sets none."""
 
-_LENGTHS = {"xshift", "yshift", "ax", "ay", "standoff", "thickness", "ticklen", "borderpad", "arrowsize"}
+_LENGTHS = {
+    *("xshift", "yshift", "ax", "ay", "standoff", "startstandoff", "arrowwidth"),
+    *("thickness", "ticklen", "borderpad"),
+}
 _ROWS = 0.8
 """The part of a figure's height that its rows have."""
 
@@ -64,7 +67,10 @@ def _thinned(axis: Any, places: list[Any], names: list[Any], height: float) -> N
 
 def _grown(value: Any, factor: float, name: str = "") -> Any:
     if isinstance(value, Mapping):
-        return {key: _one(key, item, factor, name) for key, item in value.items()}
+        points = {
+            side for side in ("ax", "ay") if value.get(f"{side}ref", "pixel") != "pixel"
+        }  # on axes, not lengths
+        return {key: item if key in points else _one(key, item, factor, name) for key, item in value.items()}
     if isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
         return [_grown(item, factor, name) for item in value]
     return value

@@ -292,8 +292,12 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
 
 
 def _laid_out(view: View, drawn: Sequence[tuple[Card, Place]], share: float) -> None:
-    """The figures of a beat one below the other; on a wall that is wide enough, two beside each other."""
-    beside = view.presenting and len(drawn) > 1 and sheet.current().window[0] >= _WIDE
+    """The figures of a beat one below the other; on a wall that is wide enough, two beside each other.
+
+    Where one is a table it stays below: in half the width its words would be cut off.
+    """
+    wall = view.presenting and sheet.current().window[0] >= _WIDE
+    beside = wall and len(drawn) > 1 and all(card.figure is not None for card, _ in drawn)
     across = 2 if beside else 1
     rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
     for row in rows:

@@ -40,6 +40,20 @@ def test_sizes_in_an_array_grow_too():
     assert np.asarray(scaled(figure, 2.0).data[0].marker.size).tolist() == [8, 12]
 
 
+def test_an_arrow_keeps_its_ends_where_they_are_points_and_grows_where_they_are_pixels():
+    figure = go.Figure(go.Scatter(x=[1, 2], y=[3, 4]))
+    figure.add_annotation(
+        x=2, y=4, ax=1, ay=3, axref="x", ayref="y", arrowwidth=2, standoff=5, startstandoff=6
+    )
+    figure.add_annotation(x=2, y=4, ax=10, ay=-20)
+    figure.add_annotation(x=2, y=4, ax=10, ay=3, ayref="y")
+    between, label, mixed = scaled(figure, 2.0).layout.annotations
+    assert (between.x, between.y, between.ax, between.ay) == (2, 4, 1, 3)
+    assert (between.arrowwidth, between.standoff, between.startstandoff) == (4, 10, 12)
+    assert (label.ax, label.ay) == (20, -40)
+    assert (mixed.ax, mixed.ay) == (20, 3)
+
+
 @pytest.mark.parametrize("array", [list, np.array])
 @pytest.mark.parametrize(("height", "left"), [(2000, 30), (400, 15), (200, 10)])
 def test_names_of_rows_that_would_overlap_are_left_out(height, left, array):

@@ -13,6 +13,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from engine.evidence.card import Badge
+from engine.figures.scaling import scaled
 from pages._shared import where
 from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 
@@ -64,6 +65,28 @@ def test_card_keys_are_unique_on_a_page(page, checkpoint):
 @everywhere
 def test_a_page_opens_no_connection(page, checkpoint):
     assert visited(page, checkpoint).connections == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_wall_moves_no_point_of_a_figure(page):
+    for cards in visited(page, "pocket-llama").cards.values():
+        for card in cards:
+            if card.figure is not None:
+                assert points(scaled(card.figure, 2.0)) == points(card.figure), card.key
+
+
+def points(figure):
+    """All coordinates that are on axes or parts of the drawing."""
+    marks = figure.to_plotly_json()["layout"]
+    return str(
+        [[trace[axis] for axis in ("x", "y", "z") if axis in trace] for trace in figure.data]
+        + [
+            [mark.get(key) for key in ("x", "y", "x0", "x1", "y0", "y1", "path")]
+            + [mark.get(key) for key in ("ax", "ay") if mark.get(f"{key}ref", "pixel") != "pixel"]
+            for kind in ("annotations", "shapes", "images")
+            for mark in marks.get(kind, ())
+        ]
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
