@@ -53,6 +53,9 @@ _BESIDE_TEXT = 0.6
 _HALF = 0.91
 """The part of a wall's height that two figures beside each other have: titles and buttons take more lines."""
 
+_TABLE = 1.5
+"""The width of a table, where a figure beside it has 1."""
+
 _BELOW = 0.85
 """The part that pinned figures have below their words."""
 
@@ -292,17 +295,14 @@ def _figures(view: View, beat: Beat, pinned: pin.Pin | None) -> None:
 
 
 def _laid_out(view: View, drawn: Sequence[tuple[Card, Place]], share: float) -> None:
-    """The figures of a beat one below the other; on a wall that is wide enough, two beside each other.
-
-    Where one is a table it stays below: in half the width its words would be cut off.
-    """
-    wall = view.presenting and sheet.current().window[0] >= _WIDE
-    beside = wall and len(drawn) > 1 and all(card.figure is not None for card, _ in drawn)
+    """The figures of a beat one below the other; on a wall that is wide enough, two beside each other."""
+    beside = view.presenting and len(drawn) > 1 and sheet.current().window[0] >= _WIDE
     across = 2 if beside else 1
     rows = [drawn[i : i + across] for i in range(0, len(drawn), across)]
     for row in rows:
-        columns = st.columns(across, gap="medium") if beside else [st.container(gap=None)]
-        for column, (card, place) in zip(columns, row, strict=False):
+        widths = [_TABLE if card.figure is None else 1.0 for card, _ in row]
+        columns = st.columns(widths, gap="medium") if beside else [st.container(gap=None)]
+        for column, (card, place) in zip(columns, row, strict=True):
             with column:
                 cards.draw(card, view.page, place, view.pick, share * (_HALF if beside else 1.0) / len(rows))
 
