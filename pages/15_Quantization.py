@@ -10,7 +10,7 @@ from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization.questions import ASKED
 from engine.evidence.card import Card
 from engine.model.loaded import Loaded
-from engine.model.precisions import CODE_BOOKS, FOUR_BIT, PRECISIONS, REFERENCE, precision
+from engine.model.precisions import CODE_BOOKS, EIGHT_BIT, FOUR_BIT, PRECISIONS, REFERENCE, precision
 from engine.tokens.passages import passage
 from engine.tokens.text import display, markdown
 from pages._shared import Beat, View, chapter, resources
@@ -238,6 +238,27 @@ def outlier(view: View) -> Callable[[], list[Card]]:
     return make
 
 
+def columns(view: View) -> Callable[[], list[Card]]:
+    view.load(precision=EIGHT_BIT)
+    layer, count, limit = view.work("Looking for a layer", "columns", partial(most, view))
+    if count:
+        reason = f"{count} of its inputs reach {limit:g} somewhere in this text, the most of all layers."
+        view.offer(f"Show layer {layer}", reason, {"layer": layer})
+
+    def make() -> list[Card]:
+        loaded = view.load(precision=EIGHT_BIT)
+        entering = cards.Entering(loaded, halved(view), view.capture(loaded=loaded), view.state.layer)
+        return [cards.outlier_columns(entering), cards.decomposed(entering)]
+
+    return make
+
+
+def most(view: View, progress: Progress) -> tuple[int, int, float]:
+    """In a worker's thread: the layer with the most columns apart, how many, and the limit that they reach."""
+    loaded = view.load(precision=EIGHT_BIT)
+    return *cards.most(loaded, view.capture(loaded=loaded)), cards.threshold(loaded, 0)
+
+
 def simulation(view: View) -> Callable[[], list[Card]]:
     names = pair(view)
     with view.controls:
@@ -379,6 +400,23 @@ chapter(
             """,
             draw=outlier,
             try_this="Make the blocks longer. How do the error and the bits per weight change?",
+        ),
+        Beat(
+            "columns",
+            "Eight bits for what flows through, too, except where it is large",
+            prose="""
+            `int8` rounds the inputs of a layer as well as its weights. The numbers of a token are divided by the
+            largest of them and become whole numbers up to 127, so that a computer multiplies whole numbers only. One
+            very large number then leaves few steps for all others of its token.
+
+            Trained models have such numbers, in most layers in few columns or in none. LLM.int8 takes those columns
+            apart in which any token reaches a limit: they are multiplied in 16 bits, the rest in 8 (Dettmers et al.
+            2022, [LLM.int8()](https://arxiv.org/abs/2208.07339)). The first figure shows the largest number of every
+            column that enters the last matrix of an MLP. The second has the error of what leaves it, with those columns
+            apart and with all of them in 8 bits.
+            """,
+            draw=columns,
+            try_this="Step through the layers, in the bar. Is there one in which nothing is taken apart?",
         ),
         Beat(
             "bytes",

@@ -9,6 +9,7 @@ from plotly.subplots import make_subplots
 
 from engine.figures.axes import across, down, exact, floats, short
 from engine.figures.boxes import Box, add_boxes
+from engine.figures.series import decades
 from engine.figures.theme import NEUTRAL, canvas, color, cycle, diverging, rgba
 from engine.tokens.text import label
 
@@ -371,6 +372,30 @@ def weighed(
     )
     figure.update_xaxes(range=[0, 1.18 * max(megabytes)], nticks=7)
     figure.update_yaxes(nticks=7)
+    return figure
+
+
+def outlying(values: ArrayLike, limit: float, names: Sequence[str]) -> go.Figure:
+    """A point with a name for each of many magnitudes on a logarithmic axis; those at a limit or above stand out."""
+    shown = floats(values)
+    figure = canvas(340, "input", "largest magnitude (log scale)")
+    for kept, title, concept, size in (
+        (shown < limit, "below", "token", 4),
+        (shown >= limit, f"{limit:g} or more", "gradient", 8),
+    ):
+        places = np.flatnonzero(kept)
+        figure.add_scatter(
+            x=places,
+            y=shown[places],
+            mode="markers",
+            name=title,
+            marker={"color": color(concept), "size": size},
+            customdata=[[label(names[int(i)]), exact(shown[i])] for i in places],
+            hovertemplate="input %{x} at %{customdata[0]}<br><b>%{customdata[1]}</b>",
+        )
+    figure.add_hline(y=limit, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
+    figure.update_yaxes(type="log", **decades([shown]))
+    figure.update_layout(showlegend=True)
     return figure
 
 

@@ -53,15 +53,15 @@ def lines(
     figure.update_xaxes(type="log" if log_x else "linear", nticks=8)
     figure.update_yaxes(type="log" if log_y else "linear", nticks=7, rangemode="tozero" if zero else "normal")
     if log_x:
-        figure.update_xaxes(**_decades([places]))
+        figure.update_xaxes(**decades([places]))
     if log_y:
-        figure.update_yaxes(**_decades([floats(values) for values in series.values()]))
+        figure.update_yaxes(**decades([floats(values) for values in series.values()]))
     if mark_x is not None:
         figure.add_vline(x=mark_x, line={"color": NEUTRAL, "width": 1.5, "dash": "dot"})
     return figure
 
 
-def _decades(values: Sequence[NDArray[np.float64]]) -> dict[str, object]:
+def decades(values: Sequence[NDArray[np.float64]]) -> dict[str, object]:
     """Ticks of a logarithmic axis: powers of ten alone where there are several of them."""
     every = np.concatenate([np.ravel(one) for one in values]) if values else np.zeros(0)
     drawn = np.log10(every[np.isfinite(every) & (every > 0)])

@@ -16,6 +16,9 @@ REFERENCE = "fp32"
 SIXTEEN_BIT = "fp16"
 """What a page compares with where nothing else was chosen: the weights that bitsandbytes starts from."""
 
+EIGHT_BIT = "int8"
+"""The precision that rounds what enters a layer too."""
+
 FOUR_BIT = "nf4"
 """The 4-bit precision where nothing else was chosen."""
 

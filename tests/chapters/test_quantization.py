@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from engine import ReaderError, tokenize
+from engine import ReaderError, capture, tokenize
 from engine.chapters import c15_quantization as cards
 from engine.chapters.c15_quantization import clock, large, passage, simulate, weights, writing
 from engine.chapters.c15_quantization.formats import BITS, _already, _bits, _super, rounded
 from engine.chapters.c15_quantization.number import _origin, _title
 from engine.chapters.c15_quantization.pair import Pair
-from engine.evidence.oracles import bits, blockwise, by_hand, ggml, storage
+from engine.evidence.oracles import bits, blockwise, by_hand, ggml, llm_int8, storage
 from engine.model.precisions import PRECISIONS, precision
 from engine.ops import quantization as ops
 from engine.ops import timing
@@ -713,3 +713,49 @@ def test_times_that_overlap_are_about_as_long(first, second, said):
 
 def test_what_was_written_is_bounded_by_bytes():
     assert writing._kept.nbytes <= writing._kept.limit
+
+
+# LLM.int8
+
+
+def entering(name, layer=None):
+    rounded, half = loaded_checkpoint(name, "int8"), loaded_checkpoint(name, "fp16")
+    trace = capture(rounded, PROMPT)
+    return cards.Entering(rounded, half, trace, cards.most(rounded, trace)[0] if layer is None else layer)
+
+
+def test_a_product_in_eight_bits_on_paper():
+    inputs = torch.tensor([[127.0, -12.6], [1.0, 0.0]], dtype=torch.float64)
+    weight = torch.tensor([[127.0, 0.0], [0.0, 254.0]], dtype=torch.float64)
+    exact = inputs @ weight.T
+    together = llm_int8.product(inputs, weight, float("inf"))
+    assert together.tolist() == [[127.0 * 127, -13 * 254.0], [127.0, 0.0]], "−12.6 of 127 steps become −13"
+    apart = llm_int8.product(inputs, weight, 100.0)
+    assert torch.allclose(apart, exact), (
+        "with the large column apart, −12.6 is the largest of its row, and exact"
+    )
+
+
+@bundled
+def test_large_columns_apart_make_the_output_more_exact(name):
+    given = entering(name)
+    columns, decomposed = cards.outlier_columns(given), cards.decomposed(given)
+    assert len(columns.shown["apart"]) == cards.most(given.loaded, given.trace)[1] > 0
+    apart, together = (np.mean(values) for values in decomposed.shown.values())
+    assert apart < together
+    for card in (columns, decomposed):
+        assert card.oracle.judge(card.shown).passed
+        left = {}
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(card.code, left)
+        for key, values in left["result"].items():
+            np.testing.assert_allclose(np.asarray(values, float), card.shown[key], rtol=1e-6, atol=1e-9)
+
+
+def test_a_layer_without_large_columns_says_so():
+    given = entering("pocket-gpt2", 1)
+    assert cards.outlier_columns(given).title.startswith("None of 1,280 inputs reaches 6 in layer 1")
+    card = cards.decomposed(given)
+    apart, together = card.shown.values()
+    assert np.array_equal(apart, together)
+    assert card.title.startswith("Nothing is taken apart")

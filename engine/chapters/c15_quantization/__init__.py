@@ -2,6 +2,7 @@
 
 from engine.chapters.c15_quantization.blocks import Matrix, block_sizes, outlier
 from engine.chapters.c15_quantization.clock import Timings, measure, time
+from engine.chapters.c15_quantization.columns import Entering, decomposed, most, outlier_columns, threshold
 from engine.chapters.c15_quantization.compare import DRIFTS, drift, kl, next_token
 from engine.chapters.c15_quantization.cost import inventory, size
 from engine.chapters.c15_quantization.disk import KINDS, Place, disk, fullest, in_file, types
@@ -22,6 +23,7 @@ __all__ = [
     "SIZE",
     "SIZES",
     "Choices",
+    "Entering",
     "Matrix",
     "Pair",
     "Place",
@@ -36,6 +38,7 @@ __all__ = [
     "code_book",
     "curve",
     "cut",
+    "decomposed",
     "disk",
     "drift",
     "formats",
@@ -47,10 +50,12 @@ __all__ = [
     "matrices",
     "measure",
     "middle",
+    "most",
     "next_token",
     "number",
     "one_matrix",
     "outlier",
+    "outlier_columns",
     "overview",
     "perplexity",
     "points",
@@ -64,6 +69,7 @@ __all__ = [
     "steps",
     "sweep",
     "text",
+    "threshold",
     "tile",
     "time",
     "try_all",

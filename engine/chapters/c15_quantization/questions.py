@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from engine.chapters.c15_quantization.columns import APART, TOGETHER
 from engine.evidence.question import Ask, how_much, percent, plain
 
 ASKED: dict[str, Ask] = {
@@ -22,6 +23,13 @@ ASKED: dict[str, Ask] = {
         lambda card: np.sum(card.shown["other"]) / np.sum(card.shown["reference"]),
         (0.3, 0.5, 0.7),
         percent,
+    ),
+    "columns": how_much(
+        "With nothing taken apart, how many times the error does the output have?",
+        lambda card: np.mean(card.shown[TOGETHER]) / np.mean(card.shown[APART]),
+        (1.2, 2.0, 4.0),
+        plain,
+        card="decomposed",
     ),
     "outlier": how_much(
         "Blocks of 32 weights: how many bits does a weight take, its share of the scale included?",
