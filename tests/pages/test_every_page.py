@@ -4,6 +4,7 @@ import contextlib
 import copy
 import importlib
 import io
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -77,16 +78,13 @@ def test_a_wall_moves_no_point_of_a_figure(page):
 
 def points(figure):
     """All coordinates that are on axes or parts of the drawing."""
-    marks = figure.to_plotly_json()["layout"]
-    return str(
-        [[trace[axis] for axis in ("x", "y", "z") if axis in trace] for trace in figure.data]
-        + [
-            [mark.get(key) for key in ("x", "y", "x0", "x1", "y0", "y1", "path")]
-            + [mark.get(key) for key in ("ax", "ay") if mark.get(f"{key}ref", "pixel") != "pixel"]
-            for kind in ("annotations", "shapes", "images")
-            for mark in marks.get(kind, ())
-        ]
-    )
+    drawn = json.loads(figure.to_json())
+    return [[trace.get(axis) for axis in ("x", "y", "z")] for trace in drawn["data"]] + [
+        [mark.get(key) for key in ("x", "y", "x0", "x1", "y0", "y1", "path")]
+        + [mark.get(key) for key in ("ax", "ay") if mark.get(f"{key}ref", "pixel") != "pixel"]
+        for kind in ("annotations", "shapes", "images")
+        for mark in drawn["layout"].get(kind, ())
+    ]
 
 
 @pytest.mark.parametrize("page", PAGES)
