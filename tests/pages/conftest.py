@@ -21,7 +21,7 @@ HOME = "Home.py"
 PAGES = (HOME, *sorted(f"pages/{file.name}" for file in (ROOT / "pages").glob("[0-9]*.py")))
 BUNDLED = ("pocket-gpt2", "pocket-llama")
 TIMEOUT = 120
-PASSAGE = passages.passage()[:1200].rpartition(" ")[0]
+PASSAGE = passages.passage()[:700].rpartition(" ")[0]
 
 sheet.browserless = True
 config.set_option("client.showErrorDetails", "full")  # a test says what went wrong
@@ -39,7 +39,7 @@ def _nothing_made_before():
 
 @pytest.fixture(autouse=True)
 def _a_short_passage(monkeypatch):
-    """Its first third, three windows: chapter 15 reads it at six precisions, and every test that draws it waits."""
+    """Its first fifth, two windows: chapter 15 reads it at six precisions, and every test that draws it waits."""
     monkeypatch.setattr(passages, "passage", lambda: PASSAGE)
 
 

@@ -24,8 +24,13 @@ UNTRAINED = {"pages/09_Multi_Head_Attention.py": {"patching"}}
 
 on_each = pytest.mark.parametrize(
     ("name", "page"),
-    [(name, page) for name in TINY for page in PAGES],
+    [
+        pytest.param(name, page, marks=pytest.mark.exhaustive if (i + j) % 2 else ())
+        for i, name in enumerate(TINY)
+        for j, page in enumerate(PAGES)
+    ],
 )
+"""Each architecture on every second page, and each page on every second architecture; the others are `exhaustive`."""
 
 
 @on_each

@@ -4,23 +4,33 @@ import numpy as np
 import pytest
 
 from engine.evidence.card import Badge, Card, Oracle
-from tests.pages.conftest import visited
+from tests.conftest import SMOLLM2, needs_smollm2
+from tests.pages.conftest import BUNDLED, PAGES, visited
 from tests.pages.mutations import mutations
-from tests.pages.test_every_page import everywhere
+
+AT = {"fp32": BUNDLED, "nf4": BUNDLED[1:], "int8": BUNDLED[:1]}
+"""Where all pages are tried: 32-bit floats, and the two ways in which bitsandbytes multiplies, in bfloat16 and in 8-bit
+integers, on one checkpoint each. What else there is takes many more minutes and is marked `exhaustive`."""
+
+DEEP = {("pages/08_Attention_QKV.py", "nf4"), ("pages/05_Logits_and_Sampling.py", "int8")}
+"""What is tried on SmolLM2 each time: where its thirty layers have shown a proof to be too wide."""
 
 
-def slow(test):
-    """Mark a test that takes minutes: every proof of a page, once."""
-    return pytest.mark.mutations(pytest.mark.timeout(1200)(test))
+def cases():
+    """(page, checkpoint, precision): all there are but SmolLM2 at fp32, which is tried elsewhere."""
+    for page in PAGES:
+        for precision, here in AT.items():
+            for checkpoint in BUNDLED:
+                rare = () if checkpoint in here else pytest.mark.exhaustive
+                yield pytest.param(page, checkpoint, precision, marks=rare)
+            if precision != "fp32":
+                rare = () if (page, precision) in DEEP else (pytest.mark.exhaustive,)
+                yield pytest.param(page, SMOLLM2, precision, marks=[needs_smollm2, *rare])
 
 
-on_every_precision = pytest.mark.parametrize("precision", ["fp32", "nf4", "int8"])
-"""32-bit floats, and the two ways in which bitsandbytes multiplies: in bfloat16, and in 8-bit integers."""
-
-
-@slow
-@everywhere
-@on_every_precision
+@pytest.mark.mutations
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("page", "checkpoint", "precision"), cases())
 def test_a_proof_fails_for_every_altered_figure(page, checkpoint, precision):
     visit = visited(page, checkpoint, precision)
     assert visit.app.selectbox(key="side-precision").value == precision

@@ -12,14 +12,6 @@ from engine.evidence.question import Question, between, how_much, largest, leadi
 from engine.tokens.text import markdown
 from tests.pages.conftest import PAGES, open_app, visited, watched
 from tests.pages.conftest import Visit as Seen
-from tests.pages.test_every_page import asked
-
-
-@pytest.mark.smollm2
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", PAGES[1:])
-def test_at_least_two_beats_of_a_chapter_ask_on_a_published_model(page):
-    assert len(asked(page, "SmolLM2-135M-Instruct")) >= 2
 
 
 def test_the_answer_follows_the_numbers():
