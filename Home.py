@@ -1,20 +1,20 @@
 """The landing page: the reader's prompt on its way through the model, and the table of chapters."""
 
 from engine.evidence.card import Card
-from engine.tokens.text import markdown
+from engine.tokens.text import markdown, plural
 from pages._shared import Beat, Station, Step, View, home
 
 
 def text(view: View) -> Card:
     from engine.chapters import home as cards
 
-    return cards.text(view.loaded, view.trace)
+    return cards.text(view.loaded, view.trace, view.total)
 
 
 def tokens(view: View) -> Card:
     from engine.chapters import home as cards
 
-    return cards.tokens(view.loaded, view.trace)
+    return cards.tokens(view.loaded, view.trace, view.total)
 
 
 def vectors(view: View) -> Card:
@@ -43,10 +43,10 @@ def next_token(view: View) -> Card:
 
 def sizes(view: View) -> str:
     spec = view.loaded.spec
-    kinds = f"{spec.n_head} attention heads" if spec.n_head > 1 else "one attention head"
+    kinds = f"{spec.n_head} attention heads let" if spec.n_head > 1 else "one attention head lets"
     return (
-        f"{markdown(view.loaded.name)} has {spec.n_layer} blocks. In each, {kinds} let the tokens look at "
-        f"one another, and an MLP of {spec.d_ff:,} neurons works on every token alone. Both only ever *add* to "
+        f"{markdown(view.loaded.name)} has {spec.n_layer} blocks. In each, {kinds} each token look back "
+        f"at those before it, and an MLP of {spec.d_ff:,} neurons works on every token alone. Both only ever *add* to "
         "the token's vector, which is therefore called the residual stream."
     )
 
@@ -81,7 +81,7 @@ def steps(view: View, card: Card) -> list[Step]:
         ),
         Step(
             "Text becomes tokens, tokens become vectors",
-            f"Your text is {len(names)} tokens for this model. Each is a number that selects a vector of "
+            f"Your text is {plural(len(names), 'token')} for this model. Each is a number that selects a vector of "
             f"{spec.d_model} numbers; from here on there are only vectors.",
             "tokens",
             (1, 2),
@@ -164,7 +164,7 @@ home(
                 "vectors",
                 "Tokens become vectors",
                 "Each number selects a row of a large table that training has filled. Tokens that are used "
-                "alike have rows that point the same way.",
+                "alike have rows that point in similar directions.",
                 vectors,
             ),
             (2,),

@@ -218,8 +218,8 @@ chapter(
             A language that was rare in the tokenizer’s training text is cut into smaller pieces, so the same sentence
             takes more of the context window (the number of tokens that a model can read at once) and more steps to
             write. What was frequent there was merged into long tokens. Nine rows say the same in nine languages;
-            below the line are other kinds of text. The first column is the loaded checkpoint’s tokenizer, the others
-            run from an older one to a newer one.
+            below the line are other kinds of text; how digits are cut is a rule of each tokenizer’s own. The first
+            column is the loaded checkpoint’s tokenizer, the others run from an older one to a newer one.
             """,
             draw=price,
             try_this="Choose “times English”, and find a row that became cheaper from r50k to o200k.",

@@ -252,8 +252,8 @@ def contexts_prose(view: View) -> str:
         To see what a neuron responds to, list the tokens of a text at which it is most active. Here that is your
         prompt and, at the press of a button, a tale of a few pages, for all {view.loaded.spec.d_ff:,} neurons of every
         layer at once. The same token again and again suggests that the neuron detects that token; values that rise or
-        fall steadily along the text suggest that it follows the position; a mixture means that it takes part in
-        several things, or that the list is too short.
+        fall steadily along your prompt, or places that all lie late in a window of the tale, suggest that it follows
+        the position; a mixture means that it takes part in several things, or that the list is too short.
     """
 
 

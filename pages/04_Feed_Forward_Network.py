@@ -15,6 +15,7 @@ from engine.tokens.text import markdown
 from pages._shared import Beat, View, chapter
 
 GEVA = "https://arxiv.org/abs/2012.14913"
+ELHAGE = "https://arxiv.org/abs/2209.10652"
 
 
 def toy(view: View) -> Callable[[], Card]:
@@ -115,7 +116,9 @@ def real_prose(view: View) -> str:
         the {spec.d_model} numbers of {focus(view)} in the residual stream{before}. {middle} W_down adds up their output
         directions, and the result{after} is added to the residual stream. A neuron can be read as a key and a value:
         {keys} a pattern that it looks for in x, its row of W_down what it adds where the pattern is found. In this
-        reading, the MLPs are the model’s memory ([Geva et al. 2021]({GEVA})).
+        reading, the MLPs are the model’s memory ([Geva et al. 2021]({GEVA})). Seldom does one neuron stand for one
+        thing: a layer can hold more patterns than it has neurons, each spread over several (*superposition*, [Elhage
+        et al. 2022]({ELHAGE})).
     """
 
 

@@ -90,7 +90,7 @@ def blame(view: View) -> Callable[[], Card]:
 
 def step(view: View) -> Callable[[], Card]:
     target = _target(view)
-    small = view.work(
+    small, fall = view.work(
         "Looking for a small step", target, lambda progress: cards.small_rate(*_asked(view, target))
     )
     with view.controls:
@@ -98,7 +98,7 @@ def step(view: View) -> Callable[[], Card]:
             "rate", "Learning rate", cards.RATES, small, of=small, format_func=lambda rate: f"{rate:g}"
         )
         st.caption(
-            f"With {small:g} the straight line along the gradient falls by about {cards.SMALL:g} nats for this target."
+            f"With {small:g} the straight line along the gradient falls by {fall:.2g} nats for this target."
         )
     return lambda: cards.step(*_asked(view, target), rate)
 

@@ -388,7 +388,7 @@ chapter(
             "present token stood before and reads on from there. Induction heads are said to do this "
             f"({OLSSON}). So compare the surprisal of the same tokens at both readings, and then without the heads "
             "that score highest on induction. Taking out any heads may hurt, so the control takes out as many others: "
-            "only what the loss of the induction heads costs beyond that speaks for them.",
+            "only what taking out the induction heads costs beyond that speaks for them.",
             draw_second,
             "Set the number of removed heads to 0 and raise it by one at a time. Does the curve of the second reading "
             "go up with the first head, or only once several are gone?",
@@ -412,7 +412,8 @@ chapter(
             "should find, the token after the earlier occurrence, is another token. A previous-token head in such a "
             "layer solves this. It writes into each position which token stands before it, the induction head's keys "
             f"read that, and the match is made ({ELHAGE}). If this is how it works, taking out the previous-token "
-            "heads must break the induction heads, and taking out as many others must not.",
+            "heads must break the induction heads, and taking out as many others must not. Chapter 10 shows what lets "
+            "a head look back by one token.",
             draw_circuit,
             "Begin with 0 and raise the number one by one. Does the first previous-token head break induction in this "
             "model, or do several do the same work?",

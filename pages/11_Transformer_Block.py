@@ -58,7 +58,11 @@ def norms(view: View) -> Callable[[], Card]:
 
 
 def grid(view: View) -> Callable[[], Card]:
-    return lambda: lens.layers(view.loaded, view.trace, view.state.focus)
+    folded = view.loaded.spec.n_layer >= lens.ROWS
+    if folded:
+        with view.controls:
+            folded = not view.toggle("every", "Show every block")
+    return lambda: lens.layers(view.loaded, view.trace, view.state.focus, folded=folded)
 
 
 def whole(spec: Spec) -> dict[str, tuple[iv.Intervention, ...]]:

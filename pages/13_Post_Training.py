@@ -497,7 +497,7 @@ chapter(
         ),
         Beat(
             "limits",
-            "Tuning teaches how to answer, hardly what",
+            "Does tuning teach what to answer, or only how?",
             prose=about_limits,
             draw=limits,
             try_this="Ask all questions. Which of the passes are luck? Read the answers with other seeds (in the bar).",

@@ -103,11 +103,16 @@ def ordered_curve(
     names: tuple[str, ...],
     concept: str = "embedding",
     height: int = 420,
+    first: int = 0,
 ) -> go.Figure:
-    """Points (point, 2 or 3) in their order, pale at the start and full at the end; every nth has its number."""
+    """Points (point, 2 or 3) in their order, pale at the start and full at the end; every nth has its number.
+
+    `first` is the number of the first one.
+    """
     places = floats(points)
     count = len(places)
-    marks = [str(i) if i % every == 0 or i in (count - 1, chosen) else "" for i in range(count)]
+    numbers = range(first, first + count)
+    marks = [str(i) if i % every == 0 or i in (numbers[-1], chosen) else "" for i in numbers]
     paint = color(concept)
     solid = places.shape[1] == 3  # a 3-D scene draws transparent colours as white
     options: dict[str, Any] = {
@@ -120,7 +125,7 @@ def ordered_curve(
             "size": [9 if text else 4 for text in marks],
             "line": {"width": 0},
         },
-        "customdata": np.arange(count),
+        "customdata": list(numbers),
         "hovertemplate": "position %{customdata}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
     }
     figure = canvas(height, *names[:2])

@@ -53,6 +53,11 @@ def label(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
+def plural(count: int, noun: str) -> str:
+    """How many there are of something, in words: "1 token", "1,200 tokens"."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
 def shorten(text: str, width: int = 16) -> str:
     """At most `width` characters, with an ellipsis where something was cut."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -241,8 +241,11 @@ def _numbers(card: Card) -> Hashable:
 def _table(card: Card, key: str) -> None:
     import pandas as pd
 
+    height: Literal["content", "auto"] = (
+        "content" if card.figure is None else "auto"
+    )  # all rows of what is no figure
     frame = pd.DataFrame({name: _uniform(column) for name, column in card.table.items()})
-    st.dataframe(frame, hide_index=True, key=key, height="auto", alt=card.alt)
+    st.dataframe(frame, hide_index=True, key=key, height=height, alt=card.alt)
 
 
 def _uniform(column: Sequence[Any]) -> Sequence[Any]:

@@ -99,6 +99,11 @@ class View(own.Controls):
         """The tokens of the prompt, without running the model."""
         return resources.prompt_tokens(self.loaded, self.chosen.prompt)[0]
 
+    @property
+    def total(self) -> int:
+        """How many tokens the prompt has, those included that the pages do not look at."""
+        return resources.prompt_tokens(self.loaded, self.chosen.prompt)[1]
+
     def tokens_of(self, loaded: "Loaded") -> "tuple[Token, ...]":
         """The tokens of the prompt as another checkpoint cuts it, without running that model."""
         return resources.prompt_tokens(loaded, self.chosen.prompt)[0]

@@ -64,8 +64,8 @@ def test_every_proof_holds_and_every_script_finds_the_same(kind, text):
 def test_so_they_do_for_the_space_and_on_the_landing_page(kind, text):
     trace = capture(kind, text)
     check(cards.space(kind, text, lambda wanted: capture(kind, wanted)))
-    check(home.text(kind, trace))
-    check(home.tokens(kind, trace))
+    check(home.text(kind, trace, len(trace.tokens)))
+    check(home.tokens(kind, trace, len(trace.tokens)))
 
 
 @pytest.mark.smollm2
@@ -85,7 +85,7 @@ def test_the_start_token_is_told_and_not_counted(made):
     assert cards.roundtrip(loaded, PROMPT).numbers["ids"] == [t.id for t in tokenize(loaded, PROMPT)][1:]
     note = cards.space(loaded, PROMPT, lambda wanted: capture(loaded, wanted)).note
     assert f"{len(tokenize(loaded, PROMPT))} tokens (1 of them not typed)" in note
-    assert "puts <s> before it" in home.tokens(loaded, capture(loaded, PROMPT)).title
+    assert "puts <s> before it" in home.tokens(loaded, capture(loaded, PROMPT), 9).title
 
 
 def test_english_costs_once_english_with_a_start_token_too(made):

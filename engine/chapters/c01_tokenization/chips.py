@@ -1,11 +1,12 @@
 """A text as the tokens of o200k_base."""
 
 from engine.chapters.c01_tokenization.scripts import tiktoken_lines
-from engine.chapters.c01_tokenization.texts import checked, in_bytes, plural
+from engine.chapters.c01_tokenization.texts import checked, in_bytes
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.tokenizing import columns, from_ranks
 from engine.figures.text import chips as draw
 from engine.tokens import encodings
+from engine.tokens.text import plural
 
 NAME = "o200k_base"
 SHOWN = 72

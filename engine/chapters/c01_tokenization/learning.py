@@ -9,13 +9,13 @@ from itertools import pairwise
 from numpy.typing import ArrayLike
 
 from engine import ReaderError
-from engine.chapters.c01_tokenization.texts import checked, plural
+from engine.chapters.c01_tokenization.texts import checked
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.pairing import Pair, learned_again
 from engine.figures.bars import bars
 from engine.figures.tokenization import Part, Strip, strips
 from engine.tokens import merges
-from engine.tokens.text import display_bytes, shorten
+from engine.tokens.text import display_bytes, plural, shorten
 
 SPLITTER = "r50k_base"
 """Whose rules split the text before anything is joined."""

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from engine import ReaderError
 from engine.chapters.c01_tokenization.scripts import tiktoken_lines, tokenizer_lines
-from engine.chapters.c01_tokenization.texts import checked, plural
+from engine.chapters.c01_tokenization.texts import checked
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.tokenizing import joined_pairs, library_ids
 from engine.figures.tokenization import Part, Strip, strips
@@ -14,7 +14,7 @@ from engine.model.loaded import Loaded
 from engine.ops import bpe
 from engine.tokens import encodings, merges
 from engine.tokens.merges import Merger
-from engine.tokens.text import display_bytes, shorten
+from engine.tokens.text import display_bytes, plural, shorten
 
 R50K = "r50k_base"
 ROWS = 9

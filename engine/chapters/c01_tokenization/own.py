@@ -15,7 +15,6 @@ from engine.chapters.c01_tokenization.texts import (
     checked,
     in_bytes,
     of_text,
-    plural,
     printed,
     start_note,
 )
@@ -28,6 +27,7 @@ from engine.model.loaded import Loaded
 from engine.tokens import encodings
 from engine.tokens.encoder import encoder
 from engine.tokens.pieces import cover
+from engine.tokens.text import plural
 from engine.tokens.token import Token
 
 LINE, LINES = 34, 3

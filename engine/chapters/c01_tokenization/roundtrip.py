@@ -10,22 +10,14 @@ from numpy.typing import ArrayLike
 
 from engine.chapters.c01_tokenization.own import LINES, Cut, between, breaks_of
 from engine.chapters.c01_tokenization.scripts import ENCODE, tokenizer_lines
-from engine.chapters.c01_tokenization.texts import (
-    checked,
-    in_bytes,
-    is_text,
-    of_text,
-    plural,
-    printed,
-    start_note,
-)
+from engine.chapters.c01_tokenization.texts import checked, in_bytes, is_text, of_text, printed, start_note
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.tokenizing import Spelled, columns, how, laid_out, reader, without_put
 from engine.figures.tokenization import Part, Strip, strips
 from engine.model.loaded import Loaded
 from engine.tokens.encoder import encoder
 from engine.tokens.pieces import cover
-from engine.tokens.text import display
+from engine.tokens.text import display, plural
 from engine.tokens.token import Token
 
 LINE = 14

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from engine.chapters.c01_tokenization.texts import plural
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.ends import last_probabilities
 from engine.evidence.oracles.order import at_ranks
@@ -20,7 +19,7 @@ from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops.sampling import softmax
 from engine.tokens.encoder import Kind, encoder
-from engine.tokens.text import clean_prompt
+from engine.tokens.text import clean_prompt, plural
 
 SHOWN = 5
 """Candidates taken from the top of each distribution."""

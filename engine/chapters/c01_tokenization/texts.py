@@ -51,7 +51,3 @@ def is_text(token: Token) -> bool:
 def printed(token: Token) -> str:
     """A token's text for a narrow box; bytes that are no text as hexadecimal digits alone."""
     return token.display if is_text(token) else token.bytes.hex().upper()
-
-
-def plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")

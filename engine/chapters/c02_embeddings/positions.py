@@ -97,8 +97,12 @@ def _added_note(learned: bool, count: int) -> str:
 
 
 def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
-    """The position vectors on their first principal components, joined in order."""
-    rows = vectors(loaded)
+    """The position vectors on their first principal components, joined in order.
+
+    Without position 0: models without a start token rest attention on it, and its row lies so far from all others that
+    it would have a component to itself.
+    """
+    rows = vectors(loaded)[1:]
     found = pca(rows, 3)
     shares = found.shares
     every = 2 ** max(0, int(np.ceil(np.log2(max(len(rows), 1) / 8))))
@@ -113,9 +117,10 @@ def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
             chosen=chosen,
             names=axis_names(shares),
             concept="embedding",
+            first=1,
         ),
         table={
-            "position": list(range(len(rows))),
+            "position": list(range(1, len(rows) + 1)),
             **{f"PC {i + 1}": found.scores[:, i].tolist() for i in range(3)},
         },
         shown={"scores": found.scores, "shares": shares},
@@ -125,10 +130,18 @@ def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
             lambda: _curve_again(loaded, found.scores),
             {"scores": SPREAD * max(1.0, largest(found.scores)), "shares": SPREAD},
         ),
-        code=code(loaded, components_code(_script_rows(loaded))),
-        note=f"Explained variance: {printed(shares)}. Numbers on the curve are positions; {chosen} is the chosen "
-        "token’s.",
+        code=code(loaded, components_code(f"{_script_rows(loaded)}[1:]")),
+        note=f"Explained variance: {printed(shares)}. Numbers on the curve are positions"
+        + (f"; {chosen} is the chosen token’s" if chosen else "")
+        + f". Position 0 is left out: its row is {_away(loaded):.3g} times as far from the mean as the others are.",
     )
+
+
+def _away(loaded: Loaded) -> float:
+    """How far the row of position 0 is from the mean of the others, in their own mean distances from it."""
+    rows = vectors(loaded)
+    apart = norms(rows - rows[1:].mean(0))
+    return float(apart[0] / apart[1:].mean())
 
 
 def _script_rows(loaded: Loaded) -> str:
@@ -203,7 +216,7 @@ def _added_again(loaded: Loaded, ids: Sequence[int]) -> dict[str, ArrayLike]:
 
 def _curve_again(loaded: Loaded, scores: Float) -> dict[str, ArrayLike]:
     """`scores` tell the signs."""
-    found = again.components(again.position_rows(loaded, MOST), scores)
+    found = again.components(again.position_rows(loaded, MOST)[1:], scores)
     return {"scores": found.scores, "shares": found.shares}
 
 

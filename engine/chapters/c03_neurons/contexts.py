@@ -96,6 +96,7 @@ def top_tokens(
             "activation": values.tolist(),
             "token": names,
             "position in the text": places,
+            "position in its window": [place % len(cuts[0]) for place in places],
             "context": ["".join(row.tokens) for row in rows],
         },
         shown={"activation": values, "position in the text": np.array(places), "around": around},

@@ -109,7 +109,7 @@ def _title(tokens: list[str], predicted: Floats, measured: Floats, first: int, m
         f"measured {measured[first]:+.2g}"
     )
     if first == most:
-        return start + ", the largest there too"
+        return start + ", the largest of those shown"
     return f"{start}, but {measured[most]:+.2g} without {quoted(tokens[most])}"
 
 

@@ -18,8 +18,8 @@ _NAMES = {
         "final_norm": "final norm",
     },
     "behind": {
-        "attn_norm": "norm behind attention",
-        "mlp_norm": "norm behind the MLP",
+        "attn_norm": "norm after attention",
+        "mlp_norm": "norm after the MLP",
         "final_norm": "final norm",
     },
     "shared": {"attn_norm": "norm before attention and MLP", "final_norm": "final norm"},

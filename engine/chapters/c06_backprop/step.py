@@ -20,7 +20,7 @@ from engine.tokens.passages import control_prompts
 from engine.tokens.text import display as visible
 from engine.tokens.text import quoted, shorten
 
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+RATES = (3e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 LETTERS = ("A", "B", "C")
 CONTROLS = len(LETTERS)
 SMALL = 0.1
@@ -29,10 +29,12 @@ OFF = 3e-5
 """Logits and probabilities after one step: fp32 gradients whose sums run in another order, times the learning rate."""
 
 
-def small_rate(loaded: Loaded, asked: Example) -> float:
-    """The rate on offer with which a straight line along the gradient falls by about `SMALL`."""
-    wanted = SMALL / max(_squared(gradients(loaded, asked)), 1e-30)
-    return min(RATES, key=lambda rate: abs(np.log(rate / wanted)))
+def small_rate(loaded: Loaded, asked: Example) -> tuple[float, float]:
+    """The rate on offer with which a straight line along the gradient falls by about `SMALL`, and by what, in nats."""
+    squared = _squared(gradients(loaded, asked))
+    wanted = SMALL / max(squared, 1e-30)
+    rate = min(RATES, key=lambda rate: abs(np.log(rate / wanted)))
+    return rate, rate * squared
 
 
 def _squared(gradient: Mapping[str, torch.Tensor]) -> float:

@@ -96,7 +96,7 @@ def weight(
 
     return Card(
         key="weight",
-        title=f"Autograd says {slope:.6g}, the central difference {chord:.6g}",
+        title=f"Autograd says {slope + 0.0:.6g}, the central difference {chord + 0.0:.6g}",
         alt=f"The loss as a curve while {place} changes, with a straight line of slope {slope:.4g} through its middle.",
         badge=Badge.LIVE,
         figure=tangent(
@@ -156,7 +156,9 @@ def weight(
             """,
         ),
         note=f"Both in float64, on a private copy, for the loss of {target_name(loaded, asked)}. The two differ by "
-        f"{abs(chord - slope):.1e}; {place} is {here:.4g}, and a typical one of this matrix ±{typical:.3g}.",
+        f"{abs(chord - slope):.1e}; {place} is {here:.4g}, and a typical one of this matrix ±{typical:.3g}."
+        + ("" if len(asked.ids) > 1 else " With one token there is one key, whose weight is 1 whatever its score: the "
+           "loss does not depend on query and key."),
     )  # fmt: skip
 
 

@@ -180,10 +180,11 @@ def head_map(
         },
         shown={stage: values},
         oracle=Oracle(
-            "The attention weights that the model, run again, returns."
+            "Softmax of the masked scores by PyTorch's own attention, from queries and keys projected again from the "
+            "stream that transformers returns."
             if stage == "weights"
             else "Scores from queries and keys projected again from the stream that transformers returns.",
-            lambda: {stage: head_again(one).returned if stage == "weights" else head_again(one).scores},
+            lambda: {stage: head_again(one).weights() if stage == "weights" else head_again(one).scores},
             tolerance(loaded, 1.0, np.tril(one.scores), steps=2)
             if stage == "weights"
             else tolerance(loaded, values),

@@ -52,7 +52,7 @@ def projection(
         },
         shown={"x": x, "finished": one.finish(result, part, query)},
         oracle=Oracle(
-            f"x from the stream that transformers returns, behind the model's own norm; x·W + b{_and_norm(one, part)} "
+            f"x from the stream that transformers returns, after the model's own norm; x·W + b{_and_norm(one, part)} "
             f"against the {part} that the model computed in its pass.",
             lambda: {"x": head_again(one).read[query], "finished": one.unrotated(part)[query]},
             tolerance(loaded, x, result),

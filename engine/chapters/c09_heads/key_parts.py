@@ -73,7 +73,7 @@ def refuse(one: Head) -> None:
         )
     if one.has_qk_norm:
         raise ReaderError(
-            f"In {one.loaded.name} a second norm, behind the projection, sets the size of each key; the split shown "
+            f"In {one.loaded.name} a second norm, after the projection, sets the size of each key; the split shown "
             "here holds the scale of one norm only."
         )
 

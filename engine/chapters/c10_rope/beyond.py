@@ -96,7 +96,7 @@ def beyond(loaded: Loaded, text: str) -> Card:
         f"{outside[SLOWED]:.2f} with θ scaled and {outside[HALVED]:.2f} with the positions halved",
         alt=f"Four lines of mean surprisal over {RUNS} runs of {width} tokens. Up to position {context} they stand at "
         + _said(inside)
-        + "; behind it at "
+        + "; beyond it at "
         + _said(outside)
         + ".",
         badge=Badge.LIVE,

@@ -121,7 +121,12 @@ def theta_decay(
         code=code.script(one, _other(loaded, theta), _DECAY.format(query=query, away=away)),
         note=f"The query of {one.quoted(query)} in {one.name} of {loaded.name}, and a key with the same numbers."
         + (" Dotted: the end of the context." if reach > 1 else "")
-        + ("" if away.step == 1 else f" One distance in {away.step} is computed."),
+        + (
+            ""
+            if away.step == 1
+            else f" One distance in {away.step} is computed, so waves shorter "
+            f"than {2 * away.step} tokens look slower than they are."
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def family_of(checkpoint: str, here: Callable[[str], bool] = is_cached) -> Famil
             )
     if checkpoint in POCKET.values():
         return _pocket("")
-    shown = checkpoint if checkpoint in CATALOGUE else "Your checkpoint"
+    shown = checkpoint if checkpoint in CATALOGUE else "your checkpoint"
     return _pocket(
         f"No version of {shown} from before or after tuning is known here, so this chapter compares pocket-llama with "
         "its two tuned versions."

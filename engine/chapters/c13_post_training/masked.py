@@ -49,8 +49,8 @@ def loss(version: Version, speaker: Version, request: str, answer: str, everythi
 
     return Card(
         key="loss",
-        title=f"{int(counted.sum())} of {len(made.ids)} tokens carry loss: their mean surprisal under "
-        f"{version.label} is {mean:.3f} nats",
+        title=f"{int(counted.sum())} of {len(made.ids)} tokens {'carries' if counted.sum() == 1 else 'carry'} loss: "
+        f"their mean surprisal under {version.label} is {mean:.3f} nats",
         alt=f"A bar for each token: surprisal under {version.label}. Hatched bars, {len(rest)} of them, do not count.",
         badge=Badge.LIVE,
         figure=loss_mask(names, nats, made.carries_loss, mean),

@@ -13,7 +13,7 @@ from engine.model.capturing import tokens_of, typed
 from engine.model.loaded import Loaded
 from engine.tokens.chat import special_ids
 from engine.tokens.encoder import decode, encoder
-from engine.tokens.text import display, quoted
+from engine.tokens.text import display, plural, quoted
 
 COLUMNS, SHOWN = 6, 60
 
@@ -58,7 +58,7 @@ def template(version: Version, request: str) -> Card:
         ),
         code=script([version], _CODE.format(request=request, label=version.label)),
         atol=0.0,
-        note=f"Your request alone makes {mine} tokens; the rest is the template's."
+        note=f"Your request alone makes {plural(mine, 'token')}; the rest is the template's."
         + _unasked(loaded, ids, request)
         + _lost(loaded, request)
         + (f" The figure shows the first {SHOWN} tokens, the table all of them." if len(ids) > SHOWN else ""),

@@ -19,6 +19,7 @@ from engine.evidence.script import preamble, script
 from engine.model import kv_cache
 from engine.model.loaded import Loaded, tensors
 from engine.ops.timing import Timing, once
+from engine.tokens.text import plural
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -244,8 +245,9 @@ def _timed(loaded: Loaded, found: Batches) -> Card:
         atol=pass_tolerance(loaded, found.logits),
         note="Rows share the reading, not the arithmetic: each adds its own, so a step gets longer where that takes "
         f"the time. The medians of {len(found.steps[0].milliseconds)} repeats on this machine, in turns; the table has "
-        f"the quartiles. Each row keeps {found.held:,} bytes of keys and values for {len(found.ids)} tokens and "
-        "reads another next token, so that no two rows give the same logits. The script checks logits, not the clock.",
+        f"the quartiles. Each row keeps {found.held:,} bytes of keys and values for {plural(len(found.ids), 'token')} "
+        "and reads another next token, so that no two rows give the same logits. The script checks logits, not the "
+        "clock.",
     )
 
 

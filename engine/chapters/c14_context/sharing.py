@@ -18,6 +18,7 @@ from engine.model.capturing import display
 from engine.model.generation import end_of_text
 from engine.model.loaded import Loaded
 from engine.model.writing import Request, write
+from engine.tokens.text import plural
 
 SIZES = (2, 4, 8, 16, 32)
 """Positions in a page."""
@@ -120,7 +121,7 @@ def shared(loaded: Loaded, found: Shared, length: int, size: int) -> Card:
 def _title(count: int, prompt: int, size: int, numbers: Sequence[int], sizes: Sequence[int]) -> str:
     common = prompt // size
     if not common:
-        return f"The {prompt} tokens that {count} requests begin with fill no page of {size}: none is shared"
+        return f"What {count} requests begin with, {plural(prompt, 'token')}, fills no page of {size}: none is shared"
     first = f"{common} page{'s' * (common != 1)}"
     return (
         f"{count} requests share the first {first}: {numbers[1]} are kept instead of {numbers[0]}, {sizes[1]:,} bytes "

@@ -17,6 +17,7 @@ from engine.figures.quantization import columns
 from engine.model.trace import Trace
 from engine.ops import quantization as ops
 from engine.ops.sampling import kl_divergence, softmax, top
+from engine.tokens.text import plural
 
 SHOWN = 8
 DRIFTS = {"relative L2": "‖difference‖ / ‖reference‖", "cosine": "1 − cosine"}
@@ -147,7 +148,8 @@ def kl(pair: Pair) -> Card:
     flips = "no top-1 flip" if not count else f"{count} top-1 {'flip' if count == 1 else 'flips'}"
     return Card(
         key="kl",
-        title=f"{names[1]} costs {mean:.3g} nats a token on average, with {flips} in {len(divergence)} positions",
+        title=f"{names[1]} costs {mean:.3g} nats a token on average, with {flips} in "
+        f"{plural(len(divergence), 'position')}",
         alt=f"Columns: KL divergence from {names[0]} to {names[1]} after each token of the prompt; the largest, "
         f"{divergence[worst]:.3g} nats, after “{pair.labels[worst]}”. {flips.capitalize()}.",
         badge=Badge.LIVE,

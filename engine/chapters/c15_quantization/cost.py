@@ -87,8 +87,8 @@ def size(pair: Pair) -> Card:
             for name, kinds, total in zip(("reference", "other"), found, totals, strict=True)
         },
         oracle=Oracle(
-            "Every kind against the shapes of the unquantized layers and the widths of the stored types; scales and "
-            "code books against bitsandbytes' own list of its state, tensor by tensor; in bytes.",
+            "Every kind against the shapes of the layers and the widths of the stored types; a scale for each block of "
+            "64 weights (int8: for each output), and 16 floats of a code book for each layer; in bytes.",
             lambda: dict(zip(("reference", "other"), map(by_shape, sides), strict=True)),
         ),
         code=code(head(pair), _BYTES),

@@ -13,6 +13,7 @@ from engine.chapters.c15_quantization.pair import COLORS, Pair, code, head
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.filtering import chosen, written_again
 from engine.evidence.oracles.order import at_ranks
+from engine.evidence.passes import reading
 from engine.evidence.rounding import chance_tolerance, logit_tolerance, probability_tolerance
 from engine.figures import grouped_bars
 from engine.model.cache import ByteLRU
@@ -173,8 +174,7 @@ def text(pair: Pair, writing: Writing, choices: Choices) -> Card:
         },
         oracle=Oracle(
             f"Both texts by {'generate of transformers' if choices.greedy else _DRAWN}, and the step that decides; its "
-            "candidates and their probabilities, which were written with a KV cache, from one pass of transformers "
-            "over the whole text without.",
+            f"candidates and their probabilities read again: {_readings(pair)}.",
             partial(_again, pair, (writing.first, writing.second), writing.step, choices, best),
             {
                 **dict.fromkeys(("text, reference", "text, other", "step", "candidates"), 0.0),
@@ -189,6 +189,12 @@ def text(pair: Pair, writing: Writing, choices: Choices) -> Card:
     )
 
 
+def _readings(pair: Pair) -> str:
+    """How each side's text is read again, in words."""
+    ways = dict.fromkeys(reading(side) for side in pair.sides)
+    return "; ".join(f"{way[0].lower()}{way[1:]}" for way in ways)
+
+
 def _chosen(writing: Writing) -> tuple[int, ...]:
     return (*writing.first[writing.step : writing.step + 1], *writing.second[writing.step : writing.step + 1])
 
@@ -196,7 +202,8 @@ def _chosen(writing: Writing) -> tuple[int, ...]:
 def _title(pair: Pair, writing: Writing, choices: Choices) -> str:
     parted, count = writing.parted, max(len(writing.first), len(writing.second))
     if parted is None:
-        return f"All {count} tokens are the same; token {writing.step + 1} was the closest call"
+        same = "The only token is" if count == 1 else f"All {count} tokens are"
+        return f"{same} the same; token {writing.step + 1} was the closest call"
     a, b = (
         f"“{pair.named(ids[parted])}”" if parted < len(ids) else "nothing"
         for ids in (writing.first, writing.second)

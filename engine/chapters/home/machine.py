@@ -19,6 +19,7 @@ from engine.model.ledger import affine
 from engine.model.loaded import Loaded
 from engine.model.trace import Trace
 from engine.ops.sampling import softmax
+from engine.tokens.text import plural
 
 CANDIDATES = 5
 TOKENS_DRAWN = 12
@@ -52,7 +53,8 @@ def machine(loaded: Loaded, trace: Trace) -> Card:
     probable = probability_tolerance(loaded)
     return Card(
         key="machine",
-        title=f"{len(ids)} tokens, {n_layer} blocks, and “{names[0]}” with {chances[best[0]]:.0%} to come next",
+        title=f"{plural(len(ids), 'token')}, {plural(n_layer, 'block')}, and “{names[0]}” with "
+        f"{chances[best[0]]:.0%} to come next",
         alt=f"The model as a column: {len(ids)} tokens at the foot, {n_layer} blocks above them, each with what its "
         f"attention reads and how much attention and MLP add to the logit of “{names[0]}”, and the next token at "
         "the top.",

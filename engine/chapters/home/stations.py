@@ -20,7 +20,7 @@ from engine.model.loaded import Loaded
 from engine.model.trace import Array, Trace
 from engine.ops.sampling import softmax
 from engine.tokens.encoder import encode, encoder
-from engine.tokens.text import display
+from engine.tokens.text import display, plural
 
 BYTES_SHOWN = 36
 DIMENSIONS_SHOWN = 64
@@ -28,8 +28,11 @@ TOKENS_SHOWN = 24
 CANDIDATES = 10
 
 
-def text(loaded: Loaded, trace: Trace) -> Card:
-    """The bytes of the tokens, joined: the text, without what the tokenizer puts before it."""
+def text(loaded: Loaded, trace: Trace, total: int) -> Card:
+    """The bytes of the tokens, joined: the text, without what the tokenizer puts before it.
+
+    `total` is how many tokens the text has, those included that the trace has not.
+    """
     words = _text(loaded, trace)
     if not words:
         raise ReaderError("The prompt has no text yet; please type something.")
@@ -39,7 +42,9 @@ def text(loaded: Loaded, trace: Trace) -> Card:
     shown = [str(byte) for byte in raw[:BYTES_SHOWN]]
     return Card(
         key="text",
-        title=f"{len(words)} characters are {len(raw)} bytes, each a number from 0 to 255",
+        title=("The first " if total > len(trace.tokens) else "")
+        + f"{plural(len(words), 'character')} {'is' if len(words) == 1 else 'are'} {plural(len(raw), 'byte')}, each a "
+        "number from 0 to 255",
         alt=f"The first {len(shown)} bytes of the prompt in reading order, each below its character.",
         badge=Badge.LIVE,
         figure=figures.chips(_visible(letters[:BYTES_SHOWN]), shown, columns=12),
@@ -57,15 +62,16 @@ def text(loaded: Loaded, trace: Trace) -> Card:
     )
 
 
-def tokens(loaded: Loaded, trace: Trace) -> Card:
-    """The chips of the prompt with the ids that the model is given."""
+def tokens(loaded: Loaded, trace: Trace, total: int) -> Card:
+    """The chips of the prompt with the ids that the model is given; `total` as in `text`."""
     shown = trace.tokens[:TOKENS_SHOWN]
     pieces, written, ids = [token.piece for token in trace.tokens], _whole(loaded, trace), trace.ids
     put = [token.display for token in trace.tokens if token.special]
     before = f" and puts {' '.join(put)} before it" if put else ""
     return Card(
         key="tokens",
-        title=f"The tokenizer cuts the text into {len(pieces) - len(put)} tokens, each known by a number{before}",
+        title=f"The tokenizer cuts the text into {plural(total - len(put), 'token')}, each known by a number{before}"
+        + (f"; the model reads the first {len(pieces)} here" if total > len(pieces) else ""),
         alt="The tokens in reading order, each with its id below it.",
         badge=Badge.LIVE,
         figure=figures.chips([t.display for t in shown], [str(t.id) for t in shown]),
@@ -118,7 +124,10 @@ def vectors(loaded: Loaded, trace: Trace) -> Card:
         + "with torch.no_grad():\n"
         + "    entering = model(ids, output_hidden_states=True).hidden_states[0][0]\n"
         + f'result = {{"vectors": entering.float().numpy()[:, :{DIMENSIONS_SHOWN}]}}\n',
-        note=f"The first {shown.shape[1]} of {loaded.spec.d_model} dimensions are drawn.",
+        note=f"The first {shown.shape[1]} of {loaded.spec.d_model} dimensions are drawn."
+        + (
+            f" Each row is the token's own{learned}: one token at two places has two rows." if learned else ""
+        ),
     )
 
 
