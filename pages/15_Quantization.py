@@ -522,7 +522,10 @@ chapter(
             for Generative Pre-trained Transformers](https://arxiv.org/abs/2210.17323)). AWQ finds the inputs with
             large activations and scales their weights up before rounding, so that they lose less, and the activations
             down in return (Lin et al. 2023, [AWQ: Activation-aware Weight Quantization for LLM Compression and
-            Acceleration](https://arxiv.org/abs/2306.00978)).
+            Acceleration](https://arxiv.org/abs/2306.00978)). *Clipping* gives up the largest weights of a block, so
+            that all others get finer steps. *Quantization-aware training* rounds while the model still learns, so that
+            its weights get used to it (Jacob et al. 2018, [Quantization and Training of Neural Networks for Efficient
+            Integer-Arithmetic-Only Inference](https://arxiv.org/abs/1712.05877)).
             """,
             draw=simulation,
             try_this="How many evenly spaced bits match the KL of `nf4` on your prompt?",

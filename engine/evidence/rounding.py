@@ -72,6 +72,14 @@ def chance_tolerance(loaded: Loaded, *shown: ArrayLike) -> float:
     return min(probability_tolerance(loaded), min(0.5, logit_tolerance(loaded)) * _largest(*shown))
 
 
+def rewritten(loaded: Loaded, usual: float, *shown: ArrayLike) -> float:
+    """Between numbers of a written text and the same from `passes.written_logits`; `usual` where that is one pass.
+
+    Where it reads the text as it was written, both round alike.
+    """
+    return same_pass(*shown) if precision(loaded.precision).together else usual
+
+
 def counted(of: int) -> float:
     """Between two shares of `of` things that are counted or not: less than one of them."""
     return 0.5 / of

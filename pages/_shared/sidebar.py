@@ -22,7 +22,7 @@ _MOST, _LONGEST = 40, 40
 def show(page: str) -> None:
     """Draw the sidebar of a page."""
     with st.sidebar:
-        _choices()
+        _choices(page)
         predict.switch()
         _whole()
         download.offer()
@@ -137,12 +137,13 @@ def _take_example(key: str) -> None:
         state.change(prompt=text, focus=state.LAST)
 
 
-def _choices() -> None:
+def _choices(page: str) -> None:
     chosen = state.current()
-    prompt("side-prompt", "Prompt")
-    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        example_menu("side-example")
-        apply("side-prompt")
+    if page != "home":  # which has its own field for the text
+        prompt("side-prompt", "Prompt")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            example_menu("side-example")
+            apply("side-prompt")
     names = list(dict.fromkeys([*offered(), chosen.checkpoint]))
     state.mirror("side-checkpoint", chosen.checkpoint)
     st.selectbox(

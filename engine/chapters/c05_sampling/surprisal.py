@@ -99,7 +99,8 @@ def prompt(loaded: Loaded, trace: Trace, unit: str = "nats") -> Card:
             """,
         ),
         note=f"The first token has no surprisal here: the model is never asked for it. {quoted(names[1])} is predicted "
-        "from one token alone.",
+        "from one token alone"
+        + ("." if trace.tokens[0].special else ", and without a start token that can be a bad guess."),
     )
 
 

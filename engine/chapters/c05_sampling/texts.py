@@ -13,7 +13,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.generating import call
 from engine.evidence.oracles.filtering import chosen, probabilities, written_again
 from engine.evidence.passes import reading
-from engine.evidence.rounding import logit_tolerance, probability_tolerance
+from engine.evidence.rounding import LOGIT, logit_tolerance, probability_tolerance, rewritten
 from engine.evidence.script import script
 from engine.figures.sampling import texts as drawn_texts
 from engine.model.capturing import display
@@ -65,7 +65,7 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
 
     labelled = list(zip(requests, whole, means, strict=True))
     given = [[c.id for c in choices] for choices in whole]
-    nats = logit_tolerance(loaded)
+    nats = rewritten(loaded, logit_tolerance(loaded), LOGIT)
     loops = [repeated(request.ids, ids) for request, ids in zip(requests, given, strict=True)]
     largest = [max(c.probability for c in choices) for choices in whole]
     return Card(
@@ -98,7 +98,9 @@ def texts(loaded: Loaded, requests: tuple[Request, ...], pieces: tuple[tuple[Cho
                 **{name(r): 0.0 for r in requests},
                 **{f"{name(r)}: nats": nats for r in requests},
                 **{
-                    f"{name(r)}: drawn from": min(probability_tolerance(loaded), 2 * nats * p)
+                    f"{name(r)}: drawn from": rewritten(
+                        loaded, min(probability_tolerance(loaded), 2 * nats * p)
+                    )
                     for r, p in zip(requests, largest, strict=True)
                 },
                 "nats per token": nats,

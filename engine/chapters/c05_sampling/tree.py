@@ -13,7 +13,7 @@ from engine.evidence.generating import call
 from engine.evidence.oracles.filtering import chosen, probabilities, written_again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.passes import reading
-from engine.evidence.rounding import logit_tolerance, probability_tolerance
+from engine.evidence.rounding import logit_tolerance, probability_tolerance, rewritten
 from engine.evidence.script import script
 from engine.figures.text import tree as drawn_tree
 from engine.model.capturing import display
@@ -87,7 +87,7 @@ def tree(
             f"{reading(loaded)}; then its own filters: the likeliest tokens of "
             "every step, and the one that is taken or that torch.multinomial draws.",
             lambda: _again(loaded, request, offers, taken, turned, logit_tolerance(loaded)),
-            {"id": 0.0, "probability": probability_tolerance(loaded), "taken": 0.0},
+            {"id": 0.0, "probability": rewritten(loaded, probability_tolerance(loaded)), "taken": 0.0},
         ),
         code=_code(loaded, request, path, kept),
         numbers={

@@ -14,7 +14,7 @@ from engine.evidence.generating import call
 from engine.evidence.oracles.greedy import greedy_again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.passes import logits_of
-from engine.evidence.rounding import logit_tolerance, probability_tolerance, same_pass
+from engine.evidence.rounding import logit_tolerance, probability_tolerance, rewritten, same_pass
 from engine.evidence.script import preamble
 from engine.figures.sampling import texts as drawn_texts
 from engine.model.cache import ByteLRU
@@ -210,7 +210,7 @@ def told(
 
 def _allowed(loaded: Loaded, steps: Text) -> float:
     largest = max(step.probability for step in steps)
-    return min(probability_tolerance(loaded), 2 * logit_tolerance(loaded) * largest)
+    return rewritten(loaded, min(probability_tolerance(loaded), 2 * logit_tolerance(loaded) * largest))
 
 
 def _told_again(

@@ -14,7 +14,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.filtering import chosen, written_again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.passes import reading
-from engine.evidence.rounding import chance_tolerance, logit_tolerance, probability_tolerance
+from engine.evidence.rounding import chance_tolerance, logit_tolerance, probability_tolerance, rewritten
 from engine.figures import grouped_bars
 from engine.model.cache import ByteLRU
 from engine.model.generation import Step, end_of_text, generate
@@ -178,8 +178,8 @@ def text(pair: Pair, writing: Writing, choices: Choices) -> Card:
             partial(_again, pair, (writing.first, writing.second), writing.step, choices, best),
             {
                 **dict.fromkeys(("text, reference", "text, other", "step", "candidates"), 0.0),
-                "reference": chance_tolerance(pair.reference, p[best]),
-                "other": chance_tolerance(pair.other, q[best]),
+                "reference": rewritten(pair.reference, chance_tolerance(pair.reference, p[best])),
+                "other": rewritten(pair.other, chance_tolerance(pair.other, q[best])),
             },
         ),
         code=code(head(pair), _CODE, **_filled(choices, writing, best)),
