@@ -30,7 +30,7 @@ def cases():
 
 @pytest.mark.mutations
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("page", "checkpoint", "precision"), cases())
+@pytest.mark.parametrize(("page", "checkpoint", "precision"), list(cases()))
 def test_a_proof_fails_for_every_altered_figure(page, checkpoint, precision):
     visit = visited(page, checkpoint, precision)
     assert visit.app.selectbox(key="side-precision").value == precision

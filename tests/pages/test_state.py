@@ -281,7 +281,7 @@ SENDABLE = texts.text(texts.characters(exclude_categories=["Cs"]), max_size=40)
 @example("<script>alert(1)</script> $x$ **b** *i* [x](javascript:alert(1)) :smile: \x00\u202e\u2066")
 def test_any_text_is_a_prompt_or_is_refused_in_one_sentence(app_on_home, text):
     app = app_on_home
-    app.text_area(key="side-prompt").set_value(text).run()
+    app.text_area(key="home-prompt").set_value(text).run()
     assert not app.exception
     accepted = app.query_params["prompt"] == text
     assert accepted != bool(app.warning)
