@@ -31,6 +31,7 @@ def fingerprint(trace):
     return trace.logits, trace.attention, trace.hidden, trace.mlp_act, trace.q
 
 
+@pytest.mark.slow
 def test_600_captures_from_8_threads_equal_their_serial_twins(tiny_model):
     loaded = tiny_model("gpt2")
     jobs = [job(number) for number in range(CAPTURES)]

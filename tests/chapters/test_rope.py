@@ -348,6 +348,7 @@ def test_a_scaled_theta_slows_the_slowest_pair_as_much_as_halved_positions_and_t
     assert slowed[0] == own[0]
 
 
+@pytest.mark.slow
 def test_beyond_its_context_a_model_reads_worse_and_slower_rotations_help():
     from engine.tokens.passages import sample
 

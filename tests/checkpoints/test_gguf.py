@@ -289,6 +289,7 @@ def test_a_process_that_dies_is_a_refusal(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").rglob("unfinished-*")) == []
 
 
+@pytest.mark.slow
 def test_digits_are_cut_apart_where_the_vocabulary_wants_it(here, write, tmp_path):
     """SmolLM2's published tokenizer: pre-tokenizers Digits(individual) and then ByteLevel."""
     from tokenizers import pre_tokenizers

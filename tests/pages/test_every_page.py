@@ -18,11 +18,17 @@ from engine.figures.scaling import scaled
 from pages._shared import where
 from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
 
-everywhere = pytest.mark.parametrize(
-    ("page", "checkpoint"), [(page, name) for page in PAGES for name in BUNDLED]
-)
 LONGEST = "pages/15_Quantization.py"
-"""The page whose scripts take longest: six precisions, one after another."""
+"""The page that takes longest: six precisions, one after another."""
+
+everywhere = pytest.mark.parametrize(
+    ("page", "checkpoint"),
+    [
+        pytest.param(page, name, marks=pytest.mark.slow if (page, name) == (LONGEST, BUNDLED[0]) else ())
+        for page in PAGES
+        for name in BUNDLED
+    ],
+)
 
 TERM = re.compile(r'\[([^\]]+)\]\(#term-([a-z0-9-]+) "([^"]+)"\)')
 """A marked term: its word, its place in the glossary, its meaning."""
