@@ -68,11 +68,11 @@ def room(module):
     return module.split(".")[1] if "." in module else ""
 
 
-@pytest.mark.parametrize("file", [file for file in ENGINE if file != "engine/__init__.py"])
-def test_imports_go_in_one_direction_between_the_rooms(file):
-    own = PurePosixPath(file).parts[1]
-    taken = {module for module in engine_imports(file) if room(module) not in {"", own}}
-    assert {module for module in taken if room(module) not in ROOMS[own]} == set()
+def test_imports_go_in_one_direction_between_the_rooms():
+    for file in [file for file in ENGINE if file != "engine/__init__.py"]:
+        own = PurePosixPath(file).parts[1]
+        taken = {module for module in engine_imports(file) if room(module) not in {"", own}}
+        assert {module for module in taken if room(module) not in ROOMS[own]} == set(), file
 
 
 def test_there_are_no_other_rooms_and_no_loose_modules():
@@ -80,19 +80,21 @@ def test_there_are_no_other_rooms_and_no_loose_modules():
     assert inside == {*ROOMS, "assets", "__init__.py"}
 
 
-@pytest.mark.parametrize("file", [file for file in ENGINE if file.startswith("engine/chapters/c")])
-def test_a_chapter_imports_no_sibling(file):
-    own = PurePosixPath(file).parts[2]
-    others = {
-        module.split(".")[2] for module in engine_imports(file) if module.startswith("engine.chapters.")
-    }
-    assert others <= {own, "shared"}
+def test_a_chapter_imports_no_sibling():
+    for file in [file for file in ENGINE if file.startswith("engine/chapters/c")]:
+        own = PurePosixPath(file).parts[2]
+        others = {
+            module.split(".")[2] for module in engine_imports(file) if module.startswith("engine.chapters.")
+        }
+        assert others <= {own, "shared"}, file
 
 
-@pytest.mark.parametrize("file", [file for file in ENGINE if file.startswith("engine/ops/")])
-def test_operations_never_see_a_model(file):
-    assert engine_imports(file) == {module for module in engine_imports(file) if room(module) in {"", "ops"}}
-    assert "Loaded" not in (ROOT / file).read_text("utf-8")
+def test_operations_never_see_a_model():
+    for file in [file for file in ENGINE if file.startswith("engine/ops/")]:
+        assert engine_imports(file) == {
+            module for module in engine_imports(file) if room(module) in {"", "ops"}
+        }, file
+        assert "Loaded" not in (ROOT / file).read_text("utf-8"), file
 
 
 def test_there_is_no_cycle_of_imports_not_even_inside_functions():
@@ -115,20 +117,20 @@ WRITES_OR_READS_CONFIGS = ("engine/model/adapters/", "engine/training/", "engine
 DRAWING = [file for file in (*ENGINE, *PAGES) if not file.startswith(WRITES_OR_READS_CONFIGS)]
 
 
-@pytest.mark.parametrize("file", DRAWING)
-def test_an_architecture_is_asked_and_not_told_by_its_name(file):
+def test_an_architecture_is_asked_and_not_told_by_its_name():
     """No comparison with a model_type or a norm's name, and no module path put together by hand."""
-    asked = []
-    for node in ast.walk(tree_of(file)):
-        if isinstance(node, ast.Compare):
-            sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
-            known = {repr(name) for name in (*SUPPORTED, "LayerNorm", "RMSNorm")}
-            asked += [
-                ast.unparse(node) for side in sides if side in known or side.endswith("spec.model_type")
-            ]
-        if isinstance(node, ast.Attribute) and node.attr in {"parts", "layer", "qkv"}:
-            asked += [ast.unparse(node)] if ast.unparse(node.value).endswith("adapter") else []
-    assert [each for each in asked if each not in NAMED_BY_A_FILE.get(file, set())] == []
+    for file in DRAWING:
+        asked = []
+        for node in ast.walk(tree_of(file)):
+            if isinstance(node, ast.Compare):
+                sides = [ast.unparse(side) for side in (node.left, *node.comparators)]
+                known = {repr(name) for name in (*SUPPORTED, "LayerNorm", "RMSNorm")}
+                asked += [
+                    ast.unparse(node) for side in sides if side in known or side.endswith("spec.model_type")
+                ]
+            if isinstance(node, ast.Attribute) and node.attr in {"parts", "layer", "qkv"}:
+                asked += [ast.unparse(node)] if ast.unparse(node.value).endswith("adapter") else []
+        assert [each for each in asked if each not in NAMED_BY_A_FILE.get(file, set())] == [], file
 
 
 NAMED_BY_A_FILE = {
@@ -140,23 +142,23 @@ NAMED_BY_A_FILE = {
 """What a GGUF file calls its own tokenizer and architecture."""
 
 
-@pytest.mark.parametrize("file", ENGINE)
-def test_the_engine_never_imports_streamlit_or_pages(file):
-    assert imported(tree_of(file)) & {"streamlit", "pages"} == set()
+def test_the_engine_never_imports_streamlit_or_pages():
+    for file in ENGINE:
+        assert imported(tree_of(file)) & {"streamlit", "pages"} == set(), file
 
 
-@pytest.mark.parametrize("file", PAGES)
-def test_a_page_imports_no_model_and_no_figure_library(file):
-    assert imported(tree_of(file)) & HEAVY == set()
+def test_a_page_imports_no_model_and_no_figure_library():
+    for file in PAGES:
+        assert imported(tree_of(file)) & HEAVY == set(), file
 
 
-@pytest.mark.parametrize("file", PAGES)
-def test_a_page_leaves_state_caches_and_html_to_the_frame(file):
-    tree = tree_of(file)
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
-    assert attributes & FORBIDDEN_NAMES == set()
-    assert "unsafe_allow_html" not in keywords
+def test_a_page_leaves_state_caches_and_html_to_the_frame():
+    for file in PAGES:
+        tree = tree_of(file)
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        keywords = {node.arg for node in ast.walk(tree) if isinstance(node, ast.keyword)}
+        assert attributes & FORBIDDEN_NAMES == set(), file
+        assert "unsafe_allow_html" not in keywords, file
 
 
 @pytest.mark.parametrize(
