@@ -76,7 +76,7 @@ def test_the_arrow_keys_turn_the_beats_on_a_projector(visit, name):
     theme = ("light", "dark")[len(name) % 2]
     page = visit(name, "present=1", theme=theme)
     seen = []
-    for _ in range(15):
+    for _ in range(30):
         beats = page.locator('[class*="st-key-beat-"]')
         assert beats.count() == 1
         assert exceptions(page) == []
