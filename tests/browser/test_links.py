@@ -67,7 +67,8 @@ def test_on_a_phone_a_finger_scrolls_past_the_map_of_heads(browser, address):
     page = context.new_page()
     page.goto(url_of(address, "09_Multi_Head_Attention", QUERY))
     settle(page)
-    assert page.locator('[class*="st-key-card-9-wall"] .nsewdrag').count() == 1
+    figure = '[class*="st-key-card-9-wall"] .nsewdrag'
+    page.wait_for_selector(figure, state="attached")  # it may be below the fold
     assert page.locator('[class*="-clickable"]').count() == 0
     context.close()
 
