@@ -192,8 +192,8 @@ chapter(
             (stochastic gradient descent) steps against the gradient. **Momentum** keeps a share of its last step, and
             **Nesterov** looks ahead along it. **RMSProp** divides each coordinate's derivative by its recent size;
             **Adam** does that and keeps momentum, so that it moves each coordinate by about the rate at first, whatever
-            the gradient; **AdamW** also shrinks the weights, which helps it in this ravine, whose minimum is at the
-            origin. In a ravine the gradient points mostly across it, and there the optimizers behave differently.
+            the gradient; **AdamW** also shrinks the weights, which helps it in the ravine here, whose minimum is at
+            the origin. In a ravine the gradient points mostly across it, and there the optimizers behave differently.
 
             One learning rate for all would compare unlike things: with momentum, steps in one direction add up to ten
             times the rate. So at first each optimizer walks at the rate, of eleven, with which it ends lowest.

@@ -133,7 +133,8 @@ def curve(loaded: Loaded, dimensions: int, chosen: int) -> Card:
         code=code(loaded, components_code(f"{_script_rows(loaded)}[1:]")),
         note=f"Explained variance: {printed(shares)}. Numbers on the curve are positions"
         + (f"; {chosen} is the chosen token’s" if chosen else "")
-        + f". Position 0 is left out: its row is {_away(loaded):.3g} times as far from the mean as the others are.",
+        + f". Position 0 is left out: its row is {_away(loaded):.3g} times as far from the mean of the others as they "
+        "are.",
     )
 
 
