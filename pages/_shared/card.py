@@ -241,9 +241,8 @@ def _numbers(card: Card) -> Hashable:
 def _table(card: Card, key: str) -> None:
     import pandas as pd
 
-    height: Literal["content", "auto"] = (
-        "content" if card.figure is None else "auto"
-    )  # all rows of what is no figure
+    # Where the table is all there is, it has all its rows; below a figure it scrolls.
+    height: Literal["content", "auto"] = "content" if card.figure is None else "auto"
     frame = pd.DataFrame({name: _uniform(column) for name, column in card.table.items()})
     st.dataframe(frame, hide_index=True, key=key, height=height, alt=card.alt)
 

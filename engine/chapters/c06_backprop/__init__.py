@@ -5,7 +5,7 @@ from engine.chapters.c06_backprop.loss import loss
 from engine.chapters.c06_backprop.loss_example import example
 from engine.chapters.c06_backprop.norms import MEASURES, norms
 from engine.chapters.c06_backprop.outer import outer
-from engine.chapters.c06_backprop.step import RATES, SMALL, small_rate, step
+from engine.chapters.c06_backprop.step import RATES, small_rate, step
 from engine.chapters.c06_backprop.toy import STEPS, toy
 from engine.chapters.c06_backprop.weight import matrices, shape, steepest, weight
 
@@ -13,7 +13,6 @@ __all__ = [
     "MEASURES",
     "ORDERS",
     "RATES",
-    "SMALL",
     "STEPS",
     "blame",
     "example",
