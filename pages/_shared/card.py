@@ -40,6 +40,9 @@ _AROUND = 300
 _BETWEEN = 100
 """Pixels at that height for what stands between two figures."""
 
+_ROW = 39
+"""Pixels at that height for a row of a table that has room."""
+
 _LARGER = 1.2
 _PLOT = {"displayModeBar": False, "scrollZoom": False}
 
@@ -78,7 +81,7 @@ def draw(
         if card.figure is not None:
             _figure(card, key, pick if clickable else None, share)
         else:
-            _table(card, f"{key}-shown")
+            _table(card, f"{key}-shown", share)
         note = f"{card.note} {_INVITATION.format(' and '.join(card.picks))}" if clickable else card.note
         if note:
             st.caption(markdown(note.strip()))
@@ -168,13 +171,18 @@ def _enlarged(figure: "Figure", share: float) -> "Figure":
     """
     from engine.figures.scaling import scaled
 
-    _, tall = sheet.current().window
-    factor = max(1.0, tall / _WALL)
-    return scaled(
-        figure,
-        factor * _LARGER,
-        max(160.0 * factor, share * (tall - _AROUND * factor) - (1 - share) * _BETWEEN * factor),
-    )
+    return scaled(figure, _factor() * _LARGER, _room(share))
+
+
+def _factor() -> float:
+    """How much larger everything is on a wall of this height."""
+    return max(1.0, sheet.current().window[1] / _WALL)
+
+
+def _room(share: float) -> float:
+    """Pixels that a wall of this height has for a share of its figures."""
+    tall, factor = sheet.current().window[1], _factor()
+    return max(160.0 * factor, share * (tall - _AROUND * factor) - (1 - share) * _BETWEEN * factor)
 
 
 def _offered(card: Card) -> tuple[str, ...]:
@@ -238,13 +246,16 @@ def _numbers(card: Card) -> Hashable:
     return tuple((name, hash(np.asarray(shown, np.float64).tobytes())) for name, shown in card.shown.items())
 
 
-def _table(card: Card, key: str) -> None:
+def _table(card: Card, key: str, share: float | None = None) -> None:
+    """The numbers of a card. With a `share`, they are all that the card shows: with all rows, on a wall in its room."""
     import pandas as pd
 
-    # Where the table is all there is, it has all its rows; below a figure it scrolls.
-    height: Literal["content", "auto"] = "content" if card.figure is None else "auto"
     frame = pd.DataFrame({name: _uniform(column) for name, column in card.table.items()})
-    st.dataframe(frame, hide_index=True, key=key, height=height, alt=card.alt)
+    height: Literal["content", "auto"] = "auto" if share is None else "content"
+    row = None
+    if share is not None and state.presenting():
+        row = int(min(_ROW * _factor(), _room(share) / (len(frame) + 1)))
+    st.dataframe(frame, hide_index=True, key=key, height=height, row_height=row, alt=card.alt)
 
 
 def _uniform(column: Sequence[Any]) -> Sequence[Any]:
