@@ -17,6 +17,7 @@ from pages._shared import bar as strip
 from pages._shared import card as cards
 from pages._shared import (
     chapters,
+    forged,
     fragments,
     models,
     notebook,
@@ -45,6 +46,8 @@ from pages._shared.work import Pending
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
+
+forged.refuse()
 
 BOOK = "Anatomy of a Language Model"
 _BESIDE_TEXT = 0.6

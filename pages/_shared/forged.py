@@ -1,0 +1,37 @@
+"""What a browser says of a control is read in one place, and what no such control could say counts as not said.
+
+Streamlit reads a value before the page runs, to know whether it has changed, and lets an error there end the run.
+"""
+
+from typing import Any
+
+from streamlit.runtime.state.session_state import Serialized, Value, WStates
+
+from pages._shared import state
+
+SENTENCE = "A control was sent a value that it cannot have; it is as it usually is."
+
+_plain = WStates.__getitem__
+
+
+def refuse() -> None:
+    """From now on, in every session of this process. Calling it again changes nothing."""
+    WStates.__getitem__ = _read  # type: ignore[method-assign]
+
+
+def _read(states: WStates, widget: str) -> Any:
+    """The value of a control; what it says when nobody has touched it, where its browser sent what it cannot say."""
+    sent = states.states.get(widget)
+    control = states.widget_metadata.get(widget)
+    if not isinstance(sent, Serialized) or control is None:
+        return _plain(states, widget)
+    kind = sent.value.WhichOneof("value")
+    try:
+        if kind in (None, control.value_type):
+            return _plain(states, widget)
+    except Exception:  # of any kind: what is in it is the browser's
+        pass
+    untouched = control.deserializer(None)
+    states.states[widget] = Value(untouched)
+    state.notify(SENTENCE)
+    return untouched
