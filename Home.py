@@ -1,8 +1,10 @@
 """The landing page: the reader's prompt on its way through the model, and the table of chapters."""
 
+import streamlit as st
+
 from engine.evidence.card import Card
 from engine.tokens.text import markdown, plural
-from pages._shared import Beat, Station, Step, View, home
+from pages._shared import Beat, Station, Step, View, home, starting
 
 
 def text(view: View) -> Card:
@@ -124,71 +126,74 @@ def steps(view: View, card: Card) -> list[Step]:
     ]
 
 
-home(
-    title="Anatomy of a Language Model",
-    lead="""
-    A language model reads a text and says, for every token it knows, how likely that token is to come next. Write a
-    sentence, let it go on, and see what happens inside: every chapter follows your text through a real model.
-    """,
-    steps=steps,
-    about="""
-    ## The same way, number by number
+if __name__ == "__main__":  # a reader's run; the server imports this file as it starts
+    home(
+        title="Anatomy of a Language Model",
+        lead="""
+        A language model reads a text and says, for every token it knows, how likely that token is to come next. Write a
+        sentence, let it go on, and see what happens inside: every chapter follows your text through a real model.
+        """,
+        steps=steps,
+        about="""
+        ## The same way, number by number
 
-    A figure says where its numbers come from. :green-badge[LIVE] is computed now, from the loaded checkpoint, and
-    can prove it. :blue-badge[RECORDED] is read from a run whose script is in the repository.
-    :orange-badge[TOY] is a small made-up example of a formula. Nothing else is shown.
-    """,
-    stations=[
-        Station(
-            Beat(
-                "text",
-                "Text is bytes",
-                "A computer holds your sentence as a row of bytes (UTF-8). A plain letter takes one, an accented "
-                "or Cyrillic letter two, a Chinese or Hindi character three, most emoji four or more.",
-                text,
+        A figure says where its numbers come from. :green-badge[LIVE] is computed now, from the loaded checkpoint, and
+        can prove it. :blue-badge[RECORDED] is read from a run whose script is in the repository.
+        :orange-badge[TOY] is a small made-up example of a formula. Nothing else is shown.
+        """,
+        stations=[
+            Station(
+                Beat(
+                    "text",
+                    "Text is bytes",
+                    "A computer holds your sentence as a row of bytes (UTF-8). A plain letter takes one, an accented "
+                    "or Cyrillic letter two, a Chinese or Hindi character three, most emoji four or more.",
+                    text,
+                ),
+                (1,),
             ),
-            (1,),
-        ),
-        Station(
-            Beat(
-                "tokens",
-                "Bytes become tokens",
-                "A tokenizer groups bytes that often stand together. From here on, the model sees only these "
-                "numbers: it never sees a letter.",
-                tokens,
+            Station(
+                Beat(
+                    "tokens",
+                    "Bytes become tokens",
+                    "A tokenizer groups bytes that often stand together. From here on, the model sees only these "
+                    "numbers: it never sees a letter.",
+                    tokens,
+                ),
+                (1,),
             ),
-            (1,),
-        ),
-        Station(
-            Beat(
-                "vectors",
-                "Tokens become vectors",
-                "Each number selects a row of a large table that training has filled. Tokens that are used "
-                "alike have rows that point in similar directions.",
-                vectors,
+            Station(
+                Beat(
+                    "vectors",
+                    "Tokens become vectors",
+                    "Each number selects a row of a large table that training has filled. Tokens that are used "
+                    "alike have rows that point in similar directions.",
+                    vectors,
+                ),
+                (2,),
             ),
-            (2,),
-        ),
-        Station(Beat("blocks", "Blocks add to the vectors", sizes, blocks), (11, 8, 9, 10, 3, 4)),
-        Station(
-            Beat(
-                "logits",
-                "The last vector becomes logits",
-                "Only the last token's vector is needed to continue the text. It is compared with every token of "
-                "the vocabulary; the score of each is its logit.",
-                logits,
+            Station(Beat("blocks", "Blocks add to the vectors", sizes, blocks), (11, 8, 9, 10, 3, 4)),
+            Station(
+                Beat(
+                    "logits",
+                    "The last vector becomes logits",
+                    "Only the last token's vector is needed to continue the text. It is compared with every token of "
+                    "the vocabulary; the score of each is its logit.",
+                    logits,
+                ),
+                (5,),
             ),
-            (5,),
-        ),
-        Station(
-            Beat(
-                "next",
-                "Logits become the next token",
-                "Softmax turns logits into probabilities that sum to one. One token is drawn and written down, and "
-                "the whole way begins again with a text that is one token longer.",
-                next_token,
+            Station(
+                Beat(
+                    "next",
+                    "Logits become the next token",
+                    "Softmax turns logits into probabilities that sum to one. One token is drawn and written down, and "
+                    "the whole way begins again with a text that is one token longer.",
+                    next_token,
+                ),
+                (5, 14),
             ),
-            (5, 14),
-        ),
-    ],
-)
+        ],
+    )
+else:
+    app = st.App(__file__, lifespan=starting.importing)

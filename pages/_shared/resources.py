@@ -1,10 +1,10 @@
 """What the process keeps for all sessions: loaded checkpoints, and traces through `engine.model.cache`."""
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ Report = Callable[[float, str], None]
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
 _behalf: ContextVar[Page | None] = ContextVar("behalf", default=None)
 _PAGE = "anatomy.models"
+_aside: set[str] = set()
+_putting_aside = threading.Lock()
 _SMALL = frozenset(checkpoint.name for checkpoint in (*BUNDLED, *TUNED))
 
 
@@ -137,7 +139,6 @@ def _refuse(key: Key, needs: int, room: Room) -> None:
 _models: "ModelCache[Loaded]" = ModelCache(_needed, _free, _limit, _refuse)
 
 
-@cache
 def set_aside(library: str) -> None:
     """Once for each library that imports much: tell the garbage collector that all there is now stays.
 
@@ -145,9 +146,14 @@ def set_aside(library: str) -> None:
     add a quarter of a second between a control and its figure, and bitsandbytes with torch's compiler a tenth. Models
     are told apart again when they leave.
     """
+    if library in _aside:
+        return
     import_module(library)
-    gc.collect()
-    gc.freeze()
+    with _putting_aside:  # thirty readers who wait for the same import need one collection
+        if library not in _aside:
+            gc.collect()
+            gc.freeze()
+            _aside.add(library)
 
 
 def prompt_tokens(model: "Loaded", text: str) -> "tuple[tuple[Token, ...], int]":

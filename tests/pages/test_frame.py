@@ -1,7 +1,9 @@
 """The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
 
 import gc
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -219,7 +221,7 @@ def test_a_chapter_can_be_the_first_page_of_a_session(demo, tmp_path):
 
 
 def test_a_collection_does_not_walk_the_libraries():
-    resources.set_aside.cache_clear()
+    resources._aside.clear()
     gc.unfreeze()
     everything = len(gc.get_objects())
     try:
@@ -231,6 +233,18 @@ def test_a_collection_does_not_walk_the_libraries():
         assert gc.get_freeze_count() <= frozen, "what is made later can still be collected"
     finally:
         gc.unfreeze()
+
+
+def test_readers_who_come_at_once_wait_for_one_collection(monkeypatch):
+    monkeypatch.setattr(resources, "_aside", set())
+    collected, readers = [], 8
+    together = threading.Barrier(readers)
+    monkeypatch.setattr(resources, "import_module", lambda name: together.wait(10))
+    monkeypatch.setattr(resources.gc, "collect", lambda: collected.append(time.sleep(0.05)))
+    monkeypatch.setattr(resources.gc, "freeze", lambda: None)
+    with ThreadPoolExecutor(readers) as pool:
+        list(pool.map(resources.set_aside, ["torch"] * readers))
+    assert len(collected) == 1
 
 
 def test_garbage_is_collected_a_little_after_a_run_and_once_for_several(monkeypatch, demo):
