@@ -137,6 +137,7 @@ def check(card, run=True):
         np.testing.assert_allclose(other, np.asarray(value, np.float64), atol=card.atol, err_msg=card.key)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_every_card_proves_itself_and_its_script_agrees(loaded, monkeypatch):
     load = functools.cache(

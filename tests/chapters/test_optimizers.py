@@ -200,6 +200,7 @@ def test_a_survey_proves_itself_and_its_script_agrees(loaded):
     assert all(path.losses[-1] < path.losses[0] for path in found.paths.values())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
     before = fingerprint(loaded.model)
@@ -336,7 +337,13 @@ def test_muon_moves_the_weakest_direction_much_further_but_not_as_far_as_the_str
 
 @pytest.mark.parametrize(
     "name",
-    [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2])],
+    [
+        *BUNDLED,
+        pytest.param(
+            SMOLLM2,
+            marks=[pytest.mark.smollm2, pytest.mark.exhaustive, pytest.mark.timeout(900), needs_smollm2],
+        ),
+    ],
 )
 def test_twenty_steps_are_enough_to_know_the_first_prompt_by_heart(name):
     loaded = loaded_checkpoint(name)

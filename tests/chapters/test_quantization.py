@@ -496,6 +496,7 @@ def test_levels_that_are_the_same_number_count_once(kind, levels):
     assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 @bundled
 def test_an_overview_proves_itself_and_no_altered_one(name):

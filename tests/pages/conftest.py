@@ -91,7 +91,7 @@ def open_app(page: str = HOME, root: Path = ROOT, **query: str) -> AppTest:
 def visited(page: str, checkpoint: str, *precision: str) -> Visit:
     """A page shown once on a checkpoint, from Home on; shared by all tests that only look at it.
 
-    `precision` is the one that the address names, if it names one.
+    `precision` is the one that the address names, if it names one other than that of the bundled pair.
     """
     visit = Visit()
     app = open_app(checkpoint=checkpoint, **dict(zip(["precision"], precision, strict=False)))
@@ -100,6 +100,11 @@ def visited(page: str, checkpoint: str, *precision: str) -> Visit:
     shown = visit.app.selectbox(key="side-checkpoint").value
     assert shown == checkpoint, f"the page fell back on {shown}"  # which would pass what follows in its stead
     return visit
+
+
+def shared(page: str, checkpoint: str, precision: str = "fp32") -> pytest.MarkDecorator:
+    """A mark: with `--dist=loadgroup`, tests that look at one visit run in one worker, which makes it once."""
+    return pytest.mark.xdist_group(f"{page} {checkpoint} {precision}")
 
 
 DEMO = '''"""8 · Demo — a chapter for tests."""

@@ -16,15 +16,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.evidence.card import Badge
 from engine.figures.scaling import scaled
 from pages._shared import where
-from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, visited
+from tests.pages.conftest import BUNDLED, HOME, PAGES, ROOT, open_app, shared, visited
 
 LONGEST = "pages/15_Quantization.py"
 """The page that takes longest: six precisions, one after another."""
 
+QUICK = BUNDLED[1]
+"""The checkpoint on which the default run shows every page; the other comes with `-m slow`."""
+
 everywhere = pytest.mark.parametrize(
     ("page", "checkpoint"),
     [
-        pytest.param(page, name, marks=pytest.mark.slow if (page, name) == (LONGEST, BUNDLED[0]) else ())
+        pytest.param(page, name, marks=[shared(page, name), *([] if name == QUICK else [pytest.mark.slow])])
         for page in PAGES
         for name in BUNDLED
     ],
@@ -76,7 +79,7 @@ def test_a_page_opens_no_connection(page, checkpoint):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_wall_moves_no_point_of_a_figure(page):
-    for cards in visited(page, "pocket-llama").cards.values():
+    for cards in visited(page, QUICK).cards.values():
         for card in cards:
             if card.figure is not None:
                 assert points(scaled(card.figure, 2.0)) == points(card.figure), card.key
@@ -95,7 +98,7 @@ def points(figure):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_no_script_and_no_sentence_of_a_card_names_a_place_on_this_machine(page):
-    for cards in visited(page, "pocket-gpt2").cards.values():
+    for cards in visited(page, QUICK).cards.values():
         for card in cards:
             texts = (card.code, card.title, card.alt, card.note, str(dict(card.table)))
             assert not any(place in (text or "") for text in texts for place in SECRET), card.key
@@ -103,7 +106,7 @@ def test_no_script_and_no_sentence_of_a_card_names_a_place_on_this_machine(page)
 
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_a_page_marks_terms_and_none_twice(page):
-    texts = [one.value for one in visited(page, "pocket-gpt2").app.markdown]
+    texts = [one.value for one in visited(page, QUICK).app.markdown]
     found = [slug for text in texts for _, slug, _ in TERM.findall(text)]
     assert len(found) >= 3
     assert len(found) == len(set(found))
@@ -111,7 +114,7 @@ def test_a_page_marks_terms_and_none_twice(page):
 
 @pytest.mark.parametrize("page", PAGES[1:])
 def test_every_chapter_says_where_in_the_model_it_is(page):
-    pieces = [one.value for one in visited(page, "pocket-gpt2").app.get("html")]
+    pieces = [one.value for one in visited(page, QUICK).app.get("html")]
     drawn = [piece for piece in pieces if piece.startswith('<div class="anatomy-here"')]
     assert len(drawn) == 1
     lit = re.findall(r'class="part (\w+) lit"', drawn[0])
@@ -144,7 +147,11 @@ def asked(page, checkpoint):
 @pytest.mark.parametrize(
     ("page", "checkpoint"),
     [
-        pytest.param(page, name, marks=pytest.mark.slow if page == LONGEST or name == BUNDLED[0] else ())
+        pytest.param(
+            page,
+            name,
+            marks=[shared(page, name), *([pytest.mark.slow] if page == LONGEST or name != QUICK else [])],
+        )
         for page in PAGES
         for name in BUNDLED
     ],

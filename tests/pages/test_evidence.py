@@ -5,7 +5,7 @@ import pytest
 
 from engine.evidence.card import Badge, Card, Oracle
 from tests.conftest import SMOLLM2, needs_smollm2
-from tests.pages.conftest import BUNDLED, PAGES, visited
+from tests.pages.conftest import BUNDLED, PAGES, shared, visited
 from tests.pages.mutations import mutations
 
 AT = {"fp32": BUNDLED, "nf4": BUNDLED[1:], "int8": BUNDLED[:1]}
@@ -21,8 +21,9 @@ def cases():
     for page in PAGES:
         for precision, here in AT.items():
             for checkpoint in BUNDLED:
-                rare = () if checkpoint in here else pytest.mark.exhaustive
-                yield pytest.param(page, checkpoint, precision, marks=rare)
+                rare = [] if checkpoint in here else [pytest.mark.exhaustive]
+                marks = [shared(page, checkpoint, precision), *rare]
+                yield pytest.param(page, checkpoint, precision, marks=marks)
             if precision != "fp32":
                 rare = () if (page, precision) in DEEP else (pytest.mark.exhaustive,)
                 yield pytest.param(page, SMOLLM2, precision, marks=[needs_smollm2, *rare])
@@ -32,11 +33,12 @@ def cases():
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("page", "checkpoint", "precision"), list(cases()))
 def test_a_proof_fails_for_every_altered_figure(page, checkpoint, precision):
-    visit = visited(page, checkpoint, precision)
+    named = [] if precision == "fp32" else [precision]
+    visit = visited(page, checkpoint, *named)
     assert visit.app.selectbox(key="side-precision").value == precision
     assert [error.message for error in visit.app.exception] == []
     assert [beat for beat, drawn in visit.cards.items() if not drawn] == []
-    assert untold(page, checkpoint, precision) == []
+    assert untold(page, checkpoint, *named) == []
 
 
 def untold(page, checkpoint, *precision):
