@@ -109,6 +109,15 @@ def test_a_drag_ends_where_it_was_let_go(visit):
     assert exceptions(page) == []
 
 
+def test_the_bar_leaves_a_narrow_window_to_the_page(visit):
+    page = visit("09_Multi_Head_Attention", "checkpoint=pocket-gpt2", width=390)
+    bar = page.get_by_test_id("stBottom").bounding_box()
+    for name in ("layer", "head"):
+        place = slider(page, name).locator("..").bounding_box()
+        assert bar["y"] < place["y"] < bar["y"] + bar["height"]
+    assert bar["height"] < 0.3 * page.viewport_size["height"]
+
+
 def test_on_a_phone_the_bar_is_one_line_that_unfolds(browser, address):
     from tests.screenshot import SIZES, url_of
 
