@@ -1,6 +1,7 @@
-"""N readers open chapters at once on a server just started: times, exceptions and memory.
+"""N readers open chapters at once on a server just started, or some seconds after: times, exceptions and memory.
 
-    python -m tests.bench.readers [--readers 30] [--seconds 10] [--checkpoint NAME] [--before FOLDER]
+    python -m tests.bench.readers [--readers 30] [--seconds 10] [--after 0] [--checkpoint NAME]
+        [--before FOLDER]
 
 Readers without a browser: each opens a websocket with a prompt of its own, half of them on one chapter (a class), and
 runs the beat that waits again until its figure has come, as often as the page's own pulse does.
@@ -80,6 +81,7 @@ def main():
     for root in (options.before, ROOT) if options.before else (ROOT,):
         with server(root) as (address, process):
             wait_until_it_answers(address)
+            time.sleep(options.after)
             found = asyncio.run(crowd(address, options.readers, options.seconds, options.checkpoint))
             served = [one for one in found if not isinstance(one, BaseException)]
             memory = psutil.Process(process.pid).memory_info().rss / 1e6
@@ -104,6 +106,7 @@ def arguments():
     )
     parser.add_argument("--readers", type=int, default=30)
     parser.add_argument("--seconds", type=float, default=10.0, help="over which they arrive")
+    parser.add_argument("--after", type=float, default=0.0, help="seconds between the start and the first")
     parser.add_argument("--checkpoint", default="pocket-gpt2")
     parser.add_argument("--before", type=Path, help="the root of an earlier copy of the project")
     return parser.parse_args()
