@@ -115,7 +115,7 @@ def test_neighbours_are_the_largest_cosines_of_the_whole_vocabulary(loaded):
     assert ids[0] == token.id
     assert card.table["id"] == ids[1:].tolist()
     np.testing.assert_allclose(card.table["cosine"], values[1:], atol=1e-12)
-    assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["·queen"] is False
+    assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["␣queen"] is False
 
 
 def test_the_usual_cosine_is_that_of_the_same_row_with_all_others(loaded):
@@ -153,8 +153,8 @@ def test_the_word_with_the_nearest_neighbour_is_found_by_comparing_all(loaded):
 def test_spellings_differ_in_case_and_space_only(loaded):
     token = cards.pieces(loaded, " the")[0]
     found = {t.display for t in nearest.spellings(loaded, token)}
-    assert {"·the", "the", "·The", "The"} <= found
-    assert {text.strip("·").lower() for text in found} == {"the"}
+    assert {"␣the", "the", "␣The", "The"} <= found
+    assert {text.strip("␣").lower() for text in found} == {"the"}
     king, word, more = (Token(0, "", raw, raw.decode()) for raw in (b" King", b"king", b"kings"))
     assert nearest.plain(king) == nearest.plain(word) != nearest.plain(more)
     assert [nearest.plain(Token(0, "", text.encode(), "")) for text in (" ", " ·")] == [" ", "·"]
