@@ -179,10 +179,20 @@ def test_a_map_begins_with_the_prompts_tokens_around_the_focus(loaded):
 
 def test_labels_of_a_map_do_not_cover_each_other():
     figure = spread_labels(
-        scatter2d([[0, 0], [0.01, 0.01], [0.02, 0], [0, 0.02], [1, 1]] * 2, ["a longer word"] * 10)
+        scatter2d(
+            [[0, 0], [0.01, 0.01], [0.02, 0], [0, 0.02], [1, 1]] * 2, ["a longer word"] * 10, equal=True
+        )
     )
     shown = [text for text in figure.data[0].text if text]
     assert 1 < len(shown) < 10
+
+
+def test_a_label_stands_only_where_it_is_free_on_a_phone_and_in_a_wide_window():
+    """Side by side in a wide window, one over the other on a phone: there is no second line to put them on."""
+    labels = ["w" * 12] * 12
+    figure = spread_labels(scatter2d([[x, 0] for x in range(12)], labels, equal=True))
+    shown = [text for text in figure.data[0].text if text]
+    assert len(shown) < 280 / (12 * 7) * 3, "three lines of labels, as wide as a phone"
 
 
 def test_the_list_has_seven_categories_of_six():
