@@ -274,8 +274,9 @@ def test_a_word_is_found_whole_and_last(loaded):
         sentences.find(trace, " ")
 
 
-def drifted(loaded, one, other, word="bank"):
-    return cards.drift(loaded, *([capture(loaded, text) for text in texts] for texts in (one, other)), word)
+def drifted(loaded, one, other, word="bank", centred=False):
+    read = ([capture(loaded, text) for text in texts] for texts in (one, other))
+    return cards.drift(loaded, *read, word, centred)
 
 
 def test_a_word_drifts_as_the_hidden_states_say(loaded):
@@ -300,6 +301,38 @@ def test_a_word_drifts_as_the_hidden_states_say(loaded):
 def test_what_comes_after_a_word_leaves_it_alone(loaded):
     card = drifted(loaded, [f"{RIVER} and sang"], [f"{RIVER} because of rain"])
     np.testing.assert_allclose(card.shown[sentences.OTHER], 1, atol=1e-5)
+
+
+def entering(loaded, texts):
+    """What enters every block, (layer, token, d_model) for each text."""
+    return [
+        torch.stack(
+            loaded.model(torch.tensor([capture(loaded, text).ids]), output_hidden_states=True).hidden_states[
+                :-1
+            ]
+        )[:, 0].double()
+        for text in texts
+    ]
+
+
+def test_without_the_mean_of_all_tokens_but_the_first_the_cosines_are_torchs(loaded):
+    card = drifted(loaded, [RIVER], MONEYS, centred=True)
+    states = entering(loaded, (RIVER, *MONEYS))
+    mean = torch.cat([state[:, 1:] for state in states], 1).mean(1)
+    one, two, three = (state[:, -1] - mean for state in states)
+    np.testing.assert_allclose(
+        card.shown[sentences.SAME][:-1], F.cosine_similarity(two, three, dim=-1).detach(), atol=1e-5
+    )
+    other = (F.cosine_similarity(one, two, dim=-1) + F.cosine_similarity(one, three, dim=-1)) / 2
+    np.testing.assert_allclose(card.shown[sentences.OTHER][:-1], other.detach(), atol=1e-5)
+    assert "without the mean vector" in card.title
+
+
+def test_a_mean_vector_needs_two_tokens_behind_the_first(loaded):
+    for text in ("bank", "my bank", "my own bank"):
+        read = [capture(loaded, text)]
+        count = 1 + (len(set(read[0].ids[1:])) > 1)
+        assert [card.key for card in cards.senses(loaded, read, read, "bank")] == ["drift", "centred"][:count]
 
 
 def test_without_a_second_sentence_or_a_second_token_there_is_no_line_for_it(loaded):
@@ -358,6 +391,7 @@ def every_card(model, prompt=PROMPT):
         cards.score(model),
         *(cards.failures(model, kind) for kind in cards.categories(model)[:2]),
         drifted(model, RIVERS, MONEYS),
+        drifted(model, RIVERS, MONEYS, centred=True),
         cards.added(model, trace),
     ]
     if model.spec.positions == "learned":

@@ -126,3 +126,11 @@ def test_a_token_after_which_more_is_open_is_offered_where_the_model_is_nearly_c
     if entropies[-1] < 1:
         assert f"distribution is {float(entropies[-1]):.2f} nats" in text
         assert f": {float(entropies.max()):.2f} nats." in text
+
+
+@each
+def test_the_senses_of_a_word_stand_apart_and_more_so_without_the_mean_vector(checkpoint):
+    plain, centred = visited(EMBEDDINGS, checkpoint).cards["drift"]
+    gaps = [card.shown["the same sense"][-1] - card.shown["the other sense"][-1] for card in (plain, centred)]
+    assert gaps[1] > 1.3 * gaps[0] > 0.1
+    assert abs(centred.shown["different tokens"][-1]) < 0.1 < plain.shown["different tokens"][-1]
