@@ -325,7 +325,7 @@ def test_without_the_mean_of_all_tokens_but_the_first_the_cosines_are_torchs(loa
     )
     other = (F.cosine_similarity(one, two, dim=-1) + F.cosine_similarity(one, three, dim=-1)) / 2
     np.testing.assert_allclose(card.shown[sentences.OTHER][:-1], other.detach(), atol=1e-5)
-    assert "without the mean vector" in card.title
+    assert "without the mean vector, after" in card.title
 
 
 def test_a_mean_vector_needs_two_tokens_behind_the_first(loaded):

@@ -147,7 +147,7 @@ def _title(word: str, ends: dict[str, tuple[float, float]], blocks: int, centred
     if DIFFERENT in ends:
         said += f"; {DIFFERENT} {signed(ends[DIFFERENT][1])}"
     if centred:
-        return f"{quoted(word)} without the mean vector of the layer: after {blocks} blocks {said}"
+        return f"{quoted(word)} without the mean vector, after {blocks} blocks: {said}"
     return f"{quoted(word)} at the entrance: cosine {signed(ends[OTHER][0])}; after {blocks} blocks {said}"
 
 
