@@ -1,8 +1,11 @@
 """The landing page: the reader's prompt on its way through the model, and the table of chapters."""
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from engine.evidence.card import Card
+from engine.evidence.question import Question
 from engine.tokens.text import markdown, plural
 from pages._shared import Beat, Station, Step, View, home, starting
 
@@ -43,19 +46,29 @@ def next_token(view: View) -> Card:
     return cards.next_token(view.loaded, view.trace)
 
 
+def ask_about_the_rest(drawn: Sequence[Card]) -> Question | None:
+    from engine.chapters.home.questions import ASKED
+
+    return ASKED["next"](drawn)
+
+
 def sizes(view: View) -> str:
     spec = view.loaded.spec
     kinds = f"{spec.n_head} attention heads let" if spec.n_head > 1 else "one attention head lets"
     return (
         f"{markdown(view.loaded.name)} has {spec.n_layer} blocks. In each, {kinds} each token look back "
         f"at those before it, and an MLP of {spec.d_ff:,} neurons works on every token alone. Both only ever *add* to "
-        "the token's vector, which is therefore called the residual stream."
+        "the token's vector, which is therefore called the residual stream. Here the last token's vector is read off "
+        "before the first block and after each, as if the model ended there: watch when the favourite next token "
+        "becomes that of the last block."
     )
 
 
 def steps(view: View, card: Card) -> list[Step]:
     """What the drawing shows, step by step, from its own numbers."""
     import numpy as np
+
+    from engine.chapters.home import settled as settled_after
 
     spec = view.loaded.spec
     reads, guess = np.asarray(card.shown["reads"]), np.asarray(card.shown["guess"])
@@ -64,7 +77,7 @@ def steps(view: View, card: Card) -> list[Step]:
     favourites, chances = card.table["favourite"], card.table["probability"]
     others = reads[:, :-1] if len(names) > 1 else reads
     block, key = np.unravel_index(int(others.argmax()), others.shape)
-    settled = next(i for i in range(len(guess)) if (guess[i:] == guess[-1]).all())
+    settled = settled_after(guess)
     strongest = int(np.abs(np.concatenate([attention, mlp])).argmax())
     kind, where = (
         ("attention", strongest) if strongest < len(attention) else ("the MLP", strongest - len(attention))
@@ -172,7 +185,7 @@ if __name__ == "__main__":  # a reader's run; the server imports this file as it
                 ),
                 (2,),
             ),
-            Station(Beat("blocks", "Blocks add to the vectors", sizes, blocks), (11, 8, 9, 10, 3, 4)),
+            Station(Beat("blocks", "Blocks add to the vectors", sizes, blocks), (11, 8, 9, 10, 3, 4, 5)),
             Station(
                 Beat(
                     "logits",
@@ -190,6 +203,7 @@ if __name__ == "__main__":  # a reader's run; the server imports this file as it
                     "Softmax turns logits into probabilities that sum to one. One token is drawn and written down, and "
                     "the whole way begins again with a text that is one token longer.",
                     next_token,
+                    ask=ask_about_the_rest,
                 ),
                 (5, 14),
             ),

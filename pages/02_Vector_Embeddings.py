@@ -160,11 +160,13 @@ def drift_prose(view: View) -> str:
     and attention brings that in, block by block. Here one word is read in sentences that use it in one sense, and in
     sentences that use it in another. {start} If context tells the senses apart, the line between the senses falls
     further than the line within a sense. The third line is a yardstick, because all vectors of one layer may point
-    somewhat alike ({ETHAYARAJH}).
+    somewhat alike ({ETHAYARAJH}). The second figure takes away what they have in common, the **mean vector** of the
+    layer, before it compares: what is left belongs to the single token in its context. Which figure tells the senses
+    apart more clearly?
     """
 
 
-def draw_drift(view: View) -> Callable[[], Card]:
+def draw_drift(view: View) -> Callable[[], list[Card]]:
     with view.controls:
         word = view.text("word", "A word", "bank", limit=60)
         senses = [
@@ -175,11 +177,11 @@ def draw_drift(view: View) -> Callable[[], Card]:
             )
         ]
 
-    def card() -> Card:
+    def made() -> list[Card]:
         one, other = ([view.capture(text) for text in texts] for texts in senses)
-        return cards.drift(view.loaded, one, other, word)
+        return cards.senses(view.loaded, one, other, word)
 
-    return card
+    return made
 
 
 def sentences(text: str) -> list[str]:

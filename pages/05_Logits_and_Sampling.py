@@ -12,6 +12,7 @@ from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter
 from pages._shared.work import Progress
 
+THREE, OFTEN = "three texts", "one token, drawn often"
 TOP_K = (0, 1, 2, 3, 5, 10, 20, 40, 80, 150, 400, 1000)
 
 
@@ -38,7 +39,13 @@ def filters(view: View) -> Callable[[], Card]:
 
 def texts(view: View) -> Callable[[], Card]:
     with view.controls:
+        shown = view.segments("shown", "Show", (THREE, OFTEN))
         chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
+    return draws(view, chosen) if shown == OFTEN else _three(view, chosen)
+
+
+def _three(view: View, chosen: Filters) -> Callable[[], Card]:
+    with view.controls:
         length = view.slider("length", "Tokens to write", 4, 24, 20)
     ids, seed = _ids(view), view.state.seed
     requests = (
@@ -50,9 +57,9 @@ def texts(view: View) -> Callable[[], Card]:
     return lambda: cards.texts(view.loaded, requests, written)
 
 
-def draws(view: View) -> Callable[[], Card]:
+def draws(view: View, chosen: Filters) -> Callable[[], Card]:
+    """The next token alone, drawn many times from the filtered distribution."""
     with view.controls:
-        chosen = _filters(view, temperature=1.0, top_k=0, top_p=1.0)
         count = view.select_slider("draws", "Draws", (50, 500, 5000), 500)
     _offer_open(view)
     return lambda: cards.draws(view.loaded, view.trace, view.state.focus, chosen, view.state.seed, count)
@@ -277,23 +284,16 @@ chapter(
             The bars show the probability of each token in the model’s own distribution. Greedy text is made of
             favourites only, and it easily falls into a loop, because a repetition makes the next one more probable
             ([Holtzman et al. 2020]({HOLTZMAN})).
+
+            One draw says little about the distribution. Draw the next token many times, each time with a new random
+            number, and the counts follow the probabilities: of *n* draws, a token of probability *p* is
+            expected in *n·p*, give or take a standard deviation σ of $\\sqrt{{n p (1 - p)}}$.
             """,
             draw=texts,
-            try_this="Set top-k to 1: both samples turn into the greedy text. Then try temperature 2 with top-k off.",
-        ),
-        Beat(
-            "draws",
-            "Drawn often enough, the counts follow the probabilities",
-            prose="""
-            Many draws of the same next token, each with a new random number, must agree with the distribution. One
-            draw says little; of *n* draws a token of probability *p* is expected in *n·p*, with a standard deviation
-            of $\\sqrt{n p (1 - p)}$.
-
-            About one count in twenty may lie outside two standard deviations by chance; rare tokens, whose counts
-            are whole numbers near zero, stray a little differently.
-            """,
-            draw=draws,
-            try_this="Change the seed in the bar: the points move, the bars do not. Then draw 5,000 times.",
+            try_this=(
+                "Set top-k to 1: both samples turn into the greedy text. Then turn top-k off again, show one token "
+                "drawn often, and change the seed in the bar: the points move, the bars do not."
+            ),
         ),
         Beat(
             "tree",

@@ -1,6 +1,7 @@
 """Text from readers and tokenizers reaches each sink as literal characters."""
 
 import re
+import sys
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,21 @@ def test_display_has_no_control_format_or_bidirectional_character(text):
 
 
 def test_whitespace_is_visible():
-    assert display(" a\n\t") == "·a⏎⇥"
+    assert display(" a\n\t") == "␣a⏎⇥"
+
+
+def test_a_space_and_a_middle_dot_are_two_signs_and_the_sign_for_a_space_is_a_third():
+    assert [display(text) for text in (" ", "·", "␣")] == ["␣", "·", "‹U+2423›"]
+    assert display(" · a·b") == "␣·␣a·b"
+
+
+def test_no_two_characters_are_shown_alike():
+    shown = [display(chr(code)) for code in range(sys.maxunicode + 1)]
+    assert len(set(shown)) == len(shown)
+
+
+def test_no_character_is_shown_as_blank():
+    assert all(display(chr(code)).strip() for code in range(sys.maxunicode + 1))
 
 
 def test_incomplete_utf8_is_shown_as_bytes():

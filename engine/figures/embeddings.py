@@ -1,7 +1,11 @@
 """Figures of the chapter on embeddings: ranks on a log scale, and a curve whose points come in order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from html import unescape
+from itertools import product
 from typing import Any
+from unicodedata import east_asian_width
 
 import numpy as np
 import plotly.graph_objects as go
@@ -53,46 +57,106 @@ def ranked(
     return figure
 
 
-def spread_labels(figure: go.Figure, width: int = 300) -> go.Figure:
-    """Move the texts of a 2-D scatter around their points, and drop those that would still cover another.
+AREAS = ((280, 340), (360, 340), (440, 340), (520, 340), (700, 340), (700, 250))
+"""Plotted areas in pixels (width, height), from a phone's to a wide window's; on a wall type leaves less height."""
 
-    The first points come first. `width` is that of the plotted area in pixels on a phone; hover texts stay.
+FRAME = 90
+"""Pixels of a figure's height outside its plotted area."""
+
+
+def spread_labels(figure: go.Figure) -> go.Figure:
+    """Move the texts of a 2-D scatter around their points, and drop those that would cover another or leave the figure.
+
+    A text keeps its size when a figure grows, and points move apart: so it needs a place that is free in all `AREAS`.
+    Where none is at the point itself, one a little away is taken, and a line leads to it. The axes must be equal, as
+    `scatter2d` makes them; the first points come first; hover texts stay.
     """
     traces = [trace for trace in figure.data if trace.type == "scatter" and "text" in (trace.mode or "")]
     places = np.concatenate([np.column_stack([trace.x, trace.y]) for trace in figure.data]).astype(float)
     low, high = places.min(0), places.max(0)
-    room = np.where(high > low, high - low, 1.0) * (0.2, 0.1)
+    room = np.where(high > low, high - low, 1.0) * (0.06, 0.1)
     low, high = low - room, high + room
-    size = np.array([width, figure.layout.height - 90])
-    taken = [np.array([*point - 5, *point + 5]) for point in (places - low) / (high - low) * size]
+    areas = [(width, min(height, figure.layout.height - FRAME)) for width, height in AREAS]
+    scales = np.array([min(area / (high - low)) for area in areas])
+    pixels = _Pixels((low + high) / 2, scales, np.array(areas) / 2, [])
+    pixels.taken.extend(pixels.box(point, (5, 5), (0, 0)) for point in places)
     for trace in traces:
-        points = (np.column_stack([trace.x, trace.y]) - low) / (high - low) * size
-        found = [_free(point, text, taken) for point, text in zip(points, trace.text, strict=True)]
-        trace.text = [text if place else "" for text, place in zip(trace.text, found, strict=True)]
-        trace.textposition = [place or "top center" for place in found]
+        points = np.column_stack([trace.x, trace.y])
+        found = [pixels.free(point, text) for point, text in zip(points, trace.text, strict=True)]
+        for point, text, (place, shift) in zip(points, trace.text, found, strict=True):
+            if shift and not place:
+                _lead(figure, point, text, shift)
+        trace.text = [text if place else "" for text, (place, _) in zip(trace.text, found, strict=True)]
+        trace.textposition = [place or "top center" for place, _ in found]
     figure.update_xaxes(range=[low[0], high[0]])
     figure.update_yaxes(range=[low[1], high[1]])
     return figure
 
 
 _AROUND = {
-    "top center": (0, 13),
-    "bottom center": (0, -13),
-    "middle right": (0.5, 0),
-    "middle left": (-0.5, 0),
+    "top center": (0, 1),
+    "bottom center": (0, -1),
+    "middle right": (1, 0),
+    "middle left": (-1, 0),
+    "top right": (1, 1),
+    "top left": (-1, 1),
+    "bottom right": (1, -1),
+    "bottom left": (-1, -1),
 }
+_AWAY = (24.0, 36.0)
+"""Pixels from a point to a text to which a line leads."""
 
 
-def _free(point: np.ndarray, text: str, taken: list[np.ndarray]) -> str:
-    """Where a text of 7 pixels a character finds room beside its point; noted in `taken`. Empty if nowhere."""
-    half = np.array([3.5 * len(text), 7])
-    for place, (across, up) in _AROUND.items():
-        centre = point + np.array([across * (2 * half[0] + 14), up])
-        box = np.array([*centre - half, *centre + half])
-        if not any((box[:2] < other[2:]).all() and (other[:2] < box[2:]).all() for other in taken):
-            taken.append(box)
-            return place
-    return ""
+@dataclass(frozen=True)
+class _Pixels:
+    """A figure in several areas at once: its centre in units, pixels for a unit, half sizes, boxes that are taken."""
+
+    centre: np.ndarray
+    scales: np.ndarray
+    halves: np.ndarray
+    taken: list[np.ndarray]
+
+    def box(self, point: np.ndarray, half: ArrayLike, shift: ArrayLike) -> np.ndarray:
+        """(area, 4): left, low, right and high end of a box of a size in pixels beside a point."""
+        middle = (point - self.centre) * self.scales[:, None] + np.asarray(shift)
+        return np.hstack([middle - np.asarray(half), middle + np.asarray(half)])
+
+    def free(self, point: np.ndarray, text: str) -> tuple[str, tuple[float, float] | None]:
+        """Where a text finds room, noted as taken: in plotly's word, or how far away in pixels. None if nowhere."""
+        half = np.array([text_width(unescape(text)) / 2, 7])
+        for place, (across, up) in _AROUND.items():
+            if self._take(point, half, (across * (half[0] + 8), up * 13)):
+                return place, None
+        for away, (across, up) in product(_AWAY, _AROUND.values()):
+            shift = (across * (half[0] + away), up * away)
+            if self._take(point, half, shift):
+                return "", shift
+        return "", None
+
+    def _take(self, point: np.ndarray, half: np.ndarray, shift: tuple[float, float]) -> bool:
+        box = self.box(point, half, shift)
+        inside = (box[:, :2] >= -self.halves).all() and (box[:, 2:] <= self.halves).all()
+        free = bool(inside) and not any(_cover(box, other) for other in self.taken)
+        self.taken.extend([box] * free)
+        return free
+
+
+def _lead(figure: go.Figure, point: np.ndarray, text: str, shift: tuple[float, float]) -> None:
+    """A text so many pixels to the right of its point and above it, and a line that leads to it."""
+    figure.add_annotation(
+        x=point[0], y=point[1], text=text, ax=shift[0], ay=-shift[1], standoff=5, borderpad=0,
+        showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=NEUTRAL, font={"size": 12},
+    )  # fmt: skip
+
+
+def _cover(box: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two boxes (area, 4) cover each other in any area."""
+    return bool(((box[:, :2] < other[:, 2:]) & (other[:, :2] < box[:, 2:])).all(1).any())
+
+
+def text_width(text: str) -> float:
+    """About how wide a text of a figure is, in pixels; wide characters are those of East Asia, and emoji."""
+    return sum(13.0 if east_asian_width(char) in "FW" else 7.0 for char in text)
 
 
 def ordered_curve(

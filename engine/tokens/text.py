@@ -9,7 +9,11 @@ PROMPT_CHARACTERS = 2000
 """Longest prompt accepted, in characters: it also has to fit into the address bar."""
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&=@/\"'^])")
-_VISIBLE = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "␍", "\u00a0": "⍽", "\u3000": "□"}
+SPACE, LINE_BREAK, TAB = "␣⏎⇥"
+"""What a reader sees for a space, a line break and a tab; the same signs in a text are shown by their numbers."""
+
+_VISIBLE = {" ": SPACE, "\n": LINE_BREAK, "\t": TAB, "\r": "␍", "\u00a0": "⍽"}
+_BY_NUMBER = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
 
 
 def clean_prompt(text: str, limit: int = PROMPT_CHARACTERS) -> str:
@@ -23,7 +27,10 @@ def clean_prompt(text: str, limit: int = PROMPT_CHARACTERS) -> str:
 
 
 def display(text: str) -> str:
-    """Text with visible whitespace and no control, format or bidirectional characters."""
+    """Text with visible whitespace and no control, format or bidirectional characters.
+
+    No two characters are shown alike: what stands for a space here is shown by its number where a text has it.
+    """
     return "".join(_VISIBLE.get(c) or _printable(c) for c in text)
 
 
@@ -36,10 +43,8 @@ def display_bytes(raw: bytes) -> str:
 
 
 def _printable(char: str) -> str:
-    category = unicodedata.category(char)
-    if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
-        return f"‹U+{ord(char):04X}›"
-    return "·" if category == "Zs" else char
+    by_number = unicodedata.category(char) in _BY_NUMBER or char in _VISIBLE.values()
+    return f"‹U+{ord(char):04X}›" if by_number else char
 
 
 def markdown(text: str) -> str:

@@ -197,7 +197,7 @@ def _offered(card: Card) -> tuple[str, ...]:
 
 def _spoken(title: str) -> str:
     """A title for a label that is only read aloud, where nobody takes escapes away: without marks of markdown."""
-    return re.sub(r"[^\w\s.,;%+−“”’·]", "", title)
+    return re.sub(r"[^\w\s.,;%+−“”’·␣]", "", title)
 
 
 def _panel(chosen: str, card: Card, key: str, place: Place) -> None:

@@ -30,7 +30,7 @@ def test_a_token_is_written_and_everything_follows(visit):
     settle(page)
     assert text(page).startswith(before)
     assert len(text(page)) > len(before)
-    assert page.locator(".machine .token.last").evaluate("e => e.textContent").strip("·… ") in text(page)
+    assert page.locator(".machine .token.last").evaluate("e => e.textContent").strip("␣… ") in text(page)
     assert exceptions(page) == []
 
 

@@ -115,7 +115,7 @@ def test_neighbours_are_the_largest_cosines_of_the_whole_vocabulary(loaded):
     assert ids[0] == token.id
     assert card.table["id"] == ids[1:].tolist()
     np.testing.assert_allclose(card.table["cosine"], values[1:], atol=1e-12)
-    assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["·queen"] is False
+    assert dict(zip(card.table["token"], card.table["other spelling"], strict=True))["␣queen"] is False
 
 
 def test_the_usual_cosine_is_that_of_the_same_row_with_all_others(loaded):
@@ -153,8 +153,8 @@ def test_the_word_with_the_nearest_neighbour_is_found_by_comparing_all(loaded):
 def test_spellings_differ_in_case_and_space_only(loaded):
     token = cards.pieces(loaded, " the")[0]
     found = {t.display for t in nearest.spellings(loaded, token)}
-    assert {"·the", "the", "·The", "The"} <= found
-    assert {text.strip("·").lower() for text in found} == {"the"}
+    assert {"␣the", "the", "␣The", "The"} <= found
+    assert {text.strip("␣").lower() for text in found} == {"the"}
     king, word, more = (Token(0, "", raw, raw.decode()) for raw in (b" King", b"king", b"kings"))
     assert nearest.plain(king) == nearest.plain(word) != nearest.plain(more)
     assert [nearest.plain(Token(0, "", text.encode(), "")) for text in (" ", " ·")] == [" ", "·"]
@@ -179,10 +179,20 @@ def test_a_map_begins_with_the_prompts_tokens_around_the_focus(loaded):
 
 def test_labels_of_a_map_do_not_cover_each_other():
     figure = spread_labels(
-        scatter2d([[0, 0], [0.01, 0.01], [0.02, 0], [0, 0.02], [1, 1]] * 2, ["a longer word"] * 10)
+        scatter2d(
+            [[0, 0], [0.01, 0.01], [0.02, 0], [0, 0.02], [1, 1]] * 2, ["a longer word"] * 10, equal=True
+        )
     )
     shown = [text for text in figure.data[0].text if text]
     assert 1 < len(shown) < 10
+
+
+def test_a_label_stands_only_where_it_is_free_on_a_phone_and_in_a_wide_window():
+    """Side by side in a wide window, one over the other on a phone: there is no second line to put them on."""
+    labels = ["w" * 12] * 12
+    figure = spread_labels(scatter2d([[x, 0] for x in range(12)], labels, equal=True))
+    shown = [text for text in figure.data[0].text if text]
+    assert len(shown) < 280 / (12 * 7) * 3, "three lines of labels, as wide as a phone"
 
 
 def test_the_list_has_seven_categories_of_six():
@@ -264,8 +274,9 @@ def test_a_word_is_found_whole_and_last(loaded):
         sentences.find(trace, " ")
 
 
-def drifted(loaded, one, other, word="bank"):
-    return cards.drift(loaded, *([capture(loaded, text) for text in texts] for texts in (one, other)), word)
+def drifted(loaded, one, other, word="bank", centred=False):
+    read = ([capture(loaded, text) for text in texts] for texts in (one, other))
+    return cards.drift(loaded, *read, word, centred)
 
 
 def test_a_word_drifts_as_the_hidden_states_say(loaded):
@@ -290,6 +301,38 @@ def test_a_word_drifts_as_the_hidden_states_say(loaded):
 def test_what_comes_after_a_word_leaves_it_alone(loaded):
     card = drifted(loaded, [f"{RIVER} and sang"], [f"{RIVER} because of rain"])
     np.testing.assert_allclose(card.shown[sentences.OTHER], 1, atol=1e-5)
+
+
+def entering(loaded, texts):
+    """What enters every block, (layer, token, d_model) for each text."""
+    return [
+        torch.stack(
+            loaded.model(torch.tensor([capture(loaded, text).ids]), output_hidden_states=True).hidden_states[
+                :-1
+            ]
+        )[:, 0].double()
+        for text in texts
+    ]
+
+
+def test_without_the_mean_of_all_tokens_but_the_first_the_cosines_are_torchs(loaded):
+    card = drifted(loaded, [RIVER], MONEYS, centred=True)
+    states = entering(loaded, (RIVER, *MONEYS))
+    mean = torch.cat([state[:, 1:] for state in states], 1).mean(1)
+    one, two, three = (state[:, -1] - mean for state in states)
+    np.testing.assert_allclose(
+        card.shown[sentences.SAME][:-1], F.cosine_similarity(two, three, dim=-1).detach(), atol=1e-5
+    )
+    other = (F.cosine_similarity(one, two, dim=-1) + F.cosine_similarity(one, three, dim=-1)) / 2
+    np.testing.assert_allclose(card.shown[sentences.OTHER][:-1], other.detach(), atol=1e-5)
+    assert "without the mean vector, after" in card.title
+
+
+def test_a_mean_vector_needs_two_tokens_behind_the_first(loaded):
+    for text in ("bank", "my bank", "my own bank"):
+        read = [capture(loaded, text)]
+        count = 1 + (len(set(read[0].ids[1:])) > 1)
+        assert [card.key for card in cards.senses(loaded, read, read, "bank")] == ["drift", "centred"][:count]
 
 
 def test_without_a_second_sentence_or_a_second_token_there_is_no_line_for_it(loaded):
@@ -348,6 +391,7 @@ def every_card(model, prompt=PROMPT):
         cards.score(model),
         *(cards.failures(model, kind) for kind in cards.categories(model)[:2]),
         drifted(model, RIVERS, MONEYS),
+        drifted(model, RIVERS, MONEYS, centred=True),
         cards.added(model, trace),
     ]
     if model.spec.positions == "learned":

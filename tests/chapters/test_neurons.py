@@ -349,7 +349,7 @@ def test_top_tokens_over_the_sample_text_prove_themselves(loaded, lowest, monkey
     card = cards.top_tokens(loaded, trace, found, 2, 60, lowest)
     holds(card)
     for place, token in zip(card.table["position in the text"], card.table["token"], strict=True):
-        assert loaded.tokenizer.decode([found.ids[place]]).strip() == token.strip("·")
+        assert loaded.tokenizer.decode([found.ids[place]]).strip() == token.strip("␣")
     wrong = replace(found, values=found.values * 1.05)
     assert not cards.top_tokens(loaded, trace, wrong, 2, 60, lowest).prove().passed
 

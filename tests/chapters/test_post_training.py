@@ -183,7 +183,7 @@ def test_the_proofs_of_a_conversation_hold_for_a_published_template(request_):
 @needs_smollm2
 def test_a_system_turn_that_nobody_typed_is_told():
     version = family.Version("yours", SMOLLM2, lambda: loaded_checkpoint(SMOLLM2))
-    assert "Before it the template writes “system⏎You·are·a·helpful" in cards.template(version, REQUEST).note
+    assert "Before it the template writes “system⏎You␣are␣a␣helpful" in cards.template(version, REQUEST).note
 
 
 def test_a_template_of_marks_alone_writes_nothing_unasked():

@@ -169,8 +169,8 @@ def test_a_sample_is_one_line_without_control_characters(use):
 def test_favourites_are_counted_over_the_prompts(use):
     use(run_of({20: 1.2}))
     card = cards.expected("a-run", 20)
-    assert card.title == "After 2 prompts, 1 different favourite: “·x”"
-    assert card.table["token"] == ["·x", "⏎", "·x", "⏎"]
+    assert card.title == "After 2 prompts, 1 different favourite: “␣x”"
+    assert card.table["token"] == ["␣x", "⏎", "␣x", "⏎"]
 
 
 def test_scores_go_to_their_layer_and_head_whatever_the_order_of_the_rows(use):

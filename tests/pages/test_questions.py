@@ -7,10 +7,11 @@ import pytest
 from engine.chapters.c03_neurons.questions import ASKED as ASKED_OF_NEURONS
 from engine.chapters.c07_optimizers.questions import ASKED as ASKED_OF_OPTIMIZERS
 from engine.chapters.c08_attention.questions import ASKED
+from engine.chapters.home.questions import ASKED as ASKED_OF_HOME
 from engine.evidence.card import Badge, Card
 from engine.evidence.question import Question, between, how_much, largest, leading, percent, plain, which
 from engine.tokens.text import markdown
-from tests.pages.conftest import PAGES, open_app, visited, watched
+from tests.pages.conftest import HOME, PAGES, open_app, visited, watched
 from tests.pages.conftest import Visit as Seen
 
 
@@ -159,3 +160,18 @@ def test_a_neuron_strongest_below_zero_asks_nothing():
     asked = ASKED_OF_NEURONS["contexts"]
     assert asked([replace(card, shown={"activations": table["activation"]})]) is None
     assert asked([replace(card, shown={"activations": [0.1, 5.0, 0.2, -4.0]})]).answer == "“b” at position 1"
+
+
+def test_home_asks_about_the_rest_before_it_shows_it():
+    plain_card = visited(HOME, "pocket-gpt2").cards["next"][0]
+    seen = Seen()
+    with watched(seen):
+        app = open_app(checkpoint="pocket-gpt2", predict="1")
+    question = ASKED_OF_HOME["next"]([plain_card])
+    assert seen.cards["next"] == []
+    assert seen.cards["blocks"] != []
+    assert markdown(question.text) in [title.value for title in app.subheader]
+    with watched(seen):
+        app.button(key=f"home-next-guess-{question.right}").click().run()
+    assert [card.key for card in seen.cards["next"]] == ["next"]
+    assert any("1 of 1" in words.value for words in app.caption)

@@ -10,7 +10,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from engine.checkpoints.prompts import prompts_for
 from engine.tokens import encodings
 from tests.conftest import SMOLLM2, loaded_checkpoint, needs_smollm2
-from tests.pages.conftest import BUNDLED, visited
+from tests.pages.conftest import BUNDLED, Visit, open_app, visited, watched
 
 published = pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(1200), needs_smollm2])
 each = pytest.mark.parametrize("checkpoint", [*BUNDLED, published])
@@ -126,3 +126,21 @@ def test_a_token_after_which_more_is_open_is_offered_where_the_model_is_nearly_c
     if entropies[-1] < 1:
         assert f"distribution is {float(entropies[-1]):.2f} nats" in text
         assert f": {float(entropies.max()):.2f} nats." in text
+
+
+@each
+def test_the_senses_of_a_word_stand_apart_and_more_so_without_the_mean_vector(checkpoint):
+    plain, centred = visited(EMBEDDINGS, checkpoint).cards["drift"]
+    gaps = [card.shown["the same sense"][-1] - card.shown["the other sense"][-1] for card in (plain, centred)]
+    assert gaps[1] > 1.3 * gaps[0] > 0.1
+    assert abs(centred.shown["different tokens"][-1]) < 0.1 < plain.shown["different tokens"][-1]
+
+
+def test_one_token_drawn_often_is_a_choice_beside_the_texts():
+    visit, app = Visit(), open_app(checkpoint="pocket-llama").switch_page(SAMPLING).run()
+    with watched(visit):
+        app.segmented_control(key="5-texts-shown").set_value("one token, drawn often").run()
+    [card] = visit.cards["texts"]
+    assert card.key == "draws"
+    assert sum(card.shown["observed"]) == 500
+    assert card.prove().passed

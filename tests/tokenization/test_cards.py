@@ -105,7 +105,7 @@ def test_chips_of_a_known_text():
     card = cards.chips("hello world")
     assert card.shown == {"ids": [24912, 2375], "lengths": [5, 6], "bytes": [*b"hello world"]}
     assert card.table["bytes"] == ["68 65 6C 6C 6F", "20 77 6F 72 6C 64"]
-    assert card.table["token"] == ["hello", "·world"]
+    assert card.table["token"] == ["hello", "␣world"]
 
 
 def test_own_counts_are_the_library_counts(loaded):

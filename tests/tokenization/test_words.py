@@ -23,7 +23,7 @@ def test_a_word_is_tried_with_a_space_first(loaded):
     found = word(loaded, "little")
     assert [found.token.id] == single(loaded, " little")
     assert (found.spaced, found.count) == (True, 1)
-    shown = f"the token “·little” (id {found.token.id:,})"
+    shown = f"the token “␣little” (id {found.token.id:,})"
     assert found.sentence == f"“little” is looked up with a space before it, as {shown}."
 
 

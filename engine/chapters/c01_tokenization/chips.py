@@ -6,7 +6,7 @@ from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.tokenizing import columns, from_ranks
 from engine.figures.text import chips as draw
 from engine.tokens import encodings
-from engine.tokens.text import plural
+from engine.tokens.text import LINE_BREAK, SPACE, TAB, plural
 
 NAME = "o200k_base"
 SHOWN = 72
@@ -56,7 +56,8 @@ def chips(text: str) -> Card:
 
 def _note(count: int) -> str:
     marks = (
-        "· is a space, ⏎ a line break, ⇥ a tab; ‹E2 80› are bytes that are no whole character by themselves."
+        f"{SPACE} is a space, {LINE_BREAK} a line break, {TAB} a tab; ‹E2 80› are bytes that are no whole character by "
+        "themselves; ‹U+200B› is the number of a character that is invisible, or whose sign has another use here."
     )
     return marks + (
         f" The figure shows the first {SHOWN} tokens, the table all {count:,}." if count > SHOWN else ""

@@ -54,7 +54,7 @@ def space(loaded: Loaded, text: str, capture: Callable[[str], Trace], most: int 
         figure=grouped_bars(
             names,
             shown,
-            colors={BARE: "logits", SPACED: "token"},
+            colors={BARE: "token", SPACED: "logits"},
             probability=True,
             value_name="probability of the next token",
         ),

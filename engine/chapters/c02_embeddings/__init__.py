@@ -7,7 +7,7 @@ from engine.chapters.c02_embeddings.nearest import against_all, closest, forms, 
 from engine.chapters.c02_embeddings.positions import added, curve, similarity
 from engine.chapters.c02_embeddings.rows import row
 from engine.chapters.c02_embeddings.scoring import failures, score
-from engine.chapters.c02_embeddings.sentences import MOST, drift
+from engine.chapters.c02_embeddings.sentences import MOST, drift, senses
 
 __all__ = [
     "MOST",
@@ -24,6 +24,7 @@ __all__ = [
     "pieces",
     "row",
     "score",
+    "senses",
     "similarity",
     "table",
     "token_map",

@@ -23,6 +23,7 @@ from engine.model.neuron import Neuron, activation_name
 from engine.model.trace import Trace
 from engine.ops import neurons as ops
 from engine.tokens import passages
+from engine.tokens.text import SPACE
 
 HALF = 2.0**-10
 """Two roundings to float16, in which a survey keeps the values around an occurrence."""
@@ -80,7 +81,7 @@ def top_tokens(
     values, places = found.values[sign, layer, neuron].copy(), found.places[sign, layer, neuron].tolist()
     rows = [_occurrence(loaded, found, sign, layer, neuron, i) for i in range(len(places))]
     names = [row.tokens[row.at] for row in rows]
-    kinds = len({name.strip("·").casefold() for name in names})
+    kinds = len({(name.strip(SPACE) or name).casefold() for name in names})
     end = "lowest" if lowest else "highest"
     cuts = windows(loaded, passages.sample())
     around = _known(found.around[sign, layer, neuron], places, cuts)

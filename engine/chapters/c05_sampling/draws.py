@@ -70,7 +70,8 @@ def draws(loaded: Loaded, trace: Trace, position: int, chosen: Filters, seed: in
             filter_lines(chosen),
             _CODE.format(position=position, seed=seed, count=count, shown=best.size),
         ),
-        note="σ is the standard deviation of a binomial count, √(n·p·(1 − p)).",
+        note="σ is the standard deviation of a binomial count, √(n·p·(1 − p)). About one count in twenty lies more "
+        "than 2 σ off by chance; those of rare tokens, whole numbers near zero, stray a little differently.",
     )
 
 

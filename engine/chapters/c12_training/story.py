@@ -22,7 +22,7 @@ from engine.evidence.card import Badge, Card
 from engine.evidence.recorded import recording, source
 from engine.figures.heads import score_panels
 from engine.figures.training import curves, expected_tokens
-from engine.tokens.text import display
+from engine.tokens.text import LINE_BREAK, SPACE, display
 from engine.training.recording import Recording
 
 GUESSES = {
@@ -228,7 +228,7 @@ def expected(name: str, step: int) -> Card:
             "probability": [row["probability"] for row in rows],
         },
         source=source(run),
-        note="A space is written ·, a line break ⏎. The table has the whole prompts.",
+        note=f"A space is written {SPACE}, a line break {LINE_BREAK}. The table has the whole prompts.",
     )
 
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.nn import functional as F
 
-from engine.chapters.home.recomputed import machine_code
+from engine.chapters.home.recomputed import machine_code, read_off, read_off_again
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import ends
 from engine.evidence.oracles.attentions import returned_attention
@@ -36,7 +34,7 @@ def machine(loaded: Loaded, trace: Trace) -> Card:
     chances = softmax(trace.logits[-1])
     best = [int(i) for i in np.argsort(-chances, kind="stable")[:CANDIDATES]]
     direction, _ = affine(loaded, trace.hidden[-1, -1], best[0])
-    lens = softmax(_read_off(loaded, trace.hidden[:, -1]))
+    lens = softmax(read_off(loaded, trace.hidden[:, -1]))
     guess = lens.argmax(-1)
     shown = {
         "reads": trace.attention[:, :, -1].mean(1),
@@ -90,38 +88,21 @@ def machine(loaded: Loaded, trace: Trace) -> Card:
 
 
 @torch.no_grad()
-def _read_off(loaded: Loaded, stream: NDArray[Any]) -> NDArray[np.float32]:
-    """Logits (…, vocab) of the model's own final norm and unembedding on vectors of the residual stream."""
-    norm: Any = loaded.part("final_norm")
-    head: Any = loaded.part("unembedding")
-    vectors = torch.tensor(stream).to(loaded.model.device, loaded.dtype)
-    logits: NDArray[np.float32] = head(norm(vectors)).float().cpu().numpy()
-    return logits
-
-
-@torch.no_grad()
 def _again(
     loaded: Loaded, ids: Sequence[int], best: Sequence[int], guess: Sequence[int], allowed: float
 ) -> dict[str, Any]:
     streams, (attention, mlp) = ends.streams(loaded, ids)[:, -1], ends.writes(loaded, ids)
     norm: Any = loaded.part("final_norm")
     gain = norm.weight.double().cpu()
-    bias = getattr(norm, "bias", None)
-    shift = torch.zeros_like(gain) if bias is None else bias.double().cpu()
     head: Any = loaded.model.get_output_embeddings()
-    eps, shape = loaded.spec.norm_eps, gain.shape
+    eps = loaded.spec.norm_eps
     if loaded.spec.centred:
-        normed = F.layer_norm(streams, shape, gain, shift, eps)
         scale = (streams[-1].var(unbiased=False) + eps).sqrt()
         still = [part[:, -1] - part[:, -1].mean(-1, keepdim=True) for part in (attention, mlp)]
     else:
-        normed = F.rms_norm(streams, shape, gain, eps) + shift
         scale = (streams[-1].square().mean() + eps).sqrt()
         still = [attention[:, -1], mlp[:, -1]]
-    logits = torch.cat([F.linear(normed, rows.double().cpu()) for rows in head.weight.split(4096)], -1)
-    if getattr(head, "bias", None) is not None:
-        logits = logits + head.bias.double().cpu()
-    p = logits.softmax(-1)
+    p = read_off_again(loaded, streams)
     final = ends.last_probabilities(loaded, ids)
     top = at_ranks(best, final, same_pass())
     row = head.weight[int(top[0])].double().cpu()

@@ -1,10 +1,43 @@
 """What the figures of the landing page are compared with, and lines of their scripts."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from engine.evidence.script import preamble
 from engine.model.loaded import Loaded
 from engine.tokens.encoder import decode, literal_runs
+
+
+@torch.no_grad()
+def read_off(loaded: Loaded, stream: NDArray[Any]) -> NDArray[np.float32]:
+    """Logits (…, vocab) of the model's own final norm and unembedding on vectors of the residual stream."""
+    norm: Any = loaded.part("final_norm")
+    head: Any = loaded.part("unembedding")
+    vectors = torch.tensor(stream).to(loaded.model.device, loaded.dtype)
+    logits: NDArray[np.float32] = head(norm(vectors)).float().cpu().numpy()
+    return logits
+
+
+@torch.no_grad()
+def read_off_again(loaded: Loaded, streams: torch.Tensor) -> torch.Tensor:
+    """Probabilities (layer+1, vocab) from vectors (layer+1, d_model): norm and product written out with torch."""
+    norm: Any = loaded.part("final_norm")
+    head: Any = loaded.model.get_output_embeddings()
+    gain, bias = norm.weight.double().cpu(), getattr(norm, "bias", None)
+    shift = torch.zeros_like(gain) if bias is None else bias.double().cpu()
+    if loaded.spec.centred:
+        normed = F.layer_norm(streams, gain.shape, gain, shift, loaded.spec.norm_eps)
+    else:
+        normed = F.rms_norm(streams, gain.shape, gain, loaded.spec.norm_eps) + shift
+    logits = torch.cat([F.linear(normed, rows.double().cpu()) for rows in head.weight.split(4096)], -1)
+    if getattr(head, "bias", None) is not None:
+        logits = logits + head.bias.double().cpu()
+    return logits.softmax(-1)
 
 
 def decoded(loaded: Loaded, typed: Sequence[int]) -> str:
@@ -25,27 +58,23 @@ def decoded_code(loaded: Loaded, typed: Sequence[int]) -> str:
 
 
 def blocks_code(loaded: Loaded) -> str:
-    attention, mlp = (loaded.adapter.inside(loaded.adapter.writes(part)) for part in ("attention", "mlp"))
+    """Lines of a script that read the last token's vector off before the first block and after every block."""
     return f"""
-blocks = model.get_submodule({loaded.path("blocks")!r})
-residual, attention, mlp = [], [], []
+norm = model.get_submodule({loaded.path("final_norm")!r})
+head = model.get_submodule({loaded.path("unembedding")!r})
+stream = []
 
 def enters(module, args, kwargs):
-    residual.append((args[0] if args else kwargs["hidden_states"])[0, -1])
+    stream.append((args[0] if args else kwargs["hidden_states"])[0, -1])
 
-for block in blocks:
-    block.register_forward_pre_hook(enters, with_kwargs=True)
-    block.get_submodule({attention!r}).register_forward_hook(lambda m, a, out: attention.append(out[0, -1]))
-    block.get_submodule({mlp!r}).register_forward_hook(lambda m, a, out: mlp.append(out[0, -1]))
-model.get_submodule({loaded.path("final_norm")!r}).register_forward_pre_hook(enters, with_kwargs=True)
-
+hooks = [block.register_forward_pre_hook(enters, with_kwargs=True)
+         for block in (*model.get_submodule({loaded.path("blocks")!r}), norm)]
 with torch.no_grad():
     model(ids)
-result = {{
-    "residual stream": [float(v.float().norm()) for v in residual],
-    "attention adds": [float(v.float().norm()) for v in attention],
-    "MLP adds": [float(v.float().norm()) for v in mlp],
-}}
+    for hook in hooks:
+        hook.remove()
+    p = head(norm(torch.stack(stream))).double().softmax(-1).max(-1)  # the logit lens
+result = {{"guess": p.indices, "guessed": p.values}}
 """
 
 

@@ -7,17 +7,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from engine import ReaderError, figures
-from engine.chapters.home.recomputed import blocks_code, decoded, decoded_code
+from engine.chapters.home.recomputed import blocks_code, decoded, decoded_code, read_off, read_off_again
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles import ends
 from engine.evidence.oracles.embedding import entering as entering_again
 from engine.evidence.oracles.order import at_ranks
 from engine.evidence.oracles.tokenizing import reader
-from engine.evidence.rounding import float_tolerance, same_pass
+from engine.evidence.rounding import float_tolerance, probability_tolerance, same_pass
 from engine.evidence.script import preamble
 from engine.model.capturing import tokens_of
 from engine.model.loaded import Loaded
-from engine.model.trace import Array, Trace
+from engine.model.trace import Trace
 from engine.ops.sampling import softmax
 from engine.tokens.encoder import encode, encoder
 from engine.tokens.text import display, plural
@@ -132,39 +132,51 @@ def vectors(loaded: Loaded, trace: Trace) -> Card:
 
 
 def blocks(loaded: Loaded, trace: Trace) -> Card:
-    """The length of the last token's residual stream, and of what each sublayer adds to it."""
-    lengths = {
-        "residual stream": _length(trace.hidden[:, -1]),
-        "attention adds": _length(trace.attn_out[:, -1]),
-        "MLP adds": _length(trace.mlp_out[:, -1]),
-    }
-    n_layer, ids = loaded.spec.n_layer, trace.ids
-    depth = np.arange(n_layer + 1)
-    padded = {name: np.concatenate([np.full(n_layer + 1 - len(v), np.nan), v]) for name, v in lengths.items()}
+    """The favourite next token before the first block and after every block, by the logit lens."""
+    p = softmax(read_off(loaded, trace.hidden[:, -1]))  # layer+1, vocab
+    guess, guessed = p.argmax(-1), p.max(-1)
+    names, ids = _names(loaded, guess.tolist()), trace.ids
+    passed, probable = range(len(guess)), probability_tolerance(loaded)
     return Card(
         key="blocks",
-        title=f"{n_layer} blocks, each adding to the vector of the last token",
-        alt="Lines: the length of the last token's vector after each block, and of what attention and MLP added.",
+        title=_settling(names, settled(guess)),
+        alt="The favourite next token before the first block and after every block: "
+        + ", ".join(f"{name} {chance:.0%}" for name, chance in zip(names, guessed, strict=True)),
         badge=Badge.LIVE,
-        figure=figures.lines(
-            depth,
-            padded,
-            colors={"residual stream": "residual", "attention adds": "attention", "MLP adds": "mlp"},
-            x_name="blocks passed",
-            y_name="length of the vector (L2 norm)",
-            zero=True,
-            height=300,
+        figure=figures.chips(
+            names,
+            [f"{i} · {chance:.0%}" for i, chance in zip(passed, guessed, strict=True)],
+            details=[f"after {plural(i, 'block')}: {name}" for i, name in zip(passed, names, strict=True)],
+            colors=["logits" if one == guess[-1] else "residual" for one in guess],
         ),
-        table={"blocks passed": depth.tolist()} | {name: values.tolist() for name, values in padded.items()},
-        shown=lengths,
+        table={"blocks passed": list(passed), "favourite": names, "probability": guessed.tolist()},
+        shown={"guess": guess, "guessed": guessed},
         oracle=Oracle(
-            "Lengths, by torch, of the hidden states that transformers returns, and of what torch's own hooks catch in "
-            "a private copy of the model: both writes of every block, and the vector that the final norm reads.",
-            lambda: _lengths_again(loaded, ids),
-            {name: same_pass(values) for name, values in lengths.items()},
+            "Hidden states that transformers returns, and by torch's own hook the vector that the final norm reads; "
+            "then norm, unembedding and softmax written out with torch.",
+            lambda: _blocks_again(loaded, ids, guess.tolist(), probable),
+            {"guess": 0.0, "guessed": probable},
         ),
         code=preamble(loaded, trace.ids) + blocks_code(loaded),
-        atol=max(same_pass(values) for values in lengths.values()),
+        note="Below each favourite: how many blocks the vector has passed, and the favourite’s probability. "
+        "Reddish: the favourite of the last block. Norm and unembedding were trained for what leaves the last block, "
+        "so an early favourite may mean little (chapter 5).",
+    )
+
+
+def settled(guess: Sequence[int] | NDArray[np.int64]) -> int:
+    """The number of blocks after which the favourite is the final one and stays so."""
+    same = np.asarray(guess) == guess[-1]
+    return next(i for i in range(len(same)) if same[i:].all())
+
+
+def _settling(names: Sequence[str], after: int) -> str:
+    first, last, count = names[0], names[-1], len(names) - 1
+    if after == 0:
+        return f"Before the first block and after every block, the favourite next token is “{last}”"
+    return (
+        f"The favourite next token is “{first}” before the first block; “{last}” leads for good after {after} of "
+        f"{plural(count, 'block')}"
     )
 
 
@@ -261,14 +273,14 @@ def _ids_again(loaded: Loaded, pieces: Sequence[str], written: str | None) -> li
     return [*looked_up[:before], *typed, *after]
 
 
-def _lengths_again(loaded: Loaded, ids: Sequence[int]) -> dict[str, ArrayLike]:
-    attention, mlp = ends.writes(loaded, ids)
-    parts = {
-        "residual stream": ends.streams(loaded, ids),
-        "attention adds": attention,
-        "MLP adds": mlp,
+def _blocks_again(
+    loaded: Loaded, ids: Sequence[int], guess: Sequence[int], allowed: float
+) -> dict[str, ArrayLike]:
+    p = read_off_again(loaded, ends.streams(loaded, ids)[:, -1])
+    return {
+        "guess": [int(at_ranks([given], row, allowed)[0]) for given, row in zip(guess, p, strict=True)],
+        "guessed": p.max(-1).values.numpy(),
     }
-    return {name: found[:, -1].norm(dim=-1).numpy() for name, found in parts.items()}
 
 
 def _logits_again(
@@ -316,8 +328,3 @@ def _names(loaded: Loaded, ids: Sequence[int]) -> list[str]:
 
 def _best(values: NDArray[np.floating[Any]]) -> list[int]:
     return [int(i) for i in np.argsort(-values, kind="stable")[:CANDIDATES]]
-
-
-def _length(vectors: Array) -> Array:
-    result: Array = np.linalg.norm(vectors, axis=-1).astype(np.float32)
-    return result
