@@ -455,9 +455,9 @@ chapter(
             "next",
             "Rounding moves probability between tokens",
             prose="""
-            The bars compare the probabilities of the next token at both precisions. *Total variation* is the share of
-            probability that moved from some tokens to others: half the sum of all absolute differences, over the whole
-            vocabulary and not only over the tokens shown.
+            The bars show which tokens gain probability at the second precision, and which lose it. The probabilities
+            sum to 1 at either, so all gains together are as large as all losses. That sum, over the whole vocabulary
+            and not only over the tokens drawn, is the *total variation*: the share of probability that moved.
             """,
             draw=following,
             try_this="Find a token of your prompt, in the bar, after which the first choice changes.",

@@ -339,6 +339,29 @@ def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference,
         assert not card(wrong, 3).prove().passed
 
 
+@bundled
+@pytest.mark.parametrize("other", ["nf4", "bf16"])
+def test_the_tokens_drawn_gain_most_and_lose_most_of_the_whole_vocabulary(name, other):
+    both = pair_of(name, "fp32", other)
+    p, q = (torch.tensor(trace.logits[4]).double().softmax(-1) for trace in both.traces)
+    card, change = cards.next_token(both, 4), q - p
+    order = change.argsort(descending=True)
+    np.testing.assert_allclose(
+        card.shown["change"], torch.cat([change[order[:6]], change[order[-6:]]]), atol=1e-6
+    )
+    assert card.shown["moved"] == pytest.approx(float(change.clamp(min=0).sum()), abs=1e-6)
+    first, last = (both.named(int(order[i])) for i in (0, -1))
+    assert card.title.endswith(f"most of all to “{first}” and away from “{last}”")
+    kept = "is the first choice of both" in card.note
+    assert kept is (int(p.argmax()) == int(q.argmax()))
+
+
+def test_two_like_precisions_move_nothing():
+    card = cards.next_token(pair_of("pocket-llama", "nf4", "nf4"), 4)
+    assert card.title == "From nf4 to nf4 again, 0.00% of the probability moved"
+    assert len(set(card.shown["tokens"])) == 12
+
+
 def test_int8_and_pairs_without_floats_are_compared_with_a_second_pass_alone():
     assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "fp16", "int8")).oracle.claim
     assert "by hand" not in cards.kl(pair_of("pocket-gpt2", "nf4", "nf4")).oracle.claim
