@@ -24,6 +24,7 @@ KAPLAN = "[Kaplan et al. 2020](https://arxiv.org/abs/2001.08361)"
 HOFFMANN = "[Hoffmann et al. 2022](https://arxiv.org/abs/2203.15556)"
 NANDA = "[Nanda et al. 2023](https://arxiv.org/abs/2301.05217)"
 
+CURVE, TABLE = "the loss", "the stages"
 TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its heads look"
 
 
@@ -54,6 +55,16 @@ def story(view: View) -> Callable[[], list[Card]]:
         cards.loss(name, step, unit),
         *(card(name, step) for what, card in more.items() if what == beside),
     ]
+
+
+def lineage(view: View) -> Callable[[], list[Card]]:
+    with view.controls:
+        run = pick_run(view)
+        # On a projector, only one of the two has room.
+        shown = view.segments("show", "Show", [CURVE, TABLE]) if view.presenting else None
+        st.markdown("" if view.presenting else cards.about_lineage(run))
+    figures = {CURVE: cards.whole, TABLE: cards.pipeline}
+    return lambda: [card(run) for name, card in figures.items() if shown in (None, name)]
 
 
 def birth(view: View) -> Callable[[], Card]:
@@ -201,6 +212,21 @@ chapter(
             try_this=(
                 "With the run from random weights, begin at 0 and move up one step at a time. At which loss do words "
                 "appear in the text, and at which sentences?"
+            ),
+        ),
+        Beat(
+            "lineage",
+            "A checkpoint is made in stages, with other texts and another rate in each",
+            prose=(
+                "A checkpoint is often the end of several trainings, each of which went on from the weights that the "
+                "one before had left. The figure puts those that were recorded here one after the other, with a gap "
+                "where a record is missing; the table has what each of them read, how long it took and what it "
+                "changed."
+            ),
+            draw=lineage,
+            try_this=(
+                "Look at the beginning of the last stage: which way does the loss go at first? Compare its learning "
+                "rate and its texts with those of the stage before."
             ),
         ),
         Beat(

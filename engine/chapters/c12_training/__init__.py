@@ -8,6 +8,7 @@ from engine.chapters.c12_training.grokking import (
     spread,
 )
 from engine.chapters.c12_training.induction import birth, heads_through
+from engine.chapters.c12_training.lineage import about_lineage, pipeline, whole
 from engine.chapters.c12_training.live import Stage, about_snapshots, stages
 from engine.chapters.c12_training.prompt import next_token, surprisal
 from engine.chapters.c12_training.recordings import (
@@ -36,6 +37,7 @@ __all__ = [
     "Stage",
     "about_clearest",
     "about_grokking",
+    "about_lineage",
     "about_scaling",
     "about_snapshots",
     "birth",
@@ -51,6 +53,7 @@ __all__ = [
     "loss",
     "mixed_in",
     "next_token",
+    "pipeline",
     "recorded_steps",
     "sample",
     "second_reading",
@@ -60,4 +63,5 @@ __all__ = [
     "stories",
     "surprisal",
     "told",
+    "whole",
 ]

@@ -62,10 +62,9 @@ def next_token(pair: Pair, focus: int) -> Card:
         badge=Badge.LIVE,
         figure=bars(
             tokens,
-            change,
+            100 * change,
             signed=True,
-            probability=True,
-            value_name=f"probability at {names[1]} − probability at {names[0]}",
+            value_name=f"percentage points from {names[0]} to {names[1]}",
             label_name="next token",
         ),
         table={
