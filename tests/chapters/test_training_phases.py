@@ -17,11 +17,13 @@ from engine.chapters.c12_training import (
     lineage,
     live,
     prompt,
+    pythia,
     recordings,
     scaling,
     story,
     twice,
 )
+from engine.checkpoints import hub_names
 from engine.checkpoints.catalogue import locate
 from engine.evidence.recorded import recording
 from engine.training.held_out import held_out_loss
@@ -29,6 +31,8 @@ from engine.training.record_run import passage_windows
 from engine.training.recording import Recording
 from engine.training.snapshots import fingerprint, snapshots
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+from tests.pages.conftest import ROOT
+from tests.pages.mutations import mutations
 
 FIELDS = {
     "command": "python -m engine.training.pretrain --arch llama",
@@ -593,3 +597,72 @@ def test_the_rate_falls_to_zero_at_the_end_of_every_stage(name):
 def test_a_checkpoint_that_nothing_tuned_says_so():
     assert cards.pipeline("pocket-gpt2").title.endswith("and no post-training")
     assert cards.pipeline("pocket-llama").title.endswith("7 of post-training")
+
+
+# Steps of Pythia
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Three models that stand for steps of one: two snapshots of pocket-llama, then what another run made."""
+    kept = [live._loaded(one.path, one.path.stat().st_mtime_ns) for one in snapshots("pretrain-llama")]
+    models = dict(zip((0, 512, 143_000), [*kept, loaded_checkpoint("pocket-llama")], strict=True))
+    return models.__getitem__, list(models), [t.id for t in capture(models[0], PROMPT).tokens]
+
+
+def test_every_published_step_is_a_revision_that_names_allow():
+    assert len(pythia.STEPS) == len(set(pythia.STEPS)) == 154
+    for model in pythia.MODELS:
+        for step in pythia.STEPS:
+            asked = hub_names.parse(cards.name_of(model, step))
+            assert (asked.repo, asked.revision, asked.file) == (model, f"step{step}", "")
+
+
+def test_a_prompt_at_the_steps_of_a_model_proves_itself_and_no_altered_one(steps):
+    card = cards.by_step("owner/pythia", *steps)
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert card.title.startswith("pythia, mean surprisal of your prompt in nats: ")
+    for mean, step in zip(answer["nats"].mean(1), steps[1], strict=True):
+        assert f"{mean:.2f} (step {step:,})" in card.title
+
+
+def test_the_script_of_the_steps_runs_one_model_after_the_other(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    models = {0: loaded_checkpoint("pocket-gpt2"), 1: loaded_checkpoint("pocket-llama")}
+    card = cards.by_step("owner/pythia", models.__getitem__, [0, 1], [5, 300, 17, 42])
+    found = {}
+    exec(card.code, found)
+    np.testing.assert_allclose(found["result"]["nats"], card.shown["nats"], atol=card.atol)
+
+
+def test_many_steps_are_told_by_the_first_and_the_last(steps):
+    get, there, ids = steps
+    longer = cards.by_step("owner/pythia", lambda step: get(there[step]), [0, 1, 2, 2], ids)
+    assert " (step 0) → … → " in longer.title
+
+
+def test_without_a_step_or_without_a_second_token_there_is_a_sentence(steps):
+    get, there, ids = steps
+    with pytest.raises(ReaderError, match="No step of owner/pythia is on this machine"):
+        cards.by_step("owner/pythia", get, [], ids)
+    with pytest.raises(ReaderError, match="at least two tokens"):
+        cards.by_step("owner/pythia", get, there, ids[:1])
+
+
+def test_what_is_said_of_pythia_is_what_can_be_done_here(monkeypatch):
+    from huggingface_hub import constants
+
+    model = pythia.MODELS[1]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(pythia, "is_cached", lambda name: name == f"{model}@step512")
+    assert "asks before it downloads another" in cards.about_steps("x")
+    assert [cards.here(one) for one in pythia.MODELS] == [[], [512], []]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert cards.about_steps("x").endswith("under *Read by*, those on this machine read your prompt.")
+    monkeypatch.setattr(pythia, "public", lambda: True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert "where they can be fetched from the Hub" in cards.about_steps("x")
+    assert not any(map(cards.here, pythia.MODELS))
