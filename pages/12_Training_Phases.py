@@ -11,7 +11,7 @@ from engine.evidence.card import Card
 from engine.model.loaded import Loaded
 from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
-from pages._shared import Beat, View, chapter
+from pages._shared import Beat, View, chapter, models, resources
 from pages._shared.choices import pick, write
 from pages._shared.runs import run as going
 
@@ -19,11 +19,14 @@ OLSSON = (
     "[Olsson et al. 2022]"
     "(https://transformer-circuits.pub/2022/in-context-learning-and-induction-heads/index.html)"
 )
+BIDERMAN = "[Biderman et al. 2023](https://arxiv.org/abs/2304.01373)"
 POWER = "[Power et al. 2022](https://arxiv.org/abs/2201.02177)"
 KAPLAN = "[Kaplan et al. 2020](https://arxiv.org/abs/2001.08361)"
 HOFFMANN = "[Hoffmann et al. 2022](https://arxiv.org/abs/2203.15556)"
 NANDA = "[Nanda et al. 2023](https://arxiv.org/abs/2301.05217)"
 
+SNAPSHOTS, PYTHIA = "snapshots kept here", "steps of Pythia"
+CURVE, TABLE = "the loss", "the stages"
 TEXT, TOKENS, HEADS = "the text it writes", "the tokens it expects", "where its heads look"
 
 
@@ -56,6 +59,16 @@ def story(view: View) -> Callable[[], list[Card]]:
     ]
 
 
+def lineage(view: View) -> Callable[[], list[Card]]:
+    with view.controls:
+        run = pick_run(view)
+        # On a projector, only one of the two has room.
+        shown = view.segments("show", "Show", [CURVE, TABLE]) if view.presenting else None
+        st.markdown("" if view.presenting else cards.about_lineage(run))
+    figures = {CURVE: cards.whole, TABLE: cards.pipeline}
+    return lambda: [card(run) for name, card in figures.items() if shown in (None, name)]
+
+
 def birth(view: View) -> Callable[[], Card]:
     with view.controls:
         run = pick_run(view, cards.clearest())
@@ -72,6 +85,11 @@ def through(view: View) -> Callable[[], Card]:
 
 def prompt(view: View) -> Callable[[], list[Card]]:
     with view.controls:
+        readers = (
+            [SNAPSHOTS, PYTHIA] if cards.fetchable() or any(map(cards.here, cards.MODELS)) else [SNAPSHOTS]
+        )
+        if len(readers) > 1 and view.segments("by", "Read by", readers) == PYTHIA:
+            return steps(view)
         run = pick_run(view)
         position = pick_position(view, run)
 
@@ -81,6 +99,35 @@ def prompt(view: View) -> Callable[[], list[Card]]:
         following = cards.next_token(stages, traces, position)
         alone = len(traces[-1].tokens) < 2  # nothing stands before the only token, so it has no surprisal
         return [following] if alone else [following, cards.surprisal(stages, traces)]
+
+    return make
+
+
+def steps(view: View) -> Callable[[], list[Card]]:
+    """In the beat's controls: a step of Pythia to open, and the card of those that are on this machine."""
+    model = view.select("model", "Model", cards.MODELS, None, lambda name: name.partition("/")[2])
+    there = cards.here(model)
+    if cards.fetchable():
+        step = view.select_slider("at", "Step", cards.STEPS, cards.FIRST, format_func=lambda at: f"{at:,}")
+        name = cards.name_of(model, step)
+        if step in there:
+            st.caption("This step is on this machine.")
+        else:
+            st.caption("It can be opened if it was published with safetensors weights.")
+            if st.button("Open this step", key=view.key("open")):
+                models.choose(name)  # the sidebar asks before it downloads anything
+                st.rerun()
+    text = view.chosen.prompt
+    view.note("steps here", tuple(there))
+
+    def get(step: int) -> Loaded:
+        return resources.loaded(cards.name_of(model, step), REFERENCE)
+
+    def make() -> list[Card]:
+        if not there:
+            return [cards.by_step(model, get, there, ())]
+        tokens, _ = resources.prompt_tokens(get(there[-1]), text)
+        return [cards.by_step(model, get, there, [token.id for token in tokens])]
 
     return make
 
@@ -163,7 +210,7 @@ def about_prompt(view: View) -> str:
     known = view.loaded.name in cards.RUNS
     here = markdown(view.loaded.name)
     instead = f"No snapshots of the training of {here} are here, so two smaller models stand in for it."
-    return cards.about_snapshots() + ("" if known else f" {instead}")
+    return cards.about_snapshots() + ("" if known else f" {instead}") + f"\n\n{cards.about_steps(BIDERMAN)}"
 
 
 def train(view: View) -> Sequence[Card]:
@@ -201,6 +248,21 @@ chapter(
             try_this=(
                 "With the run from random weights, begin at 0 and move up one step at a time. At which loss do words "
                 "appear in the text, and at which sentences?"
+            ),
+        ),
+        Beat(
+            "lineage",
+            "A checkpoint is made in stages, with other texts and another rate in each",
+            prose=(
+                "A checkpoint is often the end of several trainings, each of which went on from the weights that the "
+                "one before had left. The figure puts those that were recorded here one after the other, with a gap "
+                "where a record is missing; the table has what each of them read, how long it took and what it "
+                "changed."
+            ),
+            draw=lineage,
+            try_this=(
+                "Look at the beginning of the last stage: which way does the loss go at first? Compare its learning "
+                "rate and its texts with those of the stage before."
             ),
         ),
         Beat(

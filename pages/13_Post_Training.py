@@ -480,11 +480,15 @@ chapter(
         Beat(
             "runs",
             "Both trainings, as they went",
-            prose="""
+            prose=lambda view: (
+                f"""
             Two recorded runs made the bundled tuned versions. Fine-tuning is measured on held-out answers, and on plain
             prose to see what it costs. Preference tuning is measured on held-out pairs: how often the margin is
             positive (before the first update every margin is 0), and where the two log-probabilities go.
-            """,
+
+            {cards.about_length()}
+            """
+            ),
             draw=runs,
             try_this="Look at DPO's log-probabilities. The loss asks only for a distance: does the chosen one rise?",
         ),

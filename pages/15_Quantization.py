@@ -39,10 +39,18 @@ def pair(view: View) -> Names:
     return first, second
 
 
+def at(view: View, name: str) -> cards.Get:
+    """The way to the checkpoint at a precision, which holds no model and nothing of the session."""
+    return partial(resources.loaded, view.chosen.checkpoint, name)
+
+
 def both(view: View, names: Names) -> cards.Pair:
     """The checkpoint at the two precisions, with the tokens of the prompt. For a worker's thread: it loads them."""
-    first, second = (view.load(precision=name) for name in names)
-    return cards.Pair(first, second, tuple(token.id for token in view.tokens))
+    return cards.Pair(at(view, names[0]), at(view, names[1]), ids(view))
+
+
+def ids(view: View) -> tuple[int, ...]:
+    return tuple(token.id for token in view.tokens)
 
 
 def written(view: View) -> Callable[[], Card]:
@@ -182,9 +190,9 @@ def duration(view: View) -> Callable[[], Card]:
     return lambda: cards.time(both(view, names), timings)
 
 
-def halved(view: View) -> Loaded:
-    """The 16-bit weights, from which bitsandbytes starts."""
-    return view.load(precision=cards.half_name(view.loaded))
+def halved(view: View) -> str:
+    """The precision of the 16-bit weights from which bitsandbytes starts."""
+    return cards.half_name(view.loaded)
 
 
 def matrix(view: View) -> tuple[str, str]:
@@ -209,18 +217,18 @@ def number(view: View) -> Callable[[], Card]:
             cards.middle(plain, part, layer),
             of=(view.loaded.name, part, layer),
         )
-    return lambda: cards.number(cards.Weight(view.load(precision=REFERENCE), part, layer, kind, place))
+    return lambda: cards.number(cards.Weight(at(view, REFERENCE), part, layer, kind, place))
 
 
 def tile(view: View) -> Callable[[], list[Card]]:
     part, kind = matrix(view)
-    down, across = cards.steps(halved(view), part, view.state.layer)
+    down, across = cards.steps(view.load(precision=halved(view)), part, view.state.layer)
     with view.controls:
         row = view.slider("row", "Outputs, 16 at a time", 0, down - 1, 0, of=down)
         column = view.slider("column", "Inputs, 64 at a time", 0, across - 1, 0, of=across)
 
     def make() -> list[Card]:
-        where = cards.Where(halved(view), part, view.state.layer, kind, 16 * row, 64 * column)
+        where = cards.Where(at(view, halved(view)), part, view.state.layer, kind, 16 * row, 64 * column)
         return [cards.tile(where), cards.code_book(where)]
 
     return make
@@ -232,7 +240,7 @@ def outlier(view: View) -> Callable[[], list[Card]]:
         size = view.select_slider("size", "Weights in a block", cards.SIZES, 64)
 
     def make() -> list[Card]:
-        chosen = cards.Matrix(halved(view), part, view.state.layer, kind)
+        chosen = cards.Matrix(at(view, halved(view)), part, view.state.layer, kind)
         return [cards.outlier(chosen, size), cards.block_sizes(chosen, size)]
 
     return make
@@ -246,8 +254,8 @@ def columns(view: View) -> Callable[[], list[Card]]:
         view.offer(f"Show layer {layer}", reason, {"layer": layer})
 
     def make() -> list[Card]:
-        loaded = view.load(precision=EIGHT_BIT)
-        entering = cards.Entering(loaded, halved(view), view.capture(loaded=loaded), view.state.layer)
+        trace = view.capture(loaded=view.load(precision=EIGHT_BIT))
+        entering = cards.Entering(at(view, EIGHT_BIT), at(view, halved(view)), trace, view.state.layer)
         return [cards.outlier_columns(entering), cards.decomposed(entering)]
 
     return make
@@ -267,10 +275,9 @@ def simulation(view: View) -> Callable[[], list[Card]]:
         runs = view.asked("Try 2 to 8 bits", size, lambda progress: cards.sweep(*exact(view), size, progress))
 
     def make() -> list[Card]:
-        plain, ids = exact(view)
-        rounded = view.load(precision=names[1])
-        shown = [cards.simulated(plain, rounded, ids, bits, size)]
-        return shown if runs is None else [*shown, cards.curve(plain, rounded, ids, runs)]
+        executed = both(view, (REFERENCE, names[1]))
+        shown = [cards.simulated(executed, bits, size)]
+        return shown if runs is None else [*shown, cards.curve(executed, runs)]
 
     return make
 
@@ -284,17 +291,17 @@ def formats(view: View) -> Callable[[], Card]:
             )
 
     def make() -> Card:
-        plain, ids = exact(view)
-        runs = cards.try_all(plain, ids) if cards.small(plain) else tried
+        runs = cards.try_all(*exact(view)) if cards.small(view.loaded) else tried
         if runs is None:
-            return cards.one_matrix(cards.Matrix(plain, part, layer, FOUR_BIT))
-        return cards.formats(plain, ids, runs)
+            return cards.one_matrix(cards.Matrix(at(view, REFERENCE), part, layer, FOUR_BIT))
+        return cards.formats(at(view, REFERENCE), ids(view), runs)
 
     return make
 
 
 def disk(view: View) -> Callable[[], list[Card]]:
-    plain, layer = view.load(precision=REFERENCE), view.state.layer
+    view.load(precision=REFERENCE)
+    layer = view.state.layer
     file, names = view.work(
         "Reading the file",
         layer,
@@ -303,7 +310,7 @@ def disk(view: View) -> Callable[[], list[Card]]:
     with view.controls:
         part = view.select("part", "Matrix", list(names), None, names.__getitem__, of=file is None)
         kind = view.segments("kind", "Format", cards.KINDS) if file is None else cards.KINDS[0]
-        where = cards.Place(plain, part, layer, file=file, kind=kind)
+        where = cards.Place(at(view, REFERENCE), part, layer, file=file, kind=kind)
         rows, blocks = where.shape
         where = replace(where, row=view.number("row", "Row", 0, rows - 1, 0, of=rows))
         begin, of = cards.fullest(where), (view.loaded.name, part, layer, where.row, kind)
@@ -313,7 +320,7 @@ def disk(view: View) -> Callable[[], list[Card]]:
         shown = view.segments("show", "Show", [one, all_]) if file and view.presenting else None
 
     def make() -> list[Card]:
-        block = cards.disk(replace(where, loaded=view.load(precision=REFERENCE)))
+        block = cards.disk(where)
         if file is None or shown == one:
             return [block]
         return [cards.types(file)] if shown == all_ else [block, cards.types(file)]
@@ -323,13 +330,13 @@ def disk(view: View) -> Callable[[], list[Card]]:
 
 def exact(view: View) -> tuple[Loaded, tuple[int, ...]]:
     """The checkpoint at fp32 and the ids of the prompt."""
-    return view.load(precision=REFERENCE), tuple(token.id for token in view.tokens)
+    return view.load(precision=REFERENCE), ids(view)
 
 
 def scale(view: View) -> Callable[[], Card]:
     with view.controls:
         name = other(view, "Check the sum at")
-    return lambda: cards.scale(view.load(precision=name))
+    return lambda: cards.scale(at(view, name))
 
 
 chapter(
@@ -448,9 +455,9 @@ chapter(
             "next",
             "Rounding moves probability between tokens",
             prose="""
-            The bars compare the probabilities of the next token at both precisions. *Total variation* is the share of
-            probability that moved from some tokens to others: half the sum of all absolute differences, over the whole
-            vocabulary and not only over the tokens shown.
+            The bars show which tokens gain probability at the second precision, and which lose it. The probabilities
+            sum to 1 at either, so all gains together are as large as all losses. That sum, over the whole vocabulary
+            and not only over the tokens drawn, is the *total variation*: the share of probability that moved.
             """,
             draw=following,
             try_this="Find a token of your prompt, in the bar, after which the first choice changes.",

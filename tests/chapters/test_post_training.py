@@ -23,6 +23,7 @@ from engine import ReaderError, load
 from engine.chapters import c13_post_training as cards
 from engine.chapters.c13_post_training import exam, family, masked, pairwise, recorded, templated
 from engine.evidence.card import Badge
+from engine.evidence.recorded import recording
 from engine.figures.post_training import loss_mask, strips
 from engine.model.generation import end_of_text
 from engine.model.writing import Choice
@@ -749,3 +750,13 @@ def test_the_first_request_shown_asks_for_one_sentence_where_there_is_one():
         == "Write one sentence about the king."
     )
     assert cards.simple(["Continue: a", "b"]) == "Continue: a"
+
+
+def test_the_two_trainings_are_as_long_as_their_recordings_say():
+    fine, preferred = (recording(name) for name in ("sft-llama", "dpo-llama"))
+    said = cards.about_length()
+    assert (
+        f"Fine-tuning made {int(fine.column('train', 'step')[-1])} updates in {fine.seconds / 60:.0f} min"
+        in said
+    )
+    assert f"preference tuning {int(preferred.column('train', 'step')[-1])} updates in 1 minute;" in said

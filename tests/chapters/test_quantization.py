@@ -5,6 +5,7 @@ import copy
 import importlib
 import io
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -37,9 +38,13 @@ def ids(loaded, text=PROMPT):
     return tuple(token.id for token in tokenize(loaded, text))
 
 
+def at(name, precision="fp32"):
+    """The way to a checkpoint at a precision, as cards take it."""
+    return partial(loaded_checkpoint, name, precision)
+
+
 def pair_of(name, reference="fp16", other="nf4", text=PROMPT):
-    first, second = loaded_checkpoint(name, reference), loaded_checkpoint(name, other)
-    return Pair(first, second, ids(first, text))
+    return Pair(at(name, reference), at(name, other), ids(loaded_checkpoint(name, reference), text))
 
 
 def normal(*shape, seed=0):
@@ -180,7 +185,7 @@ def test_quantized_weights_are_not_taken_for_plain_ones():
 @bundled
 @pytest.mark.parametrize("size", [32, 256])
 def test_the_outlier_is_the_block_that_stands_out_most(name, size):
-    chosen = cards.Matrix(loaded_checkpoint(name, "fp16"), "down_proj", 0, "nf4")
+    chosen = cards.Matrix(at(name, "fp16"), "down_proj", 0, "nf4")
     found = cards.outlier(chosen, size)
     rows = chosen.values.reshape(-1, size)
     stands = np.abs(rows).max(1) / np.sqrt((rows.astype(np.float64) ** 2).mean(1))
@@ -199,8 +204,8 @@ def test_cards_on_blocks_prove_themselves_and_their_scripts_run_with_both_code_b
     """At the matrix's last rows and columns too, and in the longest blocks."""
     half = loaded_checkpoint(name, "fp16")
     down, across = cards.steps(half, "down_proj", 1)
-    where = cards.Where(half, "down_proj", 1, kind, 16 * (down - 1), 64 * (across - 1))
-    chosen = cards.Matrix(half, "down_proj", 1, kind)
+    where = cards.Where(at(name, "fp16"), "down_proj", 1, kind, 16 * (down - 1), 64 * (across - 1))
+    chosen = cards.Matrix(at(name, "fp16"), "down_proj", 1, kind)
     for card in (
         cards.tile(where),
         cards.code_book(where),
@@ -231,7 +236,7 @@ def test_published_levels_are_those_of_bitsandbytes(kind):
 def test_the_bits_of_a_weight_prove_themselves_and_no_altered_ones(name, kind):
     plain = loaded_checkpoint(name)
     for place in (0, 63, cards.middle(plain, "down_proj", 1)):
-        card = cards.number(cards.Weight(plain, "down_proj", 1, kind, place))
+        card = cards.number(cards.Weight(at(name), "down_proj", 1, kind, place))
         answer = card.oracle.compute()
         fixed = replace(card.oracle, compute=lambda answer=answer: answer)
         assert fixed.judge(card.shown).passed, card.prove()
@@ -321,7 +326,7 @@ def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference,
     false = replace(
         both.other, precision=named, half=both.other.half, revision="of this test"
     )  # kept apart in caches
-    wrong = replace(both, other=false)
+    wrong = replace(both, second=lambda: false)
     if other == "bf16":  # dtype follows from the name
         assert wrong.other.dtype != both.other.dtype
     for card in (
@@ -332,6 +337,29 @@ def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference,
         assert card(both, 3).prove().passed
         assert "by hand" in card(both, 3).oracle.claim
         assert not card(wrong, 3).prove().passed
+
+
+@bundled
+@pytest.mark.parametrize("other", ["nf4", "bf16"])
+def test_the_tokens_drawn_gain_most_and_lose_most_of_the_whole_vocabulary(name, other):
+    both = pair_of(name, "fp32", other)
+    p, q = (torch.tensor(trace.logits[4]).double().softmax(-1) for trace in both.traces)
+    card, change = cards.next_token(both, 4), q - p
+    order = change.argsort(descending=True)
+    np.testing.assert_allclose(
+        card.shown["change"], torch.cat([change[order[:6]], change[order[-6:]]]), atol=1e-6
+    )
+    assert card.shown["moved"] == pytest.approx(float(change.clamp(min=0).sum()), abs=1e-6)
+    first, last = (both.named(int(order[i])) for i in (0, -1))
+    assert card.title.endswith(f"most of all to “{first}” and away from “{last}”")
+    kept = "is the first choice of both" in card.note
+    assert kept is (int(p.argmax()) == int(q.argmax()))
+
+
+def test_two_like_precisions_move_nothing():
+    card = cards.next_token(pair_of("pocket-llama", "nf4", "nf4"), 4)
+    assert card.title == "From nf4 to nf4 again, 0.00% of the probability moved"
+    assert len(set(card.shown["tokens"])) == 12
 
 
 def test_int8_and_pairs_without_floats_are_compared_with_a_second_pass_alone():
@@ -492,7 +520,7 @@ def test_the_title_of_two_texts_names_what_the_reference_gave_both_tokens():
 
 @pytest.mark.parametrize(("kind", "levels"), [("nf4", 16), ("fp4", 15)])
 def test_levels_that_are_the_same_number_count_once(kind, levels):
-    where = cards.Where(loaded_checkpoint("pocket-gpt2", "fp16"), "o_proj", 0, kind)
+    where = cards.Where(at("pocket-gpt2", "fp16"), "o_proj", 0, kind)
     assert cards.code_book(where).title.startswith(f"The {levels} levels of {kind}")
 
 
@@ -539,7 +567,7 @@ def test_weights_that_a_format_has_rounded_before_are_said_to_be(kind):
 @pytest.mark.smollm2
 @needs_smollm2
 def test_the_formats_of_a_checkpoint_from_a_gguf_file_prove_themselves():
-    card = cards.one_matrix(cards.Matrix(loaded_checkpoint(SMOLLM2), "q_proj", 0, "nf4"))
+    card = cards.one_matrix(cards.Matrix(at(SMOLLM2), "q_proj", 0, "nf4"))
     assert card.prove().passed, card.prove()
     assert "rounded as Q4_1" in card.note
     assert "which was Q4_1 before" in card.title
@@ -586,8 +614,8 @@ def test_formats_prove_themselves_and_no_altered_ones(name):
     kls = {one.name: one.kl for one in tried}
     assert kls["Q8_0"] < kls["Q5_0"] < kls["Q4_1"] < kls["fp4"]
     for card in (
-        cards.formats(plain, ids(plain), tried),
-        cards.one_matrix(cards.Matrix(plain, "down_proj", 2, "nf4")),
+        cards.formats(at(name), ids(plain), tried),
+        cards.one_matrix(cards.Matrix(at(name), "down_proj", 2, "nf4")),
     ):
         answer = card.oracle.compute()
         fixed = replace(card.oracle, compute=lambda answer=answer: answer)
@@ -602,8 +630,7 @@ def test_formats_prove_themselves_and_no_altered_ones(name):
 @bundled
 @pytest.mark.parametrize("kind", cards.KINDS)
 def test_a_block_laid_out_here_proves_itself_and_no_altered_one(name, kind):
-    plain = loaded_checkpoint(name)
-    card = cards.disk(cards.Place(plain, "down_proj", 1, row=3, number=2, kind=kind))
+    card = cards.disk(cards.Place(at(name), "down_proj", 1, row=3, number=2, kind=kind))
     assert f"Laid out as {kind} for this page, not read from a file" in card.title
     answer = card.oracle.compute()
     fixed = replace(card.oracle, compute=lambda: answer)
@@ -622,7 +649,7 @@ def test_bytes_of_blocks_on_paper():
 
 
 def test_a_row_opens_on_the_block_whose_numbers_differ_most():
-    place = cards.Place(loaded_checkpoint("pocket-llama"), "o_proj", 0)
+    place = cards.Place(at("pocket-llama"), "o_proj", 0)
     counts = [
         len(set(cards.disk(replace(place, number=number)).shown["whole numbers"].tolist()))
         for number in range(place.shape[1])
@@ -635,7 +662,7 @@ def test_a_row_opens_on_the_block_whose_numbers_differ_most():
 def test_a_block_of_the_published_file_is_what_its_bytes_say():
     loaded = loaded_checkpoint(SMOLLM2)
     file, _ = cards.in_file(loaded, 0)
-    card = cards.disk(cards.Place(loaded, "embedding", 0, row=100, number=7, file=file))
+    card = cards.disk(cards.Place(at(SMOLLM2), "embedding", 0, row=100, number=7, file=file))
     assert card.title.startswith("34 bytes of the file stand for 32 weights, 8.5 bits each")
     assert card.prove().passed
     for found in (card, cards.types(file)):
@@ -661,7 +688,7 @@ def test_more_bits_lose_less(name):
     loaded = loaded_checkpoint(name)
     runs = cards.sweep(loaded, ids(loaded), 128, lambda share, what: None)
     assert all(a.error > b.error for a, b in pairwise(runs))
-    card = cards.curve(loaded, loaded_checkpoint(name, "nf4"), ids(loaded), runs)
+    card = cards.curve(pair_of(name, "fp32"), runs)
     assert card.prove().passed
     assert differences(executed(card.code), card.numbers, card.atol) == []
 
@@ -673,7 +700,7 @@ def test_no_altered_curve_and_no_altered_drawn_text_proves_itself(name):
     runs = cards.sweep(both.reference, both.ids, 64, lambda share, what: None)
     choices = cards.Choices(8, 0.9, seed=3)
     for card in (
-        cards.curve(*both.sides, both.ids, runs),
+        cards.curve(both, runs),
         cards.text(both, finish(both, choices), choices),
     ):
         answers = card.oracle.compute()
@@ -720,9 +747,10 @@ def test_what_was_written_is_bounded_by_bytes():
 
 
 def entering(name, layer=None):
-    rounded, half = loaded_checkpoint(name, "int8"), loaded_checkpoint(name, "fp16")
+    rounded = loaded_checkpoint(name, "int8")
     trace = capture(rounded, PROMPT)
-    return cards.Entering(rounded, half, trace, cards.most(rounded, trace)[0] if layer is None else layer)
+    found = cards.most(rounded, trace)[0] if layer is None else layer
+    return cards.Entering(at(name, "int8"), at(name, "fp16"), trace, found)
 
 
 def test_a_product_in_eight_bits_on_paper():

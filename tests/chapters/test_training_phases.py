@@ -7,14 +7,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from engine import ReaderError, capture
 from engine.chapters import c12_training as cards
-from engine.chapters.c12_training import grokking, induction, live, prompt, recordings, scaling, story, twice
+from engine.chapters.c12_training import (
+    grokking,
+    induction,
+    lineage,
+    live,
+    prompt,
+    pythia,
+    recordings,
+    scaling,
+    story,
+    twice,
+)
+from engine.checkpoints import hub_names
 from engine.checkpoints.catalogue import locate
+from engine.evidence.recorded import recording
+from engine.training.held_out import held_out_loss
+from engine.training.record_run import passage_windows
 from engine.training.recording import Recording
-from engine.training.snapshots import fingerprint
+from engine.training.snapshots import fingerprint, snapshots
 from tests.conftest import BUNDLED, PROMPT, loaded_checkpoint
+from tests.pages.conftest import ROOT
+from tests.pages.mutations import mutations
 
 FIELDS = {
     "command": "python -m engine.training.pretrain --arch llama",
@@ -482,3 +500,169 @@ def test_as_many_snapshots_are_kept_as_is_said(monkeypatch):
     assert "Four are kept: **pocket-llama** after updates" in cards.about_snapshots()
     monkeypatch.setattr(live, "snapshots", lambda run: kept[:1] if run == "pretrain-llama" else ())
     assert "One is kept: **pocket-llama** after update " in cards.about_snapshots()
+
+
+# The stages of a bundled checkpoint
+
+TUNED = ("fine-tuning (SFT)", "preferences (DPO)")
+
+
+def shape_of(checkpoint):
+    return [
+        stage and (stage.number, stage.run.name, stage.own) for stage in lineage.recorded_stages(checkpoint)
+    ]
+
+
+def test_the_stages_that_are_recorded_and_the_gaps_between_them():
+    assert shape_of("pocket-llama") == [(1, "pretrain-llama", False), None, (2, "further-llama", True)]
+    assert shape_of("pocket-gpt2") == [None, (1, "induction-gpt2", True), None, (2, "further-gpt2", True)]
+
+
+@pytest.mark.parametrize(("first", "second", "gaps"), [(1.2, 1.2001, []), (1.2, 1.3, [1])])
+def test_a_stage_that_begins_elsewhere_than_the_one_before_ended_is_behind_a_gap(
+    monkeypatch, first, second, gaps
+):
+    monkeypatch.setattr(lineage, "snapshots", lambda run: [])
+    runs = [run_of({0: 2.2, 10: first}), run_of({0: second, 10: 0.9})]
+    found = list(lineage._chain(runs, "pocket-llama"))
+    assert [i for i, stage in enumerate(found) if stage is None] == gaps
+
+
+def test_a_run_that_began_with_trained_weights_has_a_gap_before_it(monkeypatch):
+    monkeypatch.setattr(lineage, "snapshots", lambda run: [])
+    run = run_of({0: 2.2, 10: 1.2})
+    assert next(lineage._chain([run], "pocket-llama")) is not None
+    later = replace(run, command=f"{run.command} --init-from final")
+    assert next(lineage._chain([later], "pocket-llama")) is None
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_last_recorded_stage_ended_with_the_bundled_weights(name):
+    """They read the passage in the repository as the last snapshot of that run did."""
+    loaded = loaded_checkpoint(name)
+    tokenizer = Tokenizer.from_file(str(Path(locate(name)) / "tokenizer.json"))
+    now = held_out_loss(loaded.model, passage_windows(tokenizer, loaded.spec.context)).loss
+    stages = lineage.recorded_stages(name)
+    losses = stages[-1].run.column("passage", "loss")
+    assert now == pytest.approx(losses[-1], abs=1e-3)
+    assert abs(losses[-1] - losses[-2]) < abs(losses[0] - losses[-1])
+    assert abs(now - losses[0]) > 0.02, "another stage's weights would be told apart"
+    assert (
+        f"weights of **{name}** as it is bundled, at a loss of {stages[-1].after:.2f}"
+        in cards.about_lineage(name)
+    )
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_whole_curve_holds_every_recorded_loss_and_every_kept_snapshot(name):
+    card = cards.whole(name)
+    runs = [recording(run) for run in (recordings.RUNS[name], recordings.FURTHER[name])]
+    assert len(card.table["updates"]) == sum(len(story.held_out(run, "held_out_loss")[0]) for run in runs)
+    assert sum(len(line.x) for line in card.figure.data if line.mode == "lines") == len(card.table["updates"])
+    assert len(card.figure.data[-1].x) == len(snapshots(runs[0].name)) == 2
+    gaps = [shape for shape in card.figure.layout.shapes if shape.type == "rect"]
+    assert len(gaps) == shape_of(name).count(None)
+    total = sum(run.column("train", "tokens")[-1] for run in runs)
+    assert f" and {total / 1e6:.1f} M tokens, with {'one gap' if len(gaps) == 1 else '2 gaps'}" in card.title
+
+
+def test_the_table_of_stages_tells_what_the_recordings_do():
+    card = cards.pipeline("pocket-llama")
+    assert card.table["stage"] == ["1", "–", "2", "3", "4"]
+    last, sft, dpo = (recording(name) for name in ("further-llama", "sft-llama", "dpo-llama"))
+    assert card.table["training"] == ["pre-training (another run)", "no record", "pre-training", *TUNED]
+    assert card.table["updates"][2:] == ["2,300", "380", "48"]
+    for row, run in ((2, last), (3, sft), (4, dpo)):
+        assert card.table["minutes"][row] == f"{run.seconds / 60:.0f}"
+        assert float(card.table["highest rate"][row]) == pytest.approx(
+            run.column("train", "lr").max(), rel=5e-3
+        )
+    ends = story.held_out(last, "held_out_loss")[1][-1]
+    assert sft.column("log", "prose_loss")[0] == pytest.approx(ends, abs=1e-4), (
+        "it began where that one ended"
+    )
+    assert dpo.column("log", "prose_loss")[0] == pytest.approx(sft.column("log", "prose_loss")[-1], abs=1e-4)
+    assert card.table["loss"][3] == f"{ends:.2f} → {dpo.column('log', 'prose_loss')[0]:.2f}"
+    assert "10% of the windows repeat something" in card.table["learns from"][2], "5, 3 and 2"
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_the_rate_falls_to_zero_at_the_end_of_every_stage(name):
+    runs = [stage.run for stage in lineage.recorded_stages(name) if stage] + lineage._tunings(name)
+    for run in runs:
+        rates = run.column("train", "lr")
+        assert rates[-1] < 0.05 * rates.max(), run.name
+
+
+def test_a_checkpoint_that_nothing_tuned_says_so():
+    assert cards.pipeline("pocket-gpt2").title.endswith("and no post-training")
+    assert cards.pipeline("pocket-llama").title.endswith("7 of post-training")
+
+
+# Steps of Pythia
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Three models that stand for steps of one: two snapshots of pocket-llama, then what another run made."""
+    kept = [live._loaded(one.path, one.path.stat().st_mtime_ns) for one in snapshots("pretrain-llama")]
+    models = dict(zip((0, 512, 143_000), [*kept, loaded_checkpoint("pocket-llama")], strict=True))
+    return models.__getitem__, list(models), [t.id for t in capture(models[0], PROMPT).tokens]
+
+
+def test_every_published_step_is_a_revision_that_names_allow():
+    assert len(pythia.STEPS) == len(set(pythia.STEPS)) == 154
+    for model in pythia.MODELS:
+        for step in pythia.STEPS:
+            asked = hub_names.parse(cards.name_of(model, step))
+            assert (asked.repo, asked.revision, asked.file) == (model, f"step{step}", "")
+
+
+def test_a_prompt_at_the_steps_of_a_model_proves_itself_and_no_altered_one(steps):
+    card = cards.by_step("owner/pythia", *steps)
+    answer = card.oracle.compute()
+    fixed = replace(card.oracle, compute=lambda: answer)
+    assert fixed.judge(card.shown).passed
+    assert [what for what, altered in mutations(card.shown, fixed) if fixed.judge(altered).passed] == []
+    assert card.title.startswith("pythia, mean surprisal of your prompt in nats: ")
+    for mean, step in zip(answer["nats"].mean(1), steps[1], strict=True):
+        assert f"{mean:.2f} (step {step:,})" in card.title
+
+
+def test_the_script_of_the_steps_runs_one_model_after_the_other(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    models = {0: loaded_checkpoint("pocket-gpt2"), 1: loaded_checkpoint("pocket-llama")}
+    card = cards.by_step("owner/pythia", models.__getitem__, [0, 1], [5, 300, 17, 42])
+    found = {}
+    exec(card.code, found)
+    np.testing.assert_allclose(found["result"]["nats"], card.shown["nats"], atol=card.atol)
+
+
+def test_many_steps_are_told_by_the_first_and_the_last(steps):
+    get, there, ids = steps
+    longer = cards.by_step("owner/pythia", lambda step: get(there[step]), [0, 1, 2, 2], ids)
+    assert " (step 0) → … → " in longer.title
+
+
+def test_without_a_step_or_without_a_second_token_there_is_a_sentence(steps):
+    get, there, ids = steps
+    with pytest.raises(ReaderError, match="No step of owner/pythia is on this machine"):
+        cards.by_step("owner/pythia", get, [], ids)
+    with pytest.raises(ReaderError, match="at least two tokens"):
+        cards.by_step("owner/pythia", get, there, ids[:1])
+
+
+def test_what_is_said_of_pythia_is_what_can_be_done_here(monkeypatch):
+    from huggingface_hub import constants
+
+    model = pythia.MODELS[1]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(pythia, "is_cached", lambda name: name == f"{model}@step512")
+    assert "asks before it downloads another" in cards.about_steps("x")
+    assert [cards.here(one) for one in pythia.MODELS] == [[], [512], []]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert cards.about_steps("x").endswith("under *Read by*, those on this machine read your prompt.")
+    monkeypatch.setattr(pythia, "public", lambda: True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert "where they can be fetched from the Hub" in cards.about_steps("x")
+    assert not any(map(cards.here, pythia.MODELS))

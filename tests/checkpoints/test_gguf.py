@@ -362,15 +362,15 @@ def test_a_block_of_a_file_proves_itself_and_no_altered_one(write, here, kind):
     assert file.path == path
     assert list(names) == ["v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embedding"]
     for part, number in (("v_proj", 1), ("down_proj", 3), ("embedding", 0)):
-        card = blocks.disk(blocks.Place(loaded, part, 1, row=5, number=number, file=file))
+        card = blocks.disk(blocks.Place(lambda: loaded, part, 1, row=5, number=number, file=file))
         assert "not read from a file" not in card.title
         assert card.prove().passed, card.prove()
         altered = [
             what for what, shown in mutations(card.shown, card.oracle) if card.oracle.judge(shown).passed
         ]
         assert altered == []
-    other = blocks.disk(blocks.Place(loaded, "v_proj", 1, row=6, number=1, file=file))
-    beside = blocks.disk(blocks.Place(loaded, "v_proj", 1, row=5, number=1, file=file))
+    other = blocks.disk(blocks.Place(lambda: loaded, "v_proj", 1, row=6, number=1, file=file))
+    beside = blocks.disk(blocks.Place(lambda: loaded, "v_proj", 1, row=5, number=1, file=file))
     assert not other.oracle.judge(beside.shown).passed, "the neighbouring row is another block"
     assert blocks.types(file).prove().passed
 

@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from engine import ReaderError
 from engine.checkpoints.catalogue import HUB
 from engine.model import fetching
 
@@ -28,3 +29,16 @@ def hub_in_reach(monkeypatch):
 def test_every_listed_checkpoint_can_be_described(name):
     entry = fetching.describe(name)
     assert entry.bytes is None or 10**7 < entry.bytes < 10**10
+
+
+def test_steps_of_pythia_can_be_described_unless_they_are_pickles_alone():
+    """Chapter 12 offers them."""
+    sizes, refused = [], []
+    for step in (0, 512, 1000, 143_000):
+        try:
+            sizes.append(fetching.describe(f"EleutherAI/pythia-70m@step{step}").bytes)
+        except ReaderError as error:
+            refused.append(str(error))
+    assert sizes, refused
+    assert all(size is None or 10**7 < size < 10**9 for size in sizes)
+    assert all("safetensors" in sentence for sentence in refused)

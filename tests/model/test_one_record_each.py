@@ -77,8 +77,8 @@ def test_a_seventh_precision_has_cards_that_prove_themselves_and_scripts_that_ru
         c04_mlp.sparsity(loaded, trace, 0.05),
         c08_attention.values(loaded, trace, 1, 0, 6),
         c11_block.residual_ledger(loaded, trace, 3, 300),
-        c15_quantization.size(c15_quantization.Pair(reference, loaded, trace.ids)),
-        c15_quantization.scale(loaded),
+        c15_quantization.size(c15_quantization.Pair(lambda: reference, lambda: loaded, trace.ids)),
+        c15_quantization.scale(lambda: loaded),
     ]
     for card in cards:
         assert card.prove().passed, card.key

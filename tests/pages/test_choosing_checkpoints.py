@@ -6,6 +6,7 @@ import pytest
 
 from engine import ReaderError
 from engine.tokens.text import markdown
+from tests.pages.conftest import Visit, open_app, watched
 
 
 def test_a_hub_name_in_an_address_is_not_fetched_before_a_button_is_pressed(demo, monkeypatch):
@@ -258,3 +259,64 @@ def test_a_broken_folder_as_the_default_is_one_sentence_and_the_bundled_one(demo
     assert not app.exception
     assert len(app.warning) == 1
     assert app.selectbox(key="side-checkpoint").value == "pocket-gpt2"
+
+
+PYTHIA = {"prompt.by": "steps of Pythia"}
+STEP = "EleutherAI/pythia-14m@step512"
+
+
+@pytest.fixture
+def reachable(monkeypatch):
+    """The Hub may be asked, as far as this app knows."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+def test_a_step_of_pythia_is_offered_and_nothing_is_fetched_before_a_button_is_pressed(reachable):
+    visit = Visit()
+    with watched(visit):
+        app = open_app("pages/12_Training_Phases.py", checkpoint="pocket-gpt2", **PYTHIA)
+        (press,) = [button for button in app.button if button.label == "Open this step"]
+        press.click().run()
+    assert visit.connections == []
+    assert visit.cards["prompt"] == []
+    assert any(
+        "No step of EleutherAI/pythia-14m is on this machine" in one.value.replace("\\", "")
+        for one in said(app)
+    )
+    assert any(f"**{markdown(STEP)}** is not on this machine" in one.value for one in app.markdown)
+    assert "download-ask" in [button.key for button in app.button]
+
+
+def said(app):
+    return [*app.info, *app.warning, *app.error, *app.markdown]
+
+
+def test_steps_of_pythia_on_this_machine_read_the_prompt(monkeypatch):
+    from engine.chapters.c12_training import pythia
+    from pages._shared import resources
+
+    plain = resources.loaded
+    monkeypatch.setattr(pythia, "is_cached", lambda name: name in (STEP, "EleutherAI/pythia-14m@step0"))
+    monkeypatch.setattr(
+        resources, "loaded", lambda name, at: plain("pocket-gpt2" if "pythia" in name else name, at)
+    )
+    visit = Visit()
+    with watched(visit):
+        app = open_app("pages/12_Training_Phases.py", checkpoint="pocket-llama", **PYTHIA)
+    (card,) = visit.cards["prompt"]
+    assert card.key == "by-step"
+    assert card.figure.data[0].z.shape == (2, len(card.table["token"]))
+    assert card.prove().passed
+    assert "Open this step" not in [button.label for button in app.button], "offline"
+
+
+def test_a_public_copy_says_what_pythia_would_show_and_offers_nothing(monkeypatch, reachable):
+    monkeypatch.setenv("ANATOMY_PUBLIC", "1")
+    visit = Visit()
+    with watched(visit):
+        app = open_app("pages/12_Training_Phases.py", checkpoint="pocket-gpt2", **PYTHIA)
+    assert visit.cards["prompt"][0].key == "next-token"
+    assert any("where they can be fetched from the Hub" in one.value for one in app.markdown)
+    assert "Open this step" not in [button.label for button in app.button]

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 
 from engine import ReaderError
-from pages._shared import model_cache, resources
+from engine.evidence.card import Card
+from pages._shared import model_cache, resources, work
 from pages._shared.model_cache import Key, ModelCache, Room
+from tests.pages.conftest import BUNDLED, Visit, open_app, watched
 
 A, B, C, D = (Key(name, "fp32") for name in "ABCD")
 SIZE = 10
@@ -210,3 +212,35 @@ def test_what_cannot_fit_is_told_with_what_could_be_free(monkeypatch):
         resources._refuse(
             Key("/models/m", "fp32"), 5_000_000_000, Room(3_000_000_000, 2_000_000_000, 1_000_000_000)
         )
+
+
+# Results that are kept
+
+
+def kept_cards():
+    """The cards among the results that the process keeps."""
+    made = [job.result for job, _ in work._results.values()]
+    lists = [result[0] for result in made if isinstance(result, tuple) and isinstance(result[0], list)]
+    return [card for cards in lists for card in cards if isinstance(card, Card)]
+
+
+@pytest.mark.parametrize("name", [pytest.param(BUNDLED[0], marks=pytest.mark.slow), *BUNDLED[1:]])
+def test_a_model_that_leaves_is_freed_while_chapter_15s_cards_are_kept(name, monkeypatch):
+    machine = ModelCache(lambda key: 0, lambda: None, lambda room: 10**12, lambda key, needs, room: None)
+    monkeypatch.setattr(resources, "_models", machine)
+    visit = Visit()
+    app = open_app(checkpoint=name)
+    work.forget()  # what Home has made
+    with watched(visit):
+        app.switch_page("pages/15_Quantization.py").run()
+    here = [weakref.ref(model.model) for model, _ in machine._models.values()]
+    drawn = {id(card) for cards in visit.cards.values() for card in cards}
+    assert len(here) == 6, "every precision was loaded"
+    assert drawn == {id(card) for card in kept_cards()}
+    gc.unfreeze()
+    machine._models.clear()
+    gc.collect()
+    assert [there() for there in here if there() is not None] == []
+    kl = next(card for card in kept_cards() if card.key == "kl")
+    assert kl.prove().passed
+    assert len(machine._models) == 2, "a proof loads what it needs"

@@ -47,7 +47,7 @@ def loss(name: str, step: int, unit: str) -> Card:
     run = recording(name)
     column = UNITS[unit]
     here = row_at(run, "snapshots", step)
-    held = _held_out(run, column)
+    held = held_out(run, column)
     series = {"held-out text": held}
     if column == "held_out_loss":
         series = {"training batches": (run.column("train", "step"), run.column("train", "loss"))} | series
@@ -79,7 +79,7 @@ def loss(name: str, step: int, unit: str) -> Card:
     )
 
 
-def _held_out(run: Recording, column: str) -> tuple[np.ndarray, np.ndarray]:
+def held_out(run: Recording, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Every held-out loss there is, during the run or afterwards on a snapshot; each step once, in order."""
     values = dict(zip(run.column("measured", "step"), run.column("measured", column), strict=True))
     values |= dict(zip(run.column("snapshots", "step"), run.column("snapshots", column), strict=True))
@@ -101,7 +101,7 @@ def _compared(value: float, run: Recording) -> str:
 def told(name: str) -> str:
     """The story in numbers of the recording: where the run began and when it passed each reference. Markdown."""
     run = recording(name)
-    steps, losses = _held_out(run, "held_out_loss")
+    steps, losses = held_out(run, "held_out_loss")
     vocab = run.settings["shape"]["vocab"]
     passed = {key: _first(steps, losses, level(run, key)) for key in ("unigram", "bigram")}
     frequencies, pairs = (_when(run, passed[key]) for key in ("unigram", "bigram"))
@@ -132,7 +132,7 @@ def last_stage(name: str) -> str:
     if checkpoint is None:
         return ""
     run = recording(name)
-    steps, losses = _held_out(run, "held_out_loss")
+    steps, losses = held_out(run, "held_out_loss")
     tokens = millions(tokens_at(run, int(steps[-1])))
     paragraph = (
         f"The last stage of the bundled **{checkpoint}** read {tokens} tokens more and "

@@ -7,6 +7,7 @@ from engine.chapters.c13_post_training.masked import loss
 from engine.chapters.c13_post_training.pairwise import pair, preference
 from engine.chapters.c13_post_training.recorded import (
     QUANTITIES,
+    about_length,
     about_origin,
     about_reward,
     beta,
@@ -42,6 +43,7 @@ __all__ = [
     "Family",
     "Task",
     "Version",
+    "about_length",
     "about_origin",
     "about_reward",
     "answered",

@@ -12,6 +12,7 @@ from engine.evidence.card import Badge, Card
 from engine.evidence.recorded import recording, source
 from engine.figures import grouped_bars
 from engine.figures.training import curves
+from engine.tokens.text import plural
 from engine.training.recording import Recording
 
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -222,6 +223,15 @@ def about_origin(family: Family) -> str:
         "of the three marks of the chat template are trained too.) Their answers are sentences of books, and each "
         "request was made from its answer; that is why they sound like fiction."
     )
+
+
+def about_length() -> str:
+    """How long the two trainings were, by their recordings. Markdown."""
+    fine, preferred = (
+        f"{run.settings['steps']:,} updates in {plural(round(run.seconds / 60), 'minute')}"
+        for run in (recording(SFT), recording(DPO))
+    )
+    return f"Fine-tuning made {fine}, preference tuning {preferred}; chapter 12 has both beside pre-training."
 
 
 def about_reward() -> str:

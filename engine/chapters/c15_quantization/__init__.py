@@ -10,7 +10,7 @@ from engine.chapters.c15_quantization.formats import formats, one_matrix, try_al
 from engine.chapters.c15_quantization.large import scale
 from engine.chapters.c15_quantization.number import SIZE, Weight, middle, number
 from engine.chapters.c15_quantization.overview import Point, overview, points
-from engine.chapters.c15_quantization.pair import Pair, repacked
+from engine.chapters.c15_quantization.pair import Get, Pair, repacked
 from engine.chapters.c15_quantization.passage import Reading, Window, cut, perplexity, read, small
 from engine.chapters.c15_quantization.simulate import curve, simulated, sweep
 from engine.chapters.c15_quantization.tiles import Where, code_book, steps, tile
@@ -24,6 +24,7 @@ __all__ = [
     "SIZES",
     "Choices",
     "Entering",
+    "Get",
     "Matrix",
     "Pair",
     "Place",

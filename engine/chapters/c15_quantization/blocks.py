@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.chapters.c15_quantization.pair import code
+from engine.chapters.c15_quantization.pair import OfModel, code
 from engine.chapters.c15_quantization.weights import (
     NAMES,
     SIZES,
@@ -25,7 +25,6 @@ from engine.evidence.rounding import EXACT
 from engine.figures import lines
 from engine.figures.quantization import staircase
 from engine.model.cache import ByteLRU
-from engine.model.loaded import Loaded
 from engine.model.precisions import precision
 from engine.model.trace import Array
 from engine.ops import quantization as ops
@@ -35,10 +34,9 @@ SINGLE = 1e-6
 
 
 @dataclass(frozen=True)
-class Matrix:
+class Matrix(OfModel):
     """One linear layer of a checkpoint at 16 bits, and the precision whose code book it is quantized with."""
 
-    loaded: Loaded
     part: str
     layer: int
     kind: str

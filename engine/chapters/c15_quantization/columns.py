@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.chapters.c15_quantization.pair import code, fraction
+from engine.chapters.c15_quantization.pair import Get, OfModel, code, fraction
 from engine.chapters.c15_quantization.weights import path, weight
 from engine.evidence import script
 from engine.evidence.card import Badge, Card, Oracle
@@ -27,16 +27,20 @@ APART, TOGETHER = "as LLM.int8 does it", "without taking any apart"
 
 
 @dataclass(frozen=True, eq=False)
-class Entering:
+class Entering(OfModel):
     """What enters an MLP's last matrix in a pass at int8, and the same matrix at 16 bits.
 
-    loaded, half  the checkpoint at int8, and at the 16 bits that bitsandbytes starts from
+    get, get_half  give the checkpoint at int8, and at the 16 bits that bitsandbytes starts from
     """
 
-    loaded: Loaded
-    half: Loaded
+    get_half: Get
     trace: Trace
     layer: int
+
+    @property
+    def half(self) -> Loaded:
+        """The checkpoint at 16 bits."""
+        return self.get_half()
 
     @property
     def inputs(self) -> Array:

@@ -7,50 +7,64 @@ import torch
 from torch.nn import functional as F
 
 from engine import ReaderError
-from engine.chapters.c15_quantization.pair import COLORS, Pair, code, fraction, head
+from engine.chapters.c15_quantization.pair import Pair, code, fraction, head
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.copies import private_copy
+from engine.evidence.oracle import Shown
 from engine.evidence.oracles import by_hand
+from engine.evidence.oracles.order import at_ranks
 from engine.evidence.passes import returned_logits
-from engine.figures import grouped_bars, heatmap
+from engine.figures import bars, heatmap
 from engine.figures.quantization import columns
 from engine.model.trace import Trace
 from engine.ops import quantization as ops
-from engine.ops.sampling import kl_divergence, softmax, top
+from engine.ops.sampling import kl_divergence, softmax
 from engine.tokens.text import plural
 
-SHOWN = 8
+EACH = 6
+"""Tokens drawn that gain probability, and as many that lose it."""
+
+TIE = 1e-6
+"""Changes of probability that lie so near to each other may stand in either order."""
+
 DRIFTS = {"relative L2": "‖difference‖ / ‖reference‖", "cosine": "1 − cosine"}
 """Measures of drift and what is drawn."""
 
 
 def next_token(pair: Pair, focus: int) -> Card:
-    """The distributions after token `focus`: the most probable tokens of both, side by side."""
+    """The tokens that gain and lose most probability after token `focus`."""
     a, b = pair.traces
     p, q = softmax(a.logits[focus]), softmax(b.logits[focus])
     if not (np.isfinite(p).all() and np.isfinite(q).all()):
         raise ReaderError(
             "Some logits are not finite numbers at one of these precisions; choose another one."
         )
-    best = _union(p, q)
+    best = _most_changed(p, q)
+    change = q[best] - p[best]
     everywhere = _moved(a.logits, b.logits)
     moved, divergence = float(everywhere[focus]), float(kl_divergence(a.logits[focus], b.logits[focus]))
     most = int(np.nanargmax(everywhere))
     names, tokens = pair.names, [pair.named(i) for i in best]
-    series = {names[0]: p[best], names[1]: q[best]}
-    agree = "agree on" if p.argmax() == q.argmax() else "disagree about"
+    allowed = fraction(change)
+    shown: Shown = {
+        "tokens": best,
+        "change": change,
+        "reference": p[best],
+        "other": q[best],
+        "moved": moved,
+        "moved at each token": everywhere,
+    }
     return Card(
         key="next",
-        title=f"{names[0]} and {names[1]} {agree} the first choice; {moved:.2%} of the probability moved",
-        alt=f"Bars: the most probable tokens after “{pair.named(pair.ids[focus])}” at {names[0]} and {names[1]}. "
-        f"KL divergence {divergence:.3g} nats.",
+        title=_from_to(pair, best, change, moved),
+        alt=f"Bars: how much probability tokens gain or lose after “{pair.named(pair.ids[focus])}”, from {names[0]} to "
+        f"{names[1]}. " + ", ".join(f"“{t}” {x:+.2%}" for t, x in zip(tokens, change, strict=True)),
         badge=Badge.LIVE,
-        figure=grouped_bars(
+        figure=bars(
             tokens,
-            series,
-            colors=dict(zip(names, COLORS, strict=True)),
-            probability=True,
-            value_name="probability",
+            100 * change,
+            signed=True,
+            value_name=f"percentage points from {names[0]} to {names[1]}",
             label_name="next token",
         ),
         table={
@@ -58,20 +72,45 @@ def next_token(pair: Pair, focus: int) -> Card:
             "id": best,
             names[0]: [float(x) for x in p[best]],
             names[1]: [float(x) for x in q[best]],
+            "change": [float(x) for x in change],
         },
-        shown={"reference": p[best], "other": q[best], "moved": moved, "moved at each token": everywhere},
+        shown=shown,
         oracle=Oracle(
-            "Both probabilities and the share that moved after every token, by torch's softmax of the logits that "
-            f"transformers returns from a pass of its own{_witness(pair)}.",
+            "Which tokens gain and lose most, their probabilities, and the share that moved after every token, by "
+            f"torch's softmax of the logits that transformers returns from a pass of its own{_witness(pair)}.",
             lambda: _next_again(pair, focus, best),
-            fraction(p[best] - q[best]),
+            {**dict.fromkeys(shown, allowed), "tokens": 0.0},
         ),
         code=code(head(pair), _NEXT, focus=focus, ids=best),
-        numbers={"reference": p[best], "other": q[best], "moved": moved},
-        atol=fraction(p[best] - q[best]),
-        note=f"KL({names[0]} ‖ {names[1]}) = {divergence:.3g} nats; total variation = {moved:.3g}. Of the prompt's "
-        f"tokens, most moved after “{pair.labels[most]}” (position {most}): {everywhere[most]:.2%}.",
+        numbers={name: shown[name] for name in ("change", "reference", "other", "moved")},
+        atol=allowed,
+        note=f"{_favourites(pair, p, q)} KL({names[0]} ‖ {names[1]}) = {divergence:.3g} nats. Of the prompt's tokens, "
+        f"most moved after “{pair.labels[most]}” (position {most}): {everywhere[most]:.2%}.",
     )
+
+
+def _most_changed(p: np.ndarray, q: np.ndarray) -> list[int]:
+    """The tokens that gain most and those that lose most, from the largest gain to the largest loss."""
+    up, down = (np.lexsort((-p, change))[: 2 * EACH] for change in (p - q, q - p))
+    gain = up[:EACH]
+    loss = down[~np.isin(down, gain)][:EACH]
+    return [int(i) for i in (*gain, *loss[::-1])]
+
+
+def _from_to(pair: Pair, best: list[int], change: np.ndarray, moved: float) -> str:
+    """How much moved, and where most of it went and came from."""
+    said = f"From {pair.names[0]} to {pair.names[1]}, {moved:.2%} of the probability moved"
+    if not moved:
+        return said
+    return f"{said}: most of all to “{pair.named(best[0])}” and away from “{pair.named(best[-1])}”"
+
+
+def _favourites(pair: Pair, p: np.ndarray, q: np.ndarray) -> str:
+    """Whether the first choice stays, as a sentence."""
+    first, second = (pair.named(int(row.argmax())) for row in (p, q))
+    if p.argmax() == q.argmax():
+        return f"“{first}” is the first choice of both."
+    return f"The first choice is “{first}” at {pair.names[0]} and “{second}” at {pair.names[1]}."
 
 
 def _moved(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -79,12 +118,6 @@ def _moved(reference: np.ndarray, other: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         rows = zip(reference, other, strict=True)
         return np.array([ops.total_variation(softmax(a), softmax(b)) for a, b in rows])
-
-
-def _union(p: np.ndarray, q: np.ndarray) -> list[int]:
-    """The most probable tokens of both, in the order of the first distribution."""
-    both = {int(i) for i in (*top(p, SHOWN), *top(q, SHOWN))}
-    return sorted(both, key=lambda i: -p[i])[: SHOWN + 2]
 
 
 def _passes(pair: Pair) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -110,20 +143,28 @@ def _witness(pair: Pair) -> str:
     )
 
 
-def _next_again(pair: Pair, focus: int, best: list[int]) -> dict[str, Any]:
+def _next_again(pair: Pair, focus: int, given: list[int]) -> dict[str, Any]:
     plain, made = _passes(pair)
+    change = plain[1].softmax(-1) - plain[0].softmax(-1)
+    best = _again_changed(change[focus], given)
     found, hand = (_shares(p.softmax(-1), q.softmax(-1), focus, best) for p, q in (plain, made))
-    change = plain[1].softmax(-1) - plain[0].softmax(
-        -1
-    )  # at every position: a copy strays as far at each of them
     moved = found["moved at each token"]
-    effects = {"reference": change, "other": change, "moved": moved, "moved at each token": moved}
-    return by_hand.witnessed(found, hand, effects)
+    # A copy strays as far at every position.
+    effects = dict.fromkeys(("change", "reference", "other"), change)
+    effects |= dict.fromkeys(("moved", "moved at each token"), moved)
+    return {"tokens": best, **by_hand.witnessed(found, hand, effects)}
+
+
+def _again_changed(change: torch.Tensor, given: list[int]) -> list[int]:
+    """The ids of those that gain most and of those that lose most; near ties stand as they are given."""
+    gain = at_ranks(given[:EACH], change, TIE)
+    loss = at_ranks(given[EACH:][::-1], -change, TIE)
+    return [int(i) for i in (*gain, *loss[::-1])]
 
 
 def _shares(p: torch.Tensor, q: torch.Tensor, focus: int, best: list[int]) -> dict[str, torch.Tensor]:
     moved = (p - q).abs().sum(-1) / 2
-    shown = {"reference": p[focus, best], "other": q[focus, best]}
+    shown = {"change": (q - p)[focus, best], "reference": p[focus, best], "other": q[focus, best]}
     return {**shown, "moved": moved[focus], "moved at each token": moved}
 
 
@@ -132,7 +173,8 @@ _NEXT = """
         p = reference(ids.to(reference.device)).logits[0, {focus}].float().cpu().softmax(-1)
         q = other(ids.to(other.device)).logits[0, {focus}].float().cpu().softmax(-1)
     best = {ids}
-    result = {{"reference": p[best], "other": q[best], "moved": float((p - q).abs().sum() / 2)}}
+    change = q - p
+    result = {{"change": change[best], "reference": p[best], "other": q[best], "moved": float(change.abs().sum() / 2)}}
     print([tokenizer.decode([i]) for i in best], result)
 """
 

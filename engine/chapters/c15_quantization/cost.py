@@ -65,8 +65,7 @@ def _states(module: Any, weight: Any) -> list[torch.Tensor]:
 
 def size(pair: Pair) -> Card:
     """Megabytes of both precisions, by what is stored."""
-    sides = (pair.reference, pair.other)
-    found = [inventory(side) for side in sides]
+    found = [inventory(side) for side in pair.sides]
     totals = [sum(kinds.values()) for kinds in found]
     names = pair.names
     parts = {kind: [kinds[kind] / 1e6 for kinds in found] for kind in KINDS}
@@ -89,7 +88,7 @@ def size(pair: Pair) -> Card:
         oracle=Oracle(
             "Every kind against the shapes of the layers and the widths of the stored types; a scale for each block of "
             "64 weights (int8: for each output), and 16 floats of a code book for each layer; in bytes.",
-            lambda: dict(zip(("reference", "other"), map(by_shape, sides), strict=True)),
+            lambda: dict(zip(("reference", "other"), map(by_shape, pair.sides), strict=True)),
         ),
         code=code(head(pair), _BYTES),
         numbers={"reference": totals[0], "other": totals[1]},

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.chapters.c15_quantization.pair import code
+from engine.chapters.c15_quantization.pair import OfModel, code
 from engine.chapters.c15_quantization.weights import NAMES, matrices, path, weight
 from engine.checkpoints import gguf_tensors
 from engine.checkpoints.gguf_tensors import File, Tensor
@@ -90,13 +90,12 @@ def _shape(loaded: Loaded, part: str, layer: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Place:
+class Place(OfModel):
     """A block: `number` counts them along a row of a matrix of `loaded`, which is at 32 bits.
 
     file  the GGUF file that it is read from; None where the block is written here, in the format `kind`
     """
 
-    loaded: Loaded
     part: str
     layer: int
     row: int = 0
@@ -219,17 +218,20 @@ def _listed(numbers: NDArray[np.int64]) -> str:
 
 def _proof(place: Place) -> tuple[str, Any]:
     """What a block is compared with."""
-    given = (place.loaded, place.part, place.layer, place.row, place.number)
+
+    def given() -> tuple[Loaded, str, int, int, int]:
+        return place.loaded, place.part, place.layer, place.row, place.number
+
     if place.file is None or place.tensor is None:
         return (
             "The same 32 weights of the model rounded and packed by torch, without the package gguf.",
-            lambda: on_disk.packed(on_disk.model_block(*given), place.kind),
+            lambda: on_disk.packed(on_disk.model_block(*given()), place.kind),
         )
     file, name = str(place.file.path), place.tensor.name
     return (
         "The bytes at the place that transformers' own reader of GGUF files finds; the weights that the loaded model "
         "has there, which transformers decoded in another process; and the multiple of the scale that each of them is.",
-        lambda: on_disk.from_file(*given, file, name),
+        lambda: on_disk.from_file(*given(), file, name),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from engine.chapters.c15_quantization.blocks import Matrix
-from engine.chapters.c15_quantization.pair import code, fraction
+from engine.chapters.c15_quantization.pair import Get, code, fraction
 from engine.chapters.c15_quantization.simulate import HALF_WAY, changed, predictions
 from engine.chapters.c15_quantization.weights import linears, matrix, path, quantize
 from engine.evidence import script
@@ -107,8 +107,9 @@ def _try(loaded: Loaded, ids: tuple[int, ...], name: str) -> Tried:
     return Tried(name, error, float(kl_divergence(traced(loaded, ids).logits, after).mean()))
 
 
-def formats(loaded: Loaded, ids: tuple[int, ...], tried: Sequence[Tried]) -> Card:
-    """Bits a weight against the mean KL on the prompt, a point for each format."""
+def formats(get: Get, ids: tuple[int, ...], tried: Sequence[Tried]) -> Card:
+    """Bits a weight against the mean KL on the prompt, a point for each format; `get` gives the checkpoint at fp32."""
+    loaded = get()
     kls = {one.name: one.kl for one in tried}
     four = {name: kls[name] for name, bits in BITS.items() if bits == 4.5}
     best, worst = min(four, key=lambda name: four[name]), max(four, key=lambda name: four[name])
@@ -133,7 +134,7 @@ def formats(loaded: Loaded, ids: tuple[int, ...], tried: Sequence[Tried]) -> Car
         oracle=Oracle(
             "Every format rounded once more by torch, without gguf and bitsandbytes, in a private copy of the model; "
             "KLs by torch's own kl_div; bits from the bytes that gguf or bitsandbytes keep of 256 weights.",
-            lambda: _formats_again(loaded, ids, list(kls)),
+            lambda: _formats_again(get(), ids, list(kls)),
             {**{name: HALF_WAY * fraction(kl) for name, kl in named.items()}, "errors": 1e-5, "bits": 0.0},
         ),
         code=_script(loaded, ids),

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import LlamaConfig
 
 from engine.chapters.c15_quantization.cost import linear_weights
-from engine.chapters.c15_quantization.pair import code
+from engine.chapters.c15_quantization.pair import Get, code
 from engine.chapters.c15_quantization.weights import linears
 from engine.checkpoints import published
 from engine.checkpoints.published import Published
@@ -66,9 +66,9 @@ def published_counts(model: Published) -> ops.Counts:
     )
 
 
-def scale(loaded: Loaded) -> Card:
+def scale(get: Get) -> Card:
     """Gigabytes of weights at every precision for the loaded checkpoint and for two published models."""
-    stored = rows()
+    loaded, stored = get(), rows()
     found = {loaded.name: counts(loaded)} | {model.name: published_counts(model) for model in LARGE}
     sums = {name: [ops.weight_bytes(c, storage) for storage in stored.values()] for name, c in found.items()}
     gigabytes = {name: [b / 1e9 for b in row] for name, row in sums.items()}
@@ -93,7 +93,7 @@ def scale(loaded: Loaded) -> Card:
             f"At {loaded.precision} the bytes of {loaded.name}'s real tensors, and everywhere else tensors laid out "
             "as they would be stored: in its own shapes, and in those of the modules that transformers builds from "
             "the large models' dimensions. (The dimensions themselves are published, and no proof covers them.)",
-            lambda: _again(loaded),
+            lambda: _again(get()),
         ),
         code=code(
             script.preamble(loaded) + "from transformers import LlamaConfig\n",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.chapters.c15_quantization.pair import code
+from engine.chapters.c15_quantization.pair import OfModel, code
 from engine.chapters.c15_quantization.weights import NAMES, path, quantize, weight
 from engine.evidence import script
 from engine.evidence.card import Badge, Card, Oracle
@@ -24,10 +24,9 @@ LAYOUT = {"fp32": (8, 23), "bf16": (8, 7), "fp16": (5, 10)}
 
 
 @dataclass(frozen=True)
-class Weight:
+class Weight(OfModel):
     """One weight: `place` in the first block of a linear layer's first output row; `loaded` is at 32 bits."""
 
-    loaded: Loaded
     part: str
     layer: int
     kind: str

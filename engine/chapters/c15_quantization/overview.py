@@ -21,8 +21,8 @@ from engine.figures.quantization import weighed
 from engine.model.loaded import Loaded
 from engine.ops.sampling import surprisal
 
-Get = Callable[[str], Loaded]
-"""Loads the checkpoint at a precision, so that a card and its proof hold no models."""
+GetAt = Callable[[str], Loaded]
+"""Gives the checkpoint at a precision, so that a card and its proof hold no models."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class Point:
 
 
 def points(
-    get: Get,
+    get: GetAt,
     names: Sequence[str],
     windows: Sequence[Window],
     progress: Callable[[float, str], None] = lambda share, what: None,
@@ -58,7 +58,7 @@ def points(
     return tuple(found)
 
 
-def overview(get: Get, found: Sequence[Point], windows: Sequence[Window]) -> Card:
+def overview(get: GetAt, found: Sequence[Point], windows: Sequence[Window]) -> Card:
     """Megabytes across, perplexity upwards; the bars are standard errors of the difference from the first precision."""
     names, sizes = [point.name for point in found], [point.bytes for point in found]
     perplexities, errors = [point.perplexity for point in found], _errors(found)
@@ -101,7 +101,7 @@ def _errors(found: Sequence[Point]) -> list[float]:
     return [point.perplexity * standard_error(point.nats - first) for point in found]
 
 
-def _again(get: Get, names: Sequence[str], windows: Sequence[Window]) -> dict[str, Any]:
+def _again(get: GetAt, names: Sequence[str], windows: Sequence[Window]) -> dict[str, Any]:
     counts = torch.tensor([len(window) - 1 for window in windows], dtype=torch.float64)
     found: dict[str, Any] = {"bytes": [], "perplexities": [], "errors": []}
     first = None

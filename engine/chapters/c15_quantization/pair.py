@@ -1,7 +1,7 @@
 """One checkpoint at two precisions, run on the same tokens."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,13 +17,39 @@ COLORS = ("residual", "quantization_error")
 """The reference, and the precision compared with it, in every figure."""
 
 
+Get = Callable[[], Loaded]
+"""Gives a checkpoint at a precision, loaded where it has left the memory: a card that is kept holds no model."""
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """Something of a checkpoint at one precision, with the way to it."""
+
+    get: Get
+
+    @property
+    def loaded(self) -> Loaded:
+        """The checkpoint, for as long as the caller needs it."""
+        return self.get()
+
+
 @dataclass(frozen=True)
 class Pair:
-    """`reference` and `other` are one checkpoint; `ids` (seq) are the tokens that both read."""
+    """The ways to one checkpoint at two precisions; `ids` (seq) are the tokens that both read."""
 
-    reference: Loaded
-    other: Loaded
+    first: Get
+    second: Get
     ids: tuple[int, ...]
+
+    @property
+    def reference(self) -> Loaded:
+        """What is compared with."""
+        return self.first()
+
+    @property
+    def other(self) -> Loaded:
+        """What is compared with it."""
+        return self.second()
 
     @property
     def names(self) -> tuple[str, str]:

@@ -98,17 +98,16 @@ def predictions(model: nn.Module, ids: tuple[int, ...]) -> torch.Tensor:
     return logits[0].float().cpu()
 
 
-def simulated(loaded: Loaded, other: Loaded, ids: tuple[int, ...], bits: int, size: int) -> Card:
-    """KL at every token for the simulated weights, beside a precision that is really executed."""
-    found = simulate(loaded, ids, bits, size)
-    executed = Pair(loaded, other, ids)
+def simulated(executed: Pair, bits: int, size: int) -> Card:
+    """KL at every token for the weights of the reference (fp32), rounded, beside the other, which is executed."""
+    found, other = simulate(executed.reference, executed.ids, bits, size), executed.other
     measured = kl_divergence(*(trace.logits for trace in executed.traces))
     names = (f"simulated: {bits} bits, blocks of {size}", f"executed: {other.precision}")
     labels = executed.labels
     mean = float(found.kl.mean())
     shown: Shown = {"simulated": found.kl, "executed": measured, "error": found.error}
     figure = lines(
-        np.arange(len(ids)),
+        np.arange(len(executed.ids)),
         {names[0]: found.kl, names[1]: measured},
         colors=dict(zip(names, ("mlp", "quantization_error"), strict=True)),
         x_name="after this token",
@@ -167,9 +166,9 @@ def sweep(
     return tuple(done)
 
 
-def curve(loaded: Loaded, other: Loaded, ids: tuple[int, ...], runs: tuple[Simulation, ...]) -> Card:
+def curve(both: Pair, runs: tuple[Simulation, ...]) -> Card:
     """Mean KL at 2 to 8 bits, with the executed precision where its bits are."""
-    both = Pair(loaded, other, ids)
+    loaded, other = both.sides
     means = [float(run.kl.mean()) for run in runs]
     executed = float(kl_divergence(*(trace.logits for trace in both.traces)).mean())
     at = precision(other.precision).bits

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.chapters.c15_quantization.pair import code
+from engine.chapters.c15_quantization.pair import OfModel, code
 from engine.chapters.c15_quantization.weights import NAMES, Packed, half_name, path, quantize, weight
 from engine.evidence import script
 from engine.evidence.card import Badge, Card, Oracle
@@ -30,13 +30,12 @@ SINGLE = 1e-6
 
 
 @dataclass(frozen=True)
-class Where:
+class Where(OfModel):
     """A tile: `ROWS` output rows from `row`, `COLUMNS` inputs from `column`, of one linear layer at one code book.
 
     `loaded` holds the 16-bit weights that bitsandbytes starts from; `kind` is a precision with a code book.
     """
 
-    loaded: Loaded
     part: str
     layer: int
     kind: str
