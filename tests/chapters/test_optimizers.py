@@ -218,6 +218,34 @@ def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
+ALL_WITH_SMOLLM2 = [
+    *BUNDLED,
+    pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_WITH_SMOLLM2)
+def test_a_training_with_adam_is_not_proved_to_be_one_with_adamw(name):
+    loaded = loaded_checkpoint(name)
+    ids = [token.id for token in tokenize(loaded, prompts_for(name).default)]
+    runs = cards.trained(loaded, ids, ["Adam", "AdamW"], 1.0, 5, quiet)
+    swapped = [replace(run, optimizer=other.optimizer) for run, other in zip(runs, runs[::-1], strict=True)]
+    assert cards.curves(loaded, ids, runs).prove().passed
+    assert cards.changed(loaded, ids, runs[0]).prove().passed
+    for one in swapped:
+        assert not cards.curves(loaded, ids, [one]).prove().passed
+        assert not cards.changed(loaded, ids, one).prove().passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.1, 10.0, 30.0])
+def test_trainings_at_far_rates_are_proved_too(loaded, factor):
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    runs = cards.trained(loaded, ids, list(cards.RATES), factor, 5, quiet)
+    assert cards.curves(loaded, ids, runs).prove().passed
+
+
 def test_a_training_that_explodes_is_shown_as_such(loaded):
     ids = ids_of(loaded)
     runs = cards.trained(loaded, ids, ["SGD"], 1e30, 3, quiet)
