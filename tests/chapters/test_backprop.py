@@ -355,3 +355,21 @@ def reachable(card):
         elif hasattr(one, "__dict__") and not isinstance(one, type):
             todo += vars(one).values()
     return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2])],
+)
+@pytest.mark.parametrize("prompt", [None, "Hi\n\n", "   ", "# *a* [b](c)"])
+def test_targets_that_are_offered_are_the_most_probable_that_can_be_typed(name, prompt):
+    loaded = loaded_checkpoint(name)
+    tokens = tokenize(loaded, prompts_for(name).default if prompt is None else prompt)
+    order = np.argsort(-traced(loaded, tuple(t.id for t in tokens)).logits[-1], kind="stable").tolist()
+    offered = [cards.example(loaded, tokens, word).target for word in cards.favourites(loaded, tokens)]
+    places = [order.index(target) for target in offered]
+    assert places == sorted(places)
+    assert 0 < len(places) <= 5
+    assert places[-1] < 20
+    if prompt is None:
+        assert places[0] == 0
