@@ -92,7 +92,10 @@ SURFACES = {
 
 
 def turned(surface: Surface, degrees: float) -> Surface:
-    """The same surface, its start and its lowest point turned about the origin, counterclockwise."""
+    """The same surface, its start and its lowest point turned about the origin, counterclockwise.
+
+    The window is made tall enough for any angle up to 45°, and is the same for all.
+    """
     c, s = float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
 
     def function(z: Tensor) -> Tensor:
@@ -104,7 +107,11 @@ def turned(surface: Surface, degrees: float) -> Surface:
 
     lowest = moved(surface.lowest) if surface.lowest else None
     formula = f"{surface.formula}, turned by {degrees:g}°" if degrees else surface.formula
-    return replace(surface, formula=formula, function=function, lowest=lowest, start=moved(surface.start))
+    left, right, bottom, top = surface.window
+    window = (left, right, min(bottom, 0.75 * left), max(top, 0.75 * right))
+    return replace(
+        surface, formula=formula, function=function, window=window, lowest=lowest, start=moved(surface.start)
+    )
 
 
 FAR = 1e6

@@ -125,7 +125,7 @@ def _map(beta: float, rate: float) -> Card:
             lambda: {"lost": np.maximum(0.0, 1 - rate_map(RATES, BETAS, (FLAT, STEEP)))},
             DOUBLE,
         ),
-        note="In the long run, in the slower of the two directions. The frame is what you chose.",
+        note="In the long run, in the slower of the two directions. The frames cross at what you chose.",
     )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def surface(
     rate: float | None,
     steps: int,
     schedule: str,
-    degrees: float = 0.0,
+    degrees: float | None = None,
 ) -> list[Card]:
     """The paths of some optimizers over a surface's contours, and the loss along them.
 
@@ -64,7 +64,8 @@ def surface(
     chosen = [one for one in VECTOR if one in optimizers]
     if not chosen or name not in SURFACES or schedule not in SCHEDULES:
         raise ReaderError("Choose at least one optimizer.")
-    ground = turned(SURFACES[name], degrees)
+    ground = SURFACES[name] if degrees is None else turned(SURFACES[name], degrees)
+    angle = degrees or 0.0
     best_each = rate is None
     rates = (
         best_rates(ground, start, chosen, steps, schedule) if rate is None else dict.fromkeys(chosen, rate)
@@ -83,7 +84,7 @@ def surface(
 
     def again() -> dict[str, Any]:
         plans = {one: rates_again(schedule, used, steps) for one, used in rates.items()}
-        found = _walked_again(name, degrees, start, walked, plans)
+        found = _walked_again(name, angle, start, walked, plans)
         return {what: _bent(array, walked[what]) for what, array in found.items()}
 
     shown_paths = {what: _bent(array, array) for what, array in walked.items()}
@@ -102,8 +103,8 @@ def surface(
                 + (" The best rates by torch.optim with all that were tried." if best_each else ""),
                 lambda: (
                     {
-                        "heights": turned_again(name, degrees)[0](*np.meshgrid(x, y)),
-                        "rates": _best_again(name, degrees, start, chosen, steps, schedule)
+                        "heights": turned_again(name, angle)[0](*np.meshgrid(x, y)),
+                        "rates": _best_again(name, angle, start, chosen, steps, schedule)
                         if rate is None
                         else [rate] * len(chosen),
                     }
