@@ -51,10 +51,10 @@ def repeated_map(weights: ArrayLike, tokens: Sequence[str], length: int) -> go.F
             font={"color": KIND_COLORS[kind], "size": 13},
             showarrow=False,
         )
-    figure.add_annotation(  # beside the first column, which the sink is; above the other names
+    figure.add_annotation(  # beside the first column, which the sink is
         text="<b>sink</b>",
         x=0,
-        y=int(at[int(0.15 * length)]),
+        y=int(at[int(0.85 * length)]),
         xshift=12,
         xanchor="left",
         font={"color": KIND_COLORS["sink"], "size": 13},
@@ -79,7 +79,7 @@ def score_panels(scores: Mapping[str, ArrayLike], marked: tuple[int, int] | None
     layers, heads = next(iter(grids.values())).shape
     beside = len(grids) if layers > SHALLOW and len(grids) * heads <= WIDEST else 2
     rows = -(-len(grids) // beside)
-    cell = min(22, max(24 // rows, 320 // layers))  # pixels
+    cell = min(22, max(12, (420 if rows == 1 else 320) // layers))  # pixels
     down, across = layers + -(-40 // cell), heads + max(1, heads // 8)  # from panel to panel
     sheet = np.full((rows * down - (down - layers), beside * across - (across - heads)), np.nan)
     cells: dict[tuple[int, int], tuple[int, int]] = {}  # row and column on the sheet -> layer and head
