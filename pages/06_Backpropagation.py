@@ -13,11 +13,13 @@ from engine.model.precisions import REFERENCE
 from engine.tokens.text import markdown, shorten
 from pages._shared import Beat, View, chapter, words
 
+LAST = "the last token"
 LARGEST = "the one with the largest share"
 
 
 def graph(view: View) -> Callable[[], Card]:
     with view.controls:
+        step = view.slider("step", "Step", 0, cards.STEPS, cards.STEPS)
         left, right = st.columns(2)
         with left:
             x = view.slider("x", "x", -2.0, 2.0, 0.5, 0.1)
@@ -25,7 +27,6 @@ def graph(view: View) -> Callable[[], Card]:
         with right:
             w = view.slider("w", "w", -2.0, 2.0, 1.2, 0.1)
             t = view.slider("t", "t, the target", -2.0, 2.0, 0.4, 0.1)
-        step = view.slider("step", "Step", 0, cards.STEPS, cards.STEPS)
     return lambda: cards.toy(x, w, b, t, step)
 
 
@@ -110,10 +111,23 @@ def _steepest(view: View, target: str, layer: int, matrix: str) -> tuple[int, ..
 
 
 def _target(view: View) -> str:
-    """A field for a target of the reader's own; empty for the prompt's last token."""
+    """What the reader chose or typed as the target; empty for the prompt's last token."""
+    likely = view.work(
+        "Looking for likely targets", "likely", lambda progress: cards.favourites(view.loaded, view.tokens)
+    )
     with view.controls:
-        word = words.field(view, "word", "Target (empty: the prompt's own last token)")
-    return word.text if word else ""
+        chosen = view.segments(
+            "likely",
+            "Target: the prompt's last token, or one that the model expects after the prompt",
+            [LAST, *likely],
+            format_func=markdown,
+            of=tuple(likely),
+            pills=True,
+        )
+        word = words.field(view, "word", "Or another target")
+    if word:
+        return word.text
+    return "" if chosen == LAST else chosen
 
 
 def _asked(view: View, target: str) -> tuple[Loaded, Example]:
@@ -136,8 +150,8 @@ def _about_loss(view: View) -> str:
     )
     return f"""
     The **loss** is the surprisal of the token that should have come next, $-\\ln p$. Here that token, the **target**,
-    is the last one of your prompt, and the model reads the others. If you type a target, the model reads the whole
-    prompt and is asked for the first token of your text.
+    is the last one of your prompt, and the model reads the others. If you choose or type another target, the model
+    reads the whole prompt and is asked for that token, or for the first one of your text.
 
     The backward pass begins with a difference: the derivative of the loss with respect to each logit is that token's
     probability, minus 1 at the target.{weights}
@@ -231,6 +245,20 @@ chapter(
             ),
         ),
         Beat(
+            "step",
+            "One small step helps the target; every other text moves too",
+            prose="""
+            Gradient descent subtracts the gradient times a **learning rate** from every weight. Here a private copy
+            of the model takes one such step, for your prompt's target alone. The same weights also serve every other
+            text, so three control prompts are read before and after.
+            """,
+            draw=step,
+            try_this=(
+                "Raise the learning rate one notch at a time. At which rate does the target become almost certain, how "
+                "far have the controls moved by then, and does a still larger step help or hurt?"
+            ),
+        ),
+        Beat(
             "blame",
             "The gradient also reaches the words you typed",
             prose="""
@@ -244,20 +272,6 @@ chapter(
             """,
             draw=blame,
             try_this="Find the token with the largest measured change. Did its gradient announce it?",
-        ),
-        Beat(
-            "step",
-            "One small step helps the target; every other text moves too",
-            prose="""
-            Gradient descent subtracts the gradient times a **learning rate** from every weight. Here a private copy
-            of the model takes one such step, for your prompt's target alone. The same weights also serve every other
-            text, so three control prompts are read before and after.
-            """,
-            draw=step,
-            try_this=(
-                "Raise the learning rate one notch at a time. At which rate does the target become almost certain, how "
-                "far have the controls moved by then, and does a still larger step help or hurt?"
-            ),
         ),
     ],
     asks=ASKED,

@@ -42,6 +42,22 @@ def curvature(view: View) -> Callable[[], Card]:
     return lambda: cards.curvature(rate)
 
 
+def momentum(view: View) -> Callable[[], list[Card]]:
+    with view.controls:
+        beta = view.select_slider("beta", "β, the share of the last step that is kept", cards.BETAS, 0.6)
+        rate = view.select_slider("rate", "Learning rate", cards.MOMENTUM_RATES, 0.08)
+    return lambda: cards.momentum(beta, rate)
+
+
+def turned(view: View) -> Callable[[], list[Card]]:
+    with view.controls:
+        degrees = view.select_slider("degrees", "Turn the ravine by (degrees)", cards.ANGLES, 45)
+        usual = ["SGD", "RMSProp", "Adam"]
+        chosen = view.several("optimizers", "Optimizers", cards.TURNABLE, usual, pills=True)
+        steps = view.slider("steps", "Steps", 10, 60, 40, 5)
+    return lambda: cards.turned(degrees, chosen, steps)
+
+
 def schedules(view: View) -> Callable[[], list[Card]]:
     with view.controls:
         rate = view.slider("rate", "Highest learning rate", 0.005, 0.075, 0.06, 0.005, format="%.3f")
@@ -215,6 +231,39 @@ chapter(
             """,
             draw=curvature,
             try_this="Find the rate at which both lines fall equally fast. Then go past 0.08.",
+        ),
+        Beat(
+            "momentum",
+            "Momentum goes faster along a ravine and bears larger steps",
+            prose="""
+            Momentum keeps a share β of its last step and adds the new gradient to it. Steps in one direction add up,
+            to as much as $1/(1-\\beta)$ times the rate, and steps to and fro across the ravine partly cancel, so that
+            the steep direction bears a rate of up to $2(1+\\beta)/c$. On a parabola of curvature $c$ each step in the
+            long run multiplies the distance by the larger root, in size, of
+            $\\lambda^2 - (1 + \\beta - \\eta c)\\,\\lambda + \\beta = 0$
+            ([Goh 2017](https://distill.pub/2017/momentum/)). Too much momentum is no help: the path then swings past
+            the minimum, and each step leaves at least $\\sqrt{\\beta}$ of the distance.
+            """,
+            draw=momentum,
+            try_this=(
+                "Set β to 0 and raise the rate past 0.08, then raise β until both lines fall again. Look in the map "
+                "for the best pair, and choose it."
+            ),
+        ),
+        Beat(
+            "turned",
+            "A rate for each coordinate helps less in a ravine that is turned",
+            prose="""
+            RMSProp and Adam divide each coordinate's derivative by its recent size, which suits a ravine along an axis:
+            one coordinate is steep, the other flat. In a turned ravine each coordinate's derivative is a mix of both,
+            so both are divided by similar numbers, and what is left is little more than one rate for all. SGD and
+            momentum know no axes: when the ravine and the start are turned, their paths turn with them. Adam's momentum
+            swings about at every angle, and the angle matters less to it than to RMSProp.
+
+            Each walks at the rate, of eleven, with which it ends lowest at that angle.
+            """,
+            draw=turned,
+            try_this="Turn the ravine back to 0, step by step, and compare the paths of SGD and RMSProp.",
         ),
         Beat(
             "schedules",

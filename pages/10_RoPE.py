@@ -139,11 +139,11 @@ def turned(view: View) -> Callable[[], Card]:
     return traced(view, cards.turned, "rotary", layer, head, token, part)
 
 
-def distance(view: View) -> Callable[[], Card]:
+def distance(view: View) -> Callable[[], list[Card]]:
     loaded = subject(view)
     with view.controls:
         strongest = view.toggle("strongest", "The head that looks most at the token before", True)
-        place = () if strongest else (pick_layer(view, loaded), pick_head(view, loaded))
+        place = None if strongest else (pick_layer(view, loaded), pick_head(view, loaded))
         query = pick_token(view, loaded, "query", "Query token")
         key = pick_own_token(view, loaded, "key", "Key token", max(0, query - 1))
         largest = view.toggle("largest", "The pair whose wave changes most here", True)
@@ -152,8 +152,20 @@ def distance(view: View) -> Callable[[], Card]:
         reach = view.segments(
             "reach", "Distances", [near, far], format_func=lambda count: f"0 to {count - 1:,}", of=far
         )
-    card = cards.looking_back if strongest else cards.distance
-    return traced(view, card, "rotary", *place, query, key, index, reach)
+        furthest = min(near, far) - 1
+        away = view.slider("away", "Bars at distance", 0, furthest, min(1, furthest), of=furthest)
+
+    def make() -> list[Card]:
+        model = subject(view)
+        trace = view.capture(loaded=model)
+        if place is None:
+            waves = cards.looking_back(model, trace, query, key, index, reach)
+        else:
+            waves = cards.distance(model, trace, *place, query, key, index, reach)
+        layer, head = place or cards.previous_head(trace)[:2]
+        return [waves, cards.by_pair(model, trace, layer, head, query, key, away)]
+
+    return make
 
 
 def shift(view: View) -> Callable[[], Card]:
@@ -248,6 +260,9 @@ def distance_prose(view: View) -> str:
         the sum of them. The contents of the two tokens set each wave's height and phase; the distance does the rest.
         No law says that the sum falls with the distance: which distances a head prefers is learned. A head that looks
         at the token before has learned waves that agree best at distance 1.
+
+        The bars show the parts that make up the score at one distance. A pair adds most when its two vectors point the
+        same way, and takes most away when they point opposite ways; their lengths, the contents' doing, set how much.
     """
 
 

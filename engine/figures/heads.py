@@ -17,24 +17,26 @@ from engine.tokens.text import label
 KIND_COLORS = dict(
     zip(KINDS, (COLORS["query"], COLORS["value"], COLORS["key"], COLORS["token"]), strict=True)
 )
+SHALLOW, WIDEST = 12, 64
+"""Layers up to which two maps on top of each other fit into a window, and columns that fit side by side."""
 LETTERS = {"previous": "P", "duplicate": "D", "induction": "I", "sink": "S", UNCLASSIFIED: "·"}
 
 
 def repeated_map(weights: ArrayLike, tokens: Sequence[str], length: int) -> go.Figure:
-    """An attention map over a start token and `length` tokens read twice; dotted lines mark where a kind looks."""
+    """An attention map over a start token and `length` tokens read twice; a kind looks between its dotted lines."""
     figure = attention_map(weights, tokens, height=480)
     at = queries(length)
     places = (
         ("previous", -1, 0.85),
         ("duplicate", -1, 0.5),
         ("induction", 1, 0.4),
-    )  # the sink is the first column
+    )
     for kind, side, share in places:
         named = int(share * length)
         keys = target_keys(kind, length)
         figure.add_scatter(
-            x=keys,
-            y=at,
+            x=[*(keys - 0.5), None, *(keys + 0.5)],  # on both sides of the cells, not over them
+            y=[*at, None, *at],
             mode="lines",
             line={"color": KIND_COLORS[kind], "width": 1.6, "dash": "dot"},
             hoverinfo="skip",
@@ -49,12 +51,24 @@ def repeated_map(weights: ArrayLike, tokens: Sequence[str], length: int) -> go.F
             font={"color": KIND_COLORS[kind], "size": 13},
             showarrow=False,
         )
+    figure.add_annotation(  # beside the first column, which the sink is
+        text="<b>sink</b>",
+        x=0,
+        y=int(at[int(0.85 * length)]),
+        xshift=12,
+        xanchor="left",
+        font={"color": KIND_COLORS["sink"], "size": 13},
+        showarrow=False,
+    )
     figure.add_hline(y=length + 0.5, line={"color": NEUTRAL, "width": 1})
     return figure
 
 
 def score_panels(scores: Mapping[str, ArrayLike], marked: tuple[int, int] | None = None) -> go.Figure:
-    """One small layer × head heat map for each name, two beside each other, all on one 0–1 scale.
+    """One small layer × head heat map for each name, all on one 0–1 scale.
+
+    Two are beside each other; of a deep model with few heads all are, since two on top of each other would be taller
+    than a window.
 
     marked  (layer, head) to be framed in each
     Points carry `customdata` [layer, head], so that a click on a cell can choose it.
@@ -63,15 +77,16 @@ def score_panels(scores: Mapping[str, ArrayLike], marked: tuple[int, int] | None
     """
     grids = {name: floats(values) for name, values in scores.items()}
     layers, heads = next(iter(grids.values())).shape
-    cell = min(22, max(12, 320 // layers))  # pixels
+    beside = len(grids) if layers > SHALLOW and len(grids) * heads <= WIDEST else 2
+    rows = -(-len(grids) // beside)
+    cell = min(22, max(12, (420 if rows == 1 else 320) // layers))  # pixels
     down, across = layers + -(-40 // cell), heads + max(1, heads // 8)  # from panel to panel
-    rows = -(-len(grids) // 2)
-    sheet = np.full((rows * down - (down - layers), 2 * across - (across - heads)), np.nan)
+    sheet = np.full((rows * down - (down - layers), beside * across - (across - heads)), np.nan)
     cells: dict[tuple[int, int], tuple[int, int]] = {}  # row and column on the sheet -> layer and head
     hover = []
     figure = canvas(110 + cell * (len(sheet) + 2), "head", "layer")
     for i, (name, values) in enumerate(grids.items()):
-        top, left = (i // 2) * down, (i % 2) * across
+        top, left = (i // beside) * down, (i % beside) * across
         sheet[top : top + layers, left : left + heads] = values
         for layer, head in np.ndindex(layers, heads):
             cells[top + layer, left + head] = layer, head
@@ -115,7 +130,9 @@ def score_panels(scores: Mapping[str, ArrayLike], marked: tuple[int, int] | None
     )
     targets(figure, [column for _, column in cells], [row for row, _ in cells], list(cells.values()), hover)
     every = max(1, -(-heads // 6)), max(1, -(-layers // 12))
-    figure.update_xaxes(**_repeated_ticks(heads, across, 2, every[0]), range=[-0.5, sheet.shape[1] - 0.5])
+    figure.update_xaxes(
+        **_repeated_ticks(heads, across, beside, every[0]), range=[-0.5, sheet.shape[1] - 0.5]
+    )
     figure.update_yaxes(**_repeated_ticks(layers, down, rows, every[1]), range=[len(sheet) - 0.5, -1.9])
     return figure
 

@@ -232,3 +232,30 @@ def waves(
     )
     figure.add_hline(y=0, line={"color": rgba(NEUTRAL, 0.6), "width": 1})
     return figure
+
+
+def bars_within(
+    values: ArrayLike, most: ArrayLike, *, name: str, x_name: str, y_name: str, height: int = 300
+) -> go.Figure:
+    """A bar for each number, on a grey one that reaches from minus to plus the largest magnitude it can have."""
+    given, limits = floats(values), floats(most)
+    places = np.arange(len(given))
+    figure = canvas(height, x_name, y_name)
+    figure.add_bar(
+        x=places,
+        y=2 * limits,
+        base=-limits,
+        name="the most it could be",
+        marker={"color": rgba(NEUTRAL, 0.25)},
+        customdata=limits,
+        hovertemplate="%{x}: at most ±%{customdata:.4g}<extra></extra>",
+    )
+    figure.add_bar(
+        x=places,
+        y=given,
+        name=label(name),
+        marker={"color": color("query")},
+        hovertemplate="%{x}: <b>%{y:.4g}</b><extra></extra>",
+    )
+    figure.update_layout(barmode="overlay", showlegend=True, legend_traceorder="normal")
+    return figure

@@ -5,7 +5,7 @@ on a skeleton: a module tree of its own around the shared weights, which costs n
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,9 @@ from engine.model.precisions import REFERENCE
 from engine.ops.sampling import finite, softmax
 
 Weights = dict[str, Tensor]
+
+TOGETHER = 64
+"""Tokens that go through the model in one batch while weights are moved one way; as many the other way."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,46 @@ class ExactLoss:
         """The central difference (L(+step) - L(-step)) / 2 step along a direction."""
         return (self.moved(directions, step) - self.moved(directions, -step)) / (2 * step)
 
+    def slopes(
+        self, directions: Sequence[Mapping[str, Tensor]], step: float, blocks: Sequence[str]
+    ) -> list[float]:
+        """`slope` along each of some directions. Those that move linear layers alone share their passes.
+
+        Such a direction D adds ± step · D x to what its layer makes of an input x, in two rows of the batch.
+
+        blocks  the name of the block in which each direction moves weights, in the order of the model
+        """
+        alike = [i for i, one in enumerate(directions) if self._linear(one)]
+        found = {i: self.slope(one, step) for i, one in enumerate(directions) if i not in alike}
+        together = max(1, TOGETHER // len(self.example.ids))
+        for begin in range(0, len(alike), together):
+            some = alike[begin : begin + together]
+            slopes = self._batched([directions[i] for i in some], step, blocks[some[0]])
+            found |= zip(some, slopes, strict=True)
+        return [found[i] for i in range(len(directions))]
+
+    def _linear(self, direction: Mapping[str, Tensor]) -> bool:
+        modules = [self.module.get_submodule(name.rpartition(".")[0]) for name in direction]
+        return all(isinstance(one, nn.Linear | Conv1D) for one in modules)
+
+    @torch.no_grad()
+    def _batched(self, directions: Sequence[Mapping[str, Tensor]], step: float, first: str) -> list[float]:
+        """The text goes through the blocks before `first` in one row, and from there in two for each direction."""
+        block = self.module.get_submodule(first)
+        handles = [block.register_forward_pre_hook(_repeat(2 * len(directions)), with_kwargs=True)]
+        handles += [
+            self.module.get_submodule(name.rpartition(".")[0]).register_forward_hook(  # on the private tree
+                _nudge(i, name.endswith(".bias"), tensor.double(), step)
+            )
+            for i, direction in enumerate(directions)
+            for name, tensor in direction.items()
+        ]
+        losses = losses_of(self.module, self.at, self.example).reshape(-1, 2)
+        for handle in handles:
+            handle.remove()
+        slopes: list[float] = ((losses[:, 0] - losses[:, 1]) / (2 * step)).tolist()
+        return slopes
+
     def derivative(self, name: str, index: tuple[int, ...]) -> float:
         """The derivative with respect to one weight, by autograd."""
         leaf = self.at[name].clone().requires_grad_()
@@ -213,6 +256,31 @@ class ExactLoss:
         direction = torch.zeros_like(self.at[name])
         direction[index] = 1.0
         return {name: direction}
+
+
+def _repeat(rows: int) -> Callable[..., Any]:
+    """A hook that gives a block its one row of hidden states several times."""
+
+    def repeat(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (args[0].repeat(rows, 1, 1), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": kwargs["hidden_states"].repeat(rows, 1, 1)}
+
+    return repeat
+
+
+def _nudge(row: int, bias: bool, direction: Tensor, step: float) -> Callable[..., None]:
+    """A hook that adds what a linear layer's moved weights would to one row of a pair, and minus it to the other."""
+
+    def nudge(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        pair = slice(2 * row, 2 * row + 2)
+        turned = direction if isinstance(module, Conv1D) else direction.T
+        added = direction if bias else args[0][pair] @ turned
+        output[pair] += (
+            torch.tensor([step, -step], dtype=added.dtype, device=added.device)[:, None, None] * added
+        )
+
+    return nudge
 
 
 def descended(module: nn.Module, gradient: Mapping[str, Tensor], rate: float) -> Weights:

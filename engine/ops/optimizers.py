@@ -1,7 +1,7 @@
 """torch.optim's optimizers under the names that people use, on small surfaces; and the same formulas written out."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,30 @@ SURFACES = {
 }  # fmt: skip
 """Rosenbrock's valley has 10 where the original (1960) has 100, so that the paths can be seen."""
 
+
+def turned(surface: Surface, degrees: float) -> Surface:
+    """The same surface, its start and its lowest point turned about the origin, counterclockwise.
+
+    The window is made tall enough for any angle up to 45°, and is the same for all.
+    """
+    c, s = float(np.cos(np.radians(degrees))), float(np.sin(np.radians(degrees)))
+
+    def function(z: Tensor) -> Tensor:
+        x, y = z[..., 0], z[..., 1]
+        return surface.function(torch.stack([c * x + s * y, c * y - s * x], -1))
+
+    def moved(point: tuple[float, float]) -> tuple[float, float]:
+        return c * point[0] - s * point[1], s * point[0] + c * point[1]
+
+    lowest = moved(surface.lowest) if surface.lowest else None
+    formula = f"{surface.formula}, turned by {degrees:g}°" if degrees else surface.formula
+    left, right, bottom, top = surface.window
+    window = (left, right, min(bottom, 0.75 * left), max(top, 0.75 * right))
+    return replace(
+        surface, formula=formula, function=function, window=window, lowest=lowest, start=moved(surface.start)
+    )
+
+
 FAR = 1e6
 """A path that gets this far away has diverged."""
 
@@ -114,14 +138,18 @@ def descend(
     noise: float = 0.0,
     seed: int = 0,
     report: Callable[[int], None] = lambda step: None,
+    momentum: float = MOMENTUM,
 ) -> Path:
     """torch.optim walking down a function of one tensor, in float64, with gradients by autograd.
 
-    noise   standard deviation of what is added to every derivative, as a small batch of data would; seeded
+    noise     standard deviation of what is added to every derivative, as a small batch of data would; seeded
+    momentum  the share of the last step that Momentum and Nesterov keep
     Ends early where the point is further than FAR or the loss is not finite.
     """
     z = torch.tensor(np.asarray(start), dtype=torch.float64, requires_grad=True)
     optimizer = MAKERS[name]([z], rate)
+    if name in ("Momentum", "Nesterov"):
+        optimizer.param_groups[0]["momentum"] = momentum
     plan = SCHEDULES[schedule](optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     points, losses, rates = [z.detach().numpy().copy()], [], []
@@ -163,10 +191,13 @@ class ByHand:
     Momentum: Polyak 1964; Nesterov: Sutskever et al. 2013; RMSProp: Tieleman & Hinton 2012; Adam: Kingma & Ba 2015,
     algorithm 1; AdamW: Loshchilov & Hutter 2019, algorithm 2; Muon: Jordan et al.
     2024, kellerjordan.github.io/posts/muon.
+
+    rounded  what Muon does to every product, where it is to be told from torch.optim's by nothing: that one computes
+             them in bfloat16
     """
 
-    def __init__(self, name: str, rate: float) -> None:
-        self.name, self.rate, self.t = name, rate, 0
+    def __init__(self, name: str, rate: float, rounded: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        self.name, self.rate, self.t, self.rounded = name, rate, 0, rounded
         self.first: dict[int, Tensor] = {}
         self.second: dict[int, Tensor] = {}
 
@@ -190,7 +221,7 @@ class ByHand:
         if self.name == "Muon":
             self.first[i] = m = 0.95 * m + 0.05 * g
             shape = max(1.0, w.shape[0] / w.shape[1]) ** 0.5
-            result: Tensor = w - self.rate * shape * orthogonalized(0.05 * g + 0.95 * m)
+            result: Tensor = w - self.rate * shape * orthogonalized(0.05 * g + 0.95 * m, self.rounded)
             return result
         self.first[i] = m = 0.9 * m + 0.1 * g
         self.second[i] = v = 0.999 * v + 0.001 * g**2
@@ -199,14 +230,14 @@ class ByHand:
         return kept - self.rate * m / (v.sqrt() + 1e-8)
 
 
-def orthogonalized(matrix: Tensor) -> Tensor:
+def orthogonalized(matrix: Tensor, rounded: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
     """Five Newton–Schulz steps towards U Vᵀ of the singular value decomposition; all singular values near 1."""
-    x = matrix / matrix.norm().clamp(min=1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = rounded(matrix.T if tall else matrix)
+    x = rounded(x / rounded(x.norm()).clamp(min=1e-7))
     for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+        a = rounded(x @ x.T)
+        x = rounded(3.4445 * x + rounded(-4.7750 * a + 2.0315 * a @ a) @ x)
     result: Tensor = x.T if tall else x
     return result
 

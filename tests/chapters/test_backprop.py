@@ -131,6 +131,23 @@ def test_float64_is_float64_throughout(subject):
     assert exact.derivative(name, index) == pytest.approx(slope, rel=1e-5)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama-gqa", "qwen3", "neox-parallel"])
+def test_slopes_that_share_their_passes_are_those_that_weights_moved_one_direction_at_a_time_give(
+    tiny_model, name
+):
+    """qwen3's attention has norms of its own, which are no linear layers: it is moved alone."""
+    loaded = tiny_model(name)
+    exact, generator = ops.ExactLoss(loaded, asked(loaded)), torch.Generator().manual_seed(1)
+    parts = [(layer, own) for part, layer, own in ops.parts_of(loaded) if part in ("attention", "mlp")]
+    directions = [
+        {one: 0.1 * torch.randn(exact.at[one].shape, generator=generator) for one in own} for _, own in parts
+    ]
+    together = exact.slopes(directions, 1e-4, [loaded.path("block", layer) for layer, _ in parts])
+    alone = [exact.slope(direction, 1e-4) for direction in directions]
+    assert together == pytest.approx(alone, rel=1e-6, abs=1e-8)
+    assert len({round(slope, 6) for slope in alone}) == len(alone)
+
+
 def test_a_curve_of_losses_is_the_weight_moved_literally(subject):
     exact = ops.ExactLoss(subject, asked(subject))
     name, module = next(
@@ -338,3 +355,21 @@ def reachable(card):
         elif hasattr(one, "__dict__") and not isinstance(one, type):
             todo += vars(one).values()
     return found
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2])],
+)
+@pytest.mark.parametrize("prompt", [None, "Hi\n\n", "   ", "# *a* [b](c)"])
+def test_targets_that_are_offered_are_the_most_probable_that_can_be_typed(name, prompt):
+    loaded = loaded_checkpoint(name)
+    tokens = tokenize(loaded, prompts_for(name).default if prompt is None else prompt)
+    order = np.argsort(-traced(loaded, tuple(t.id for t in tokens)).logits[-1], kind="stable").tolist()
+    offered = [cards.example(loaded, tokens, word).target for word in cards.favourites(loaded, tokens)]
+    places = [order.index(target) for target in offered]
+    assert places == sorted(places)
+    assert 0 < len(places) <= 5
+    assert places[-1] < 20
+    if prompt is None:
+        assert places[0] == 0

@@ -24,6 +24,7 @@ from engine.ops.optimizers import (
     matrix_problem,
     orthogonalized,
     rates_of,
+    turned,
 )
 from tests.chapters.test_backprop import fingerprint
 from tests.conftest import BUNDLED, PROMPT, SMOLLM2, loaded_checkpoint, needs_smollm2
@@ -219,6 +220,34 @@ def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
     assert not any(p.requires_grad for p in loaded.model.parameters())
 
 
+ALL_WITH_SMOLLM2 = [
+    *BUNDLED,
+    pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2]),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALL_WITH_SMOLLM2)
+def test_a_training_with_adam_is_not_proved_to_be_one_with_adamw(name):
+    loaded = loaded_checkpoint(name)
+    ids = [token.id for token in tokenize(loaded, prompts_for(name).default)]
+    runs = cards.trained(loaded, ids, ["Adam", "AdamW"], 1.0, 5, quiet)
+    swapped = [replace(run, optimizer=other.optimizer) for run, other in zip(runs, runs[::-1], strict=True)]
+    assert cards.curves(loaded, ids, runs).prove().passed
+    assert cards.changed(loaded, ids, runs[0]).prove().passed
+    for one in swapped:
+        assert not cards.curves(loaded, ids, [one]).prove().passed
+        assert not cards.changed(loaded, ids, one).prove().passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [0.1, 10.0, 30.0])
+def test_trainings_at_far_rates_are_proved_too(loaded, factor):
+    ids = [token.id for token in tokenize(loaded, PROMPT)]
+    runs = cards.trained(loaded, ids, list(cards.RATES), factor, 5, quiet)
+    assert cards.curves(loaded, ids, runs).prove().passed
+
+
 def test_a_training_that_explodes_is_shown_as_such(loaded):
     ids = ids_of(loaded)
     runs = cards.trained(loaded, ids, ["SGD"], 1e30, 3, quiet)
@@ -383,3 +412,86 @@ def test_best_rates_are_proved_and_altered_ones_are_not(name, schedule):
 def test_with_momentum_steps_in_one_direction_add_up_to_ten_times_the_rate():
     path = descend(lambda z: z.sum(), [0.0], "Momentum", 0.01, 200)
     assert float(path.points[-2, 0] - path.points[-1, 0]) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(("beta", "rate"), [(0.0, 0.08), (0.6, 0.08), (0.45, 0.11), (0.9, 0.05), (0.95, 0.2)])
+def test_momentum_is_proved_and_altered_numbers_are_not(beta, rate):
+    for card in cards.momentum(beta, rate):
+        assert altered_and_still_proved(card) == []
+
+
+def test_what_a_step_multiplies_by_in_the_long_run_is_what_the_walk_does():
+    """From the 300th step to the 400th; without momentum, and on both sides of the critical β of (1 − √(η c))²."""
+    for beta, rate in ((0.0, 0.05), (0.2, 0.05), (0.6, 0.08), (0.9, 0.05)):
+        walk = descend(
+            lambda z: (z[0] ** 2 + 25 * z[1] ** 2) / 2, [1.0, 1.0], "Momentum", rate, 400, momentum=beta
+        )
+        far = np.abs(walk.points).max(axis=1)
+        a_step = (far[380:].max() / far[280:300].max()) ** 0.01
+        assert cards.momentum(beta, rate)[0].shown["factors"][0] == pytest.approx(a_step, rel=0.01)
+        assert a_step >= beta**0.5 * 0.99
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 0.6, 0.9])
+def test_the_steep_direction_bears_a_rate_of_up_to_two_and_two_betas_over_its_curvature(beta):
+    def steep(z):
+        return 25 * z[0] ** 2 / 2
+
+    limit = 2 * (1 + beta) / 25
+    assert descend(steep, [1.0], "Momentum", limit * 1.02, 4000, momentum=beta).diverged is not None
+    assert descend(steep, [1.0], "Momentum", limit * 0.98, 4000, momentum=beta).losses[-1] < 1e-6
+
+
+def test_the_best_pair_has_momentum_and_a_rate_that_alone_would_diverge():
+    beta, rate = (1 - 1 / 5) ** 2, 0.1  # only the names of the cells are read from the title
+    title = cards.momentum(beta, rate)[1].title
+    lost = cards.momentum(0.6, 0.08)[1].shown["lost"]
+    at = np.unravel_index(lost.argmax(), lost.shape)
+    assert f"β {cards.BETAS[at[0]]:.2f} at rate {cards.MOMENTUM_RATES[at[1]]:.2f}" in title
+    assert cards.BETAS[at[0]] > 0
+    assert lost[0, at[1]] == 0, "it converges there without momentum"
+    assert cards.curvature(cards.MOMENTUM_RATES[at[1]]).title.endswith("diverges")
+
+
+@pytest.mark.parametrize("degrees", [0, 20, 45])
+def test_a_turned_ravine_is_proved_and_altered_numbers_are_not(degrees):
+    for card in cards.turned(degrees, ("SGD", "RMSProp", "Adam"), 20):
+        assert altered_and_still_proved(card) == []
+
+
+@pytest.mark.parametrize("steps", [10, 20, 40, 60])
+def test_turning_costs_rmsprop_most_adam_less_and_the_others_nothing(steps):
+    card = cards.turned(45, cards.TURNABLE, steps)[1]
+    cost = {name: values[-1] - values[0] for name, values in card.shown.items()}
+    assert cost["RMSProp"] > 3
+    assert cost["RMSProp"] - 1 > cost["Adam"]
+    assert [name for name, value in cost.items() if abs(value) < 1e-6] == ["SGD", "Momentum", "Nesterov"]
+    assert card.title.startswith("Turned by 45°, RMSProp ends at")
+    assert card.title.endswith("while SGD, Momentum and Nesterov end as low as before")
+
+
+def test_at_45_degrees_rmsprop_divides_both_coordinates_by_similar_numbers():
+    for degrees, least, most in ((45, 1, 2), (0, 3, 100)):
+        ravine = turned(SURFACES["ravine"], degrees)
+        path = descend(ravine.function, ravine.start, "RMSProp", 0.03, 20)
+        places = torch.tensor(path.points, requires_grad=True)
+        (slopes,) = torch.autograd.grad(ravine.function(places).sum(), places)
+        divisors = (
+            (0.99 ** torch.arange(20, -1, -1.0, dtype=torch.float64)[:, None] * slopes**2).sum(0).sqrt()
+        )
+        assert least <= float(divisors.max() / divisors.min()) < most
+
+
+def test_turning_a_surface_moves_no_height():
+    points = torch.randn(9, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for name, surface in SURFACES.items():
+        c, s = math.cos(0.5), math.sin(0.5)
+        moved = torch.stack([c * points[:, 0] - s * points[:, 1], s * points[:, 0] + c * points[:, 1]], -1)
+        found = turned(surface, math.degrees(0.5)).function(moved)
+        torch.testing.assert_close(found, surface.function(points), msg=name)
+
+
+@pytest.mark.parametrize("steps", [10, 60])
+def test_what_is_below_the_floor_is_not_called_as_low_as_before(steps):
+    title = cards.turned(5, ("RMSProp",), steps)[1].title
+    assert "as low as before" not in title

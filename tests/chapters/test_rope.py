@@ -65,6 +65,8 @@ def drawn(loaded, trace):
         cards.distance(loaded, trace, 1, 1, 6, 2, 0),
         cards.distance(loaded, trace, 1, 1, 2, 6, pairs - 1),
         cards.looking_back(loaded, trace, last, last - 1, None, cards.NEAR),
+        cards.by_pair(loaded, trace, 1, 1, last, last - 1, 1),
+        cards.by_pair(loaded, trace, 0, 0, 2, 6, 30),
         cards.theta_ladder(loaded, 5e5),
         cards.theta_decay(loaded, trace, 1, 1, 6, 5e5, 4),
     ]
@@ -367,3 +369,15 @@ def test_a_checkpoint_that_cannot_be_read_beyond_its_context_is_refused():
         cards.beyond(loaded, "a text")
     with pytest.raises(ReaderError, match="shorter than"):
         cards.beyond(loaded_checkpoint("pocket-llama"), "a text")
+
+
+def test_the_parts_of_the_pairs_make_up_the_score_and_none_exceeds_its_most(opened):
+    loaded, trace = opened
+    layer, head, _ = cards.previous_head(trace)
+    last = len(trace.ids) - 1
+    whole = cards.distance(loaded, trace, layer, head, last, last - 1, None, cards.NEAR).shown["score"]
+    for away in (0, 1, 7, 32):
+        shown = cards.by_pair(loaded, trace, layer, head, last, last - 1, away).shown
+        assert shown["given"].sum() == pytest.approx(whole[away], abs=1e-3)
+        assert shown["score"] == pytest.approx(whole[away], abs=1e-3)
+        assert (np.abs(shown["given"]) <= shown["most"] * (1 + 1e-6)).all()

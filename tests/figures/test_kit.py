@@ -261,3 +261,9 @@ def test_numbers_beside_dots_keep_apart_and_equal_ones_are_printed_once():
 def test_a_number_that_all_dots_of_a_row_have_stands_once():
     found = sizes(["one"], {"a": [3.0], "b": [3.0]}, x_name="x")
     assert [one.text[0] for one in found.data] == ["3", ""]
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(8, 10), (12, 12), (30, 9), (24, 14)])
+def test_scores_of_four_kinds_are_no_taller_than_a_window(layers, heads):
+    scores = {kind: np.full((layers, heads), 0.5) for kind in "abcd"}
+    assert score_panels(scores, (layers - 1, heads - 1)).layout.height <= 760

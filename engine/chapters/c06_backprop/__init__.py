@@ -2,7 +2,7 @@
 
 from engine.chapters.c06_backprop.blame import ORDERS, blame
 from engine.chapters.c06_backprop.loss import loss
-from engine.chapters.c06_backprop.loss_example import example
+from engine.chapters.c06_backprop.loss_example import example, favourites
 from engine.chapters.c06_backprop.norms import MEASURES, norms
 from engine.chapters.c06_backprop.outer import outer
 from engine.chapters.c06_backprop.step import RATES, small_rate, step
@@ -16,6 +16,7 @@ __all__ = [
     "STEPS",
     "blame",
     "example",
+    "favourites",
     "loss",
     "matrices",
     "norms",

@@ -1,9 +1,10 @@
 """The learning rate at which each optimizer ends lowest on a surface: one rate for all would compare unlike things."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from engine.ops.optimizers import ByHand, Floats, Surface, rates_of
 
@@ -19,7 +20,7 @@ def best_rates(
 ) -> dict[str, float]:
     """For each optimizer the rate of `TRIED` with which its path ends lowest; where all are lost, the smallest."""
     shares = rates_of(schedule, 1.0, steps)
-    return {name: lowest(ends(ground, start, name, shares)) for name in names}
+    return {name: lowest(ends(ground.function, start, name, shares)) for name in names}
 
 
 def lowest(heights: Floats) -> float:
@@ -28,17 +29,22 @@ def lowest(heights: Floats) -> float:
     return TRIED[int((known <= known.min() + EQUAL * abs(known.min())).argmax())]
 
 
-def ends(ground: Surface, start: tuple[float, float], name: str, shares: Floats) -> Floats:
-    """The height after the last step with each of the rates, all walked at once by the formula; shape rate.
+def ends(
+    function: Callable[[torch.Tensor], torch.Tensor], starts: ArrayLike, name: str, shares: Floats
+) -> Floats:
+    """The height after the last step from starts (…, 2) with each of the rates, all walked at once by the formula.
+
+    The shape is (…, rate).
 
     shares  the share of the rate at each step
     """
     each = torch.tensor(TRIED, dtype=torch.float64)[:, None]
-    rule, places = ByHand(name, 0.0), torch.tensor(start, dtype=torch.float64).repeat(len(TRIED), 1)
+    rule, places = ByHand(name, 0.0), torch.tensor(starts, dtype=torch.float64)[..., None, :]
+    places = places.expand(*places.shape[:-2], len(TRIED), 2).clone()
     for share in shares:
         places.requires_grad_()
-        (slope,) = torch.autograd.grad(ground.function(places).sum(), places)
+        (slope,) = torch.autograd.grad(function(places).sum(), places)
         rule.rate = each * float(share)  # type: ignore[assignment]  # one for each row
         places = rule.step([places.detach()], [slope])[0]
-    found: Floats = ground.function(places).numpy()
+    found: Floats = function(places).numpy()
     return found

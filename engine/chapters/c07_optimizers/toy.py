@@ -6,6 +6,7 @@ from math import isclose
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from plotly.graph_objects import Figure
 from torch import Tensor
 
@@ -13,8 +14,9 @@ from engine import ReaderError
 from engine.chapters.c07_optimizers.best import EQUAL, TRIED, best_rates
 from engine.evidence.card import Badge, Card, Oracle
 from engine.evidence.oracles.descent import ends_of, next_points
-from engine.evidence.oracles.surfaces import HEIGHTS, SLOPES, noisy_losses
+from engine.evidence.oracles.surfaces import noisy_losses
 from engine.evidence.oracles.surfaces import rates as rates_again
+from engine.evidence.oracles.surfaces import turned as turned_again
 from engine.evidence.rounding import EXACT, largest
 from engine.figures import lines
 from engine.figures.learning import contours
@@ -25,10 +27,10 @@ from engine.ops.optimizers import (
     VECTOR,
     Floats,
     Path,
-    Surface,
     descend,
     grid,
     rates_of,
+    turned,
 )
 
 RUNS = 64
@@ -52,15 +54,18 @@ def surface(
     rate: float | None,
     steps: int,
     schedule: str,
+    degrees: float | None = None,
 ) -> list[Card]:
     """The paths of some optimizers over a surface's contours, and the loss along them.
 
-    rate  None: each walks with that of `TRIED` with which it ends lowest
+    rate     None: each walks with that of `TRIED` with which it ends lowest
+    degrees  by how much the surface is turned about the origin
     """
     chosen = [one for one in VECTOR if one in optimizers]
     if not chosen or name not in SURFACES or schedule not in SCHEDULES:
         raise ReaderError("Choose at least one optimizer.")
-    ground = SURFACES[name]
+    ground = SURFACES[name] if degrees is None else turned(SURFACES[name], degrees)
+    angle = degrees or 0.0
     best_each = rate is None
     rates = (
         best_rates(ground, start, chosen, steps, schedule) if rate is None else dict.fromkeys(chosen, rate)
@@ -79,7 +84,7 @@ def surface(
 
     def again() -> dict[str, Any]:
         plans = {one: rates_again(schedule, used, steps) for one, used in rates.items()}
-        found = _walked_again(ground, start, walked, plans)
+        found = _walked_again(name, angle, start, walked, plans)
         return {what: _bent(array, walked[what]) for what, array in found.items()}
 
     shown_paths = {what: _bent(array, array) for what, array in walked.items()}
@@ -98,8 +103,8 @@ def surface(
                 + (" The best rates by torch.optim with all that were tried." if best_each else ""),
                 lambda: (
                     {
-                        "heights": HEIGHTS[name](*np.meshgrid(x, y)),
-                        "rates": _best_again(ground, start, chosen, steps, schedule)
+                        "heights": turned_again(name, angle)[0](*np.meshgrid(x, y)),
+                        "rates": _best_again(name, angle, start, chosen, steps, schedule)
                         if rate is None
                         else [rate] * len(chosen),
                     }
@@ -124,14 +129,11 @@ def surface(
 
 
 def _best_again(
-    ground: Surface, start: tuple[float, float], names: Sequence[str], steps: int, schedule: str
+    name: str, degrees: float, start: tuple[float, float], names: Sequence[str], steps: int, schedule: str
 ) -> list[float]:
-    shares, found = rates_again(schedule, 1.0, steps), []
+    found = []
     for one in names:
-        places = ends_of(one, start, TRIED, shares, SLOPES[ground.name])
-        with np.errstate(over="ignore", invalid="ignore"):
-            heights = HEIGHTS[ground.name](*places.T)
-        reached = np.nan_to_num(heights, nan=np.inf, posinf=np.inf)
+        reached = heights_again(name, degrees, start, one, steps, schedule)
         found.append(
             min(
                 r
@@ -140,6 +142,21 @@ def _best_again(
             )
         )
     return found
+
+
+def heights_again(
+    name: str, degrees: ArrayLike, starts: ArrayLike, optimizer: str, steps: int, schedule: str
+) -> Floats:
+    """Where torch.optim ends with each of the rates that are tried, as heights; infinite where it is lost.
+
+    For one angle and start, or for several of both (angle); shape rate, or (rate, angle).
+    """
+    heights, slopes = turned_again(name, degrees)
+    ends = ends_of(optimizer, starts, TRIED, rates_again(schedule, 1.0, steps), slopes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        reached = heights(*np.moveaxis(ends, -1, 0))
+    known: Floats = np.nan_to_num(reached, nan=np.inf, posinf=np.inf)
+    return known
 
 
 def _finite(path: Path) -> dict[str, Floats]:
@@ -154,18 +171,20 @@ def _bent(values: Floats, like: Floats) -> Floats:
 
 
 def _walked_again(
-    ground: Surface,
+    name: str,
+    degrees: float,
     start: tuple[float, float],
     walked: Mapping[str, Floats],
     plans: Mapping[str, list[float]],
 ) -> dict[str, Any]:
+    heights, slopes = turned_again(name, degrees)
     found = {}
     for one, plan in plans.items():
         points = walked[f"{one}, points"]
         found[f"{one}, points"] = next_points(
-            one, start, plan[: len(points) - 1], points, lambda place: SLOPES[ground.name](*place)
+            one, start, plan[: len(points) - 1], points, lambda place: slopes(*place)
         )
-        found[f"{one}, heights"] = HEIGHTS[ground.name](*points.T)
+        found[f"{one}, heights"] = heights(*points.T)
     return found
 
 

@@ -58,7 +58,7 @@ def pattern(loaded: Loaded, seed: int, layer: int, head: int, kind: str | None =
         key="pattern",
         title=f"{name(layer, head)} on random tokens, seed {seed}: {_shares(found)}{_weak(found, kind)}",
         alt=f"Attention map of layer {layer}, head {head} over a start token and {length} random tokens read twice; "
-        f"dotted lines mark the previous token, the same token in the first half, and the token after it.",
+        f"pairs of dotted lines enclose the previous token, the same token in the first half, and the token after it.",
         badge=Badge.LIVE,
         figure=repeated_map(weights, [token.display for token in trace.tokens], length),
         table=table(

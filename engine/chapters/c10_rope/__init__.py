@@ -1,6 +1,7 @@
 """Chapter 10: rotary position embedding, and learned positions beside it."""
 
 from engine.chapters.c10_rope.beyond import beyond, readable
+from engine.chapters.c10_rope.by_pair import by_pair
 from engine.chapters.c10_rope.distance import LONGEST, NEAR, distance, looking_back, previous_head
 from engine.chapters.c10_rope.ladder import ladder
 from engine.chapters.c10_rope.pair import pair
@@ -14,6 +15,7 @@ __all__ = [
     "NEAR",
     "REACHES",
     "beyond",
+    "by_pair",
     "distance",
     "ladder",
     "learned",

@@ -62,17 +62,18 @@ def parts_again(loaded: Loaded, asked: Example, moved: Sequence[str]) -> PartsAg
     """
     model, loss = trained_copy(loaded, asked)
     loss.backward()
-    exact = ExactLoss(loaded, asked)
-    counts, lengths = [], []
-    for name, _, own in parts_of(loaded):
+    counts, lengths, directions, blocks = [], [], {}, []
+    for i, (name, layer, own) in enumerate(parts_of(loaded)):
         gradient = {one: _gradient(model.get_parameter(one)) for one in own}
         length = torch.cat([g.double().flatten() for g in gradient.values()]).norm()
         counts.append(sum(g.numel() for g in gradient.values()))
+        lengths.append(float(length))
         if name in moved and length > 0:
-            direction = {one: (g / length).float() for one, g in gradient.items()}
-            lengths.append(exact.slope(direction, DIRECTION))
-        else:
-            lengths.append(float(length))
+            directions[i] = {one: (g / length).float() for one, g in gradient.items()}
+            blocks.append(loaded.path("block", layer or 0))
+    slopes = ExactLoss(loaded, asked).slopes(list(directions.values()), DIRECTION, blocks)
+    for i, slope in zip(directions, slopes, strict=True):
+        lengths[i] = slope
     return PartsAgain(counts, lengths)
 
 

@@ -32,22 +32,23 @@ def next_points(
 
 def ends_of(
     name: str,
-    start: tuple[float, float],
+    starts: ArrayLike,
     rates: Sequence[float],
     shares: Sequence[float],
     slope: Callable[[Any, Any], list[Any]],
 ) -> Floats:
-    """Where torch.optim leads from a start with each of some learning rates, side by side; (rate, 2).
+    """Where torch.optim leads from starts (…, 2) with each of some learning rates, side by side; (rate, …, 2).
 
     shares  the share of the rate at each step
     """
-    leaves = [torch.tensor(start, dtype=torch.float64, requires_grad=True) for _ in rates]
+    leaves = [torch.tensor(starts, dtype=torch.float64, requires_grad=True) for _ in rates]
     optimizer = MAKERS[name]([{"params": [leaf]} for leaf in leaves], rates[0])
     for share in shares:
         for group, leaf, rate in zip(optimizer.param_groups, leaves, rates, strict=True):
             group["lr"] = rate * share
             with np.errstate(over="ignore", invalid="ignore"):  # one that diverges may overflow
-                leaf.grad = torch.tensor(np.array(slope(*leaf.detach().numpy())))
+                places = np.moveaxis(leaf.detach().numpy(), -1, 0)
+                leaf.grad = torch.tensor(np.stack(slope(*places), -1))
         optimizer.step()
     return torch.stack(leaves).detach().numpy()
 

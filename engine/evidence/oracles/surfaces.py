@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from math import cos, pi
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,23 @@ SLOPES: dict[str, Callable[[float, float], list[float]]] = {
     "Rosenbrock": lambda x, y: [-2 * (1 - x) - 40 * x * (y - x * x), 20 * (y - x * x)],
     "saddle": lambda x, y: [x, 0.5 * y**3 - y],
 }
+
+Heights = Callable[[Any, Any], Any]
+Slopes = Callable[[Any, Any], list[Any]]
+
+
+def turned(name: str, degrees: Any) -> tuple[Heights, Slopes]:
+    """The heights and derivatives of a surface that was turned about the origin, counterclockwise."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+
+    def heights(x: Any, y: Any) -> Any:
+        return HEIGHTS[name](c * x + s * y, c * y - s * x)
+
+    def slopes(x: Any, y: Any) -> list[Any]:
+        along, across = SLOPES[name](c * x + s * y, c * y - s * x)
+        return [c * along - s * across, s * along + c * across]
+
+    return heights, slopes
 
 
 def warmed(i: int, n: int) -> float:
