@@ -142,6 +142,7 @@ def stream(view: View, key: Hashable, asked: str, tasks: Callable[[], list[cards
 
     key  names all that `tasks` depends on beside the request
     """
+    judged = "" if view.presenting else asked  # on a wall the figure needs the room
 
     def do(progress: Progress) -> tuple[list[Text], list[str]]:
         load(view, progress)
@@ -154,10 +155,10 @@ def stream(view: View, key: Hashable, asked: str, tasks: Callable[[], list[cards
                 shown[i] = said("", one, choices)
                 progress.show(*shown)
             texts.append((one, choices))
-        return texts, [said(asked, one, choices) for one, choices in texts]
+        return texts, [said(judged, one, choices) for one, choices in texts]
 
     texts: list[Text]
-    texts, shown = view.work("Writing", (key, asked), do)
+    texts, shown = view.work("Writing", (key, asked, view.presenting), do)
     with view.stage:
         for place, one in zip(st.columns(len(shown), gap="medium"), shown, strict=True):
             place.markdown(one)
