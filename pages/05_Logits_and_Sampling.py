@@ -40,12 +40,12 @@ def filters(view: View) -> Callable[[], Card]:
 def texts(view: View) -> Callable[[], Card]:
     with view.controls:
         shown = view.segments("shown", "Show", (THREE, OFTEN))
-        chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
-    return draws(view, chosen) if shown == OFTEN else _three(view, chosen)
+    return draws(view) if shown == OFTEN else _three(view)
 
 
-def _three(view: View, chosen: Filters) -> Callable[[], Card]:
+def _three(view: View) -> Callable[[], Card]:
     with view.controls:
+        chosen = _filters(view, temperature=0.8, top_k=0, top_p=0.95)
         length = view.slider("length", "Tokens to write", 4, 24, 20)
     ids, seed = _ids(view), view.state.seed
     requests = (
@@ -57,10 +57,12 @@ def _three(view: View, chosen: Filters) -> Callable[[], Card]:
     return lambda: cards.texts(view.loaded, requests, written)
 
 
-def draws(view: View, chosen: Filters) -> Callable[[], Card]:
-    """The next token alone, drawn many times from the filtered distribution."""
+def draws(view: View) -> Callable[[], Card]:
+    """The next token alone, drawn many times from the whole distribution."""
     with view.controls:
+        warmth = view.slider("warmth", "Temperature", 0.1, 2.0, 1.0, 0.05)
         count = view.select_slider("draws", "Draws", (50, 500, 5000), 500)
+    chosen = Filters(temperature=warmth)
     _offer_open(view)
     return lambda: cards.draws(view.loaded, view.trace, view.state.focus, chosen, view.state.seed, count)
 
@@ -285,14 +287,14 @@ chapter(
             favourites only, and it easily falls into a loop, because a repetition makes the next one more probable
             ([Holtzman et al. 2020]({HOLTZMAN})).
 
-            One draw says little about the distribution. Draw the next token many times, each time with a new random
-            number, and the counts follow the probabilities: of *n* draws, a token of probability *p* is
-            expected in *n·p*, give or take a standard deviation σ of $\\sqrt{{n p (1 - p)}}$.
+            One draw says little about the distribution. Draw the next token many times from the whole distribution,
+            each time with a new random number, and the counts follow the probabilities: of *n* draws, a token of
+            probability *p* is expected in *n·p*, give or take a standard deviation σ of $\\sqrt{{n p (1 - p)}}$.
             """,
             draw=texts,
             try_this=(
-                "Set top-k to 1: both samples turn into the greedy text. Then turn top-k off again, show one token "
-                "drawn often, and change the seed in the bar: the points move, the bars do not."
+                "Set top-k to 1: both samples turn into the greedy text. Then show one token drawn often, and change "
+                "the seed in the bar: the points move, the bars do not."
             ),
         ),
         Beat(

@@ -62,6 +62,9 @@ def test_whitespace_is_visible():
 def test_a_space_and_a_middle_dot_are_two_signs_and_the_sign_for_a_space_is_a_third():
     assert [display(text) for text in (" ", "·", "␣")] == ["␣", "·", "‹U+2423›"]
     assert display(" · a·b") == "␣·␣a·b"
+    assert display("\u00a0") == "‹U+00A0›", (
+        "a space that does not break, by its number: its sign would look like ␣"
+    )
 
 
 def test_no_two_characters_are_shown_alike():

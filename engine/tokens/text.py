@@ -12,7 +12,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:&=@/\"'^])")
 SPACE, LINE_BREAK, TAB = "␣⏎⇥"
 """What a reader sees for a space, a line break and a tab; the same signs in a text are shown by their numbers."""
 
-_VISIBLE = {" ": SPACE, "\n": LINE_BREAK, "\t": TAB, "\r": "␍", "\u00a0": "⍽"}
+_VISIBLE = {" ": SPACE, "\n": LINE_BREAK, "\t": TAB, "\r": "␍"}
 _BY_NUMBER = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs")
 
 
