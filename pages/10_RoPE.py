@@ -262,7 +262,7 @@ def distance_prose(view: View) -> str:
         at the token before has learned waves that agree best at distance 1.
 
         The bars show the parts that make up the score at one distance. A pair adds most when its two vectors point the
-        same way, and takes most away when they point opposite ways; their lengths, the contents' doing, set how much.
+        same way, and takes most away when they point opposite ways; the lengths of the two set the limit.
     """
 
 
