@@ -339,7 +339,9 @@ def test_a_comparison_with_other_weights_than_named_is_no_proof(name, reference,
         assert not card(wrong, 3).prove().passed
 
 
-@bundled
+@pytest.mark.parametrize(
+    "name", [*BUNDLED, pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, needs_smollm2])]
+)
 @pytest.mark.parametrize("other", ["nf4", "bf16"])
 def test_the_tokens_drawn_gain_most_and_lose_most_of_the_whole_vocabulary(name, other):
     both = pair_of(name, "fp32", other)
