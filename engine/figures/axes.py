@@ -53,7 +53,9 @@ def exact(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """A number as printed beside a mark: three significant digits, no exponent where it can be helped."""
+    """A number as printed beside a mark: three significant digits, a true minus, no exponent where it can be helped."""
+    if value < 0:
+        return f"−{short(-value)}"
     if value == 0 or 1e-3 <= abs(value) < 1e4:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:.0e}" if abs(value) < 1e-3 else f"{value:.2e}"

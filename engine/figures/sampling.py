@@ -222,8 +222,8 @@ def cells(figure: go.Figure, xs: ArrayLike, ys: ArrayLike, tokens: Sequence[Segm
             showlegend=False,
         )
     for size, shift, texts in (
-        (13, -0.24, [label(shorten(text, width)) for text, _ in tokens]),
-        (10, 0.12, [percent(value) if np.isfinite(value) else "NaN" for value in p]),
+        (13, -0.28, [label(shorten(text, width)) for text, _ in tokens]),
+        (10, 0.15, [percent(value) if np.isfinite(value) else "NaN" for value in p]),
     ):
         figure.add_scatter(
             x=x,
