@@ -60,8 +60,11 @@ def story(view: View) -> Callable[[], list[Card]]:
 
 
 def lineage(view: View) -> Callable[[], list[Card]]:
+    here = view.state.checkpoint
     with view.controls:
-        run = pick_run(view)
+        run = view.segments(
+            "of", "Checkpoint", list(cards.RUNS), here if here in cards.RUNS else None, of=here
+        )
         # On a projector, only one of the two has room.
         shown = view.segments("show", "Show", [CURVE, TABLE]) if view.presenting else None
         st.markdown("" if view.presenting else cards.about_lineage(run))

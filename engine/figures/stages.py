@@ -13,7 +13,7 @@ from engine.tokens.text import label
 GAP = 0.09
 """The width of a gap, as a part of all tokens that are drawn."""
 
-_TICKS = (3.5, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+_TICKS = (3.5, 3.75, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def chained(
         begin += float(leg.tokens[-1])
     _kept(figure, legs, width, kept_name)
     figure.update_xaxes(range=[-0.01 * begin, 1.02 * begin], tickvals=ticks, ticktext=texts, tickangle=0)
+    low, high = (np.log10(end([end(leg.losses) for leg in legs if leg])) for end in (min, max))
+    room = high - low  # above the curves, for the names of the legs
+    figure.update_yaxes(range=[low - 0.05 * room, high + 0.15 * room])
     figure.update_yaxes(type="log", tickvals=_TICKS, ticktext=[f"{tick:g}" for tick in _TICKS])
     figure.update_layout(showlegend=True)
     return figure

@@ -268,11 +268,11 @@ def _told_missing(checkpoint: str, stages: tuple[Stage | None, ...]) -> str:
     """Between which losses nothing is known, as a sentence with the place where more is said."""
     card = f"`engine/assets/{checkpoint}/README.md`"
     jumps = [
-        f"from {a.after:.2f} to {b.before:.2f}"
+        f"before stage {b.number} the loss goes from {a.after:.2f} to {b.before:.2f}"
         for a, gap, b in zip(stages, stages[1:], stages[2:], strict=False)
         if a is not None and gap is None and b is not None and a.own
     ]
-    across = f" Across the gap the loss goes {' and '.join(jumps)}." if jumps else ""
+    across = f" Across the gap {' and '.join(jumps)}." if jumps else ""
     return f"No recordings of the grey parts are here; what is known of them is in {card}.{across}"
 
 
