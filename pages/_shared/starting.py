@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 
-from pages._shared import resources
+from pages._shared import publicity, resources
 
 
 @asynccontextmanager
@@ -20,7 +20,11 @@ async def importing(app: object) -> AsyncIterator[None]:
 
 
 def import_all() -> None:
-    """All chapters, and with them torch, transformers, plotly and pandas."""
+    """All chapters, and with them torch, transformers, plotly and pandas.
+
+    After a look at whether this is a public copy: some modules ask that as they are imported.
+    """
+    publicity.look()
     chapters = import_module("engine.chapters")
     for module in pkgutil.walk_packages(chapters.__path__, f"{chapters.__name__}."):
         import_module(module.name)
