@@ -614,8 +614,10 @@ def runs(monkeypatch):
     ]  # fmt: skip
     held = {"kind": "scene", "request": "Write a scene with: fox", "chosen": "A fox.", "rejected": "No."}
     found = {
-        "sft-llama": run_of("sft-llama", {}, {"train": train, "log": log}),
-        "dpo-llama": run_of("dpo-llama", {"beta": 0.2, "pairs": 1200}, {"train": train, "log": log, "pairs": [held]}),
+        "sft-llama": run_of("sft-llama", {"steps": 2}, {"train": train, "log": log}),
+        "dpo-llama": run_of(
+            "dpo-llama", {"beta": 0.2, "pairs": 1200, "steps": 2}, {"train": train, "log": log, "pairs": [held]}
+        ),
         "post-training": run_of(
             "post-training", {"temperature": 0.7}, {"measured": measured, "requests": [{"request": "Continue: A."}]}
         ),
