@@ -222,7 +222,9 @@ def test_trainings_prove_themselves_and_their_scripts_agree(loaded):
 
 ALL_WITH_SMOLLM2 = [
     *BUNDLED,
-    pytest.param(SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.timeout(900), needs_smollm2]),
+    pytest.param(
+        SMOLLM2, marks=[pytest.mark.smollm2, pytest.mark.exhaustive, pytest.mark.timeout(900), needs_smollm2]
+    ),
 ]
 
 
@@ -241,7 +243,10 @@ def test_a_training_with_adam_is_not_proved_to_be_one_with_adamw(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("factor", [0.1, 10.0, 30.0])
+@pytest.mark.parametrize(
+    "factor",
+    [pytest.param(0.1, marks=pytest.mark.exhaustive), pytest.param(10.0, marks=pytest.mark.exhaustive), 30.0],
+)
 def test_trainings_at_far_rates_are_proved_too(loaded, factor):
     ids = [token.id for token in tokenize(loaded, PROMPT)]
     runs = cards.trained(loaded, ids, list(cards.RATES), factor, 5, quiet)
