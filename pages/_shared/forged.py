@@ -13,6 +13,9 @@ SENTENCE = "A control was sent a value that it cannot have; it is as it usually 
 
 _plain = WStates.__getitem__
 
+_ALIKE = ({"int_value", "double_value"}, {"int_array_value", "double_array_value"})
+"""Browsers send a whole number as such to a control of numbers, whatever Streamlit says of the control."""
+
 
 def refuse() -> None:
     """From now on, in every session of this process. Calling it again changes nothing."""
@@ -27,7 +30,7 @@ def _read(states: WStates, widget: str) -> Any:
         return _plain(states, widget)
     kind = sent.value.WhichOneof("value")
     try:
-        if kind in (None, control.value_type):
+        if kind in (None, control.value_type) or any({kind, control.value_type} <= some for some in _ALIKE):
             return _plain(states, widget)
     except Exception:  # of any kind: what is in it is the browser's
         pass

@@ -27,5 +27,5 @@ def test_the_link_of_a_heading_leads_to_its_beat(visit):
     assert abs(top(page, "distance")) < 5
     again = visit("10_RoPE", urlparse(page.url).query)
     assert abs(top(again, "distance")) < 5
-    assert again.locator('.st-key-beat-10-distance [data-testid="stPlotlyChart"]').count() == 1
+    assert again.locator('.st-key-beat-10-distance [data-testid="stPlotlyChart"]').count() == 2
     assert exceptions(again) == []

@@ -56,3 +56,15 @@ def test_what_a_control_cannot_say_is_told_in_one_sentence_and_the_control_is_as
     again = next(one for one in app.slider if one.label == "Count").set_value(5).run()
     assert next(one for one in again.slider if one.label == "Count").value == 5
     assert [one.value for one in again.warning] == []
+
+
+def test_a_whole_number_is_one_to_every_control_of_numbers(demo):
+    app = demo()
+    seed = next(one for one in app.number_input if one.label == "Seed")
+    app = app._run(sent([seed.id], lambda state: setattr(state, "int_value", 5)))
+    assert next(one for one in app.number_input if one.label == "Seed").value == 5
+    assert [one.value for one in app.warning] == []
+    slider = next(one for one in app.slider if one.label == "Count")
+    app = app._run(sent([slider.id], lambda state: state.int_array_value.data.append(7)))
+    assert next(one for one in app.slider if one.label == "Count").value == 7
+    assert [one.value for one in app.warning] == []
