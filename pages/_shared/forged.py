@@ -3,6 +3,7 @@
 Streamlit reads a value before the page runs, to know whether it has changed, and lets an error there end the run.
 """
 
+import logging
 from typing import Any
 
 from streamlit.runtime.state.session_state import Serialized, Value, WStates
@@ -10,6 +11,8 @@ from streamlit.runtime.state.session_state import Serialized, Value, WStates
 from pages._shared import state
 
 SENTENCE = "A control was sent a value that it cannot have; it is as it usually is."
+
+_LOG = logging.getLogger(__name__)
 
 _plain = WStates.__getitem__
 
@@ -34,6 +37,7 @@ def _read(states: WStates, widget: str) -> Any:
             return _plain(states, widget)
     except Exception:  # of any kind: what is in it is the browser's
         pass
+    _LOG.warning("A control that takes a %s was sent a %s that it cannot have.", control.value_type, kind)
     untouched = control.deserializer(None)
     states.states[widget] = Value(untouched)
     state.notify(SENTENCE)

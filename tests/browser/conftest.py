@@ -47,8 +47,8 @@ def browser():
 def visit(browser, address, log):
     """A function that opens a page in a fresh context and remembers everything that must not happen.
 
-    After the test: no console error of the app's own, no script error, no request to another machine, and no
-    traceback in the server's log.
+    After the test: no console error of the app's own, no script error, no request to another machine, and in the
+    server's log no traceback and no value of a control that was taken for nonsense.
     """
     contexts, wrong, before = [], [], len(log.read_text("utf-8", "replace"))
 
@@ -73,6 +73,7 @@ def visit(browser, address, log):
     assert not wrong, wrong
     said = log.read_text("utf-8", "replace")[before:]
     assert "Traceback" not in said, said[-4000:]
+    assert "that it cannot have" not in said, said[-4000:]
 
 
 def _console(message, wrong):
