@@ -4,7 +4,9 @@ Streamlit would collect after each run of a page or of a part of it, and hold al
 readers that was a fifth of the server's time.
 """
 
+import ctypes
 import gc
+import sys
 import threading
 
 AFTER = 12.0
@@ -31,3 +33,11 @@ def _collect() -> None:
     with _lock:
         _armed = False  # a run from now on may leave garbage that this collection does not see
     gc.collect()
+    give_back()
+
+
+def give_back() -> None:
+    """Hand freed memory back to the system. Of Linux's C libraries glibc keeps it, in an arena for each thread."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
