@@ -36,7 +36,7 @@ class Reader:
         self.page = chance.choice(PAGES)
         prompt = f"The+{chance.choice(WORDS)}+fox+number+{chance.randrange(10**6)}+went+to+the"
         self.query = f"checkpoint={checkpoint}&prompt={prompt}"
-        self.sliders, self.waiting, self.figures, self.page_hash = {}, "", 0, ""
+        self.sliders, self.waiting, self.figures, self.page_hash = {}, [], 0, ""
 
     def hear(self, data):
         answer = ForwardMsg()
@@ -53,8 +53,8 @@ class Reader:
             shown = element.exception
             print(self.page, shown.type, shown.message[:300], *shown.stack_trace[-2:], flush=True)
         self.figures += what == "plotly_chart"
-        if what == "skeleton":
-            self.waiting = fragment
+        if what == "skeleton" and fragment not in self.waiting:
+            self.waiting.append(fragment)
         if what == "slider" and fragment and len(self.sliders) < FIRST:
             self.sliders[element.slider.id] = (fragment, element.slider)
 
@@ -94,12 +94,12 @@ class Reader:
             where, subprotocols=["streamlit"], max_size=None, open_timeout=90, ping_timeout=300
         ) as socket:
             await socket.send(self.message())
-            for _ in range(60):
+            for number in range(60):
                 await self.listen(socket, LOOK)
                 if self.figures:
                     break
-                if self.waiting:
-                    await socket.send(self.message(self.waiting))
+                if self.waiting:  # the beat in sight is drawn last, as far as all have come already
+                    await socket.send(self.message(self.waiting[-1 - number % len(self.waiting)]))
             self.counts["figures"] += bool(self.figures)
             for _ in range(MOVES):
                 await self.listen(socket, self.chance.uniform(*PAUSE))

@@ -29,7 +29,7 @@ WORDS = "red old tall kind sly".split()
 async def read(address, page, prompt, checkpoint, delay):
     """Seconds to the end of the page run and to the first figure, and how many exceptions were shown."""
     await asyncio.sleep(delay)
-    start, first, whole, wrong, wait = time.perf_counter(), None, None, 0, 0.15
+    start, first, whole, wrong, wait, waiting, asked = time.perf_counter(), None, None, 0, 0.15, [], 0
     url = f"{address.replace('http', 'ws')}/_stcore/stream"
     async with websockets.connect(
         url, subprotocols=["streamlit"], max_size=None, open_timeout=60, ping_timeout=300
@@ -45,8 +45,8 @@ async def read(address, page, prompt, checkpoint, delay):
             if kind == "delta" and answer.delta.WhichOneof("type") == "new_element":
                 element = answer.delta.new_element.WhichOneof("type")
                 wrong += element == "exception"
-                if element == "skeleton":  # the beat in sight is drawn last
-                    message.rerun_script.fragment_id = answer.delta.fragment_id
+                if element == "skeleton" and answer.delta.fragment_id not in waiting:
+                    waiting.append(answer.delta.fragment_id)
                 if element == "plotly_chart" and first is None:
                     first = time.perf_counter() - start
             if kind == "script_finished":
@@ -55,6 +55,9 @@ async def read(address, page, prompt, checkpoint, delay):
                     break
                 await asyncio.sleep(wait)
                 wait = min(1.2, 1.35 * wait)
+                if waiting:  # the beat in sight is drawn last; another one has no figure to come
+                    message.rerun_script.fragment_id = waiting[-1 - asked // 3 % len(waiting)]
+                    asked += 1
                 await socket.send(message.SerializeToString())
     return whole, first, wrong
 

@@ -1,10 +1,12 @@
 """The frame around the beats: what is shown, what is escaped, what waits until it is asked for."""
 
 import gc
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 
 from engine.evidence.card import Badge, Card
@@ -245,6 +247,17 @@ def test_readers_who_come_at_once_wait_for_one_collection(monkeypatch):
     with ThreadPoolExecutor(readers) as pool:
         list(pool.map(resources.set_aside, ["torch"] * readers))
     assert len(collected) == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc is asked")
+def test_freed_memory_goes_back_to_the_system():
+    process, blocks = psutil.Process(), [bytearray(5_000) for _ in range(40_000)]
+    last = blocks[-1]  # glibc gives back by itself only what lies behind everything that is in use
+    del blocks
+    kept = process.memory_info().rss
+    tidying.give_back()
+    assert kept - process.memory_info().rss > 100_000_000
+    assert len(last) == 5_000
 
 
 def test_garbage_is_collected_a_little_after_a_run_and_once_for_several(monkeypatch, demo):
