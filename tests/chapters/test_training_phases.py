@@ -562,6 +562,8 @@ def test_the_whole_curve_holds_every_recorded_loss_and_every_kept_snapshot(name)
     assert len(card.figure.data[-1].x) == len(snapshots(runs[0].name)) == 2
     gaps = [shape for shape in card.figure.layout.shapes if shape.type == "rect"]
     assert len(gaps) == shape_of(name).count(None)
+    beside = name == "pocket-llama"
+    assert card.title.endswith("; stage 1 is another run, not pocket-llama's own") is beside
     total = sum(run.column("train", "tokens")[-1] for run in runs)
     assert f" and {total / 1e6:.1f} M tokens, with {'one gap' if len(gaps) == 1 else '2 gaps'}" in card.title
 

@@ -79,7 +79,8 @@ def whole(checkpoint: str) -> Card:
     return Card(
         key="whole",
         title=f"{checkpoint}: {first.before:.2f} → {last.after:.2f} nats per token in {count} and "
-        f"{millions(tokens)} tokens, with {_gaps(missing)}",
+        f"{millions(tokens)} tokens, with {_gaps(missing)}"
+        + ("" if first.own else f"; stage {first.number} is {BESIDE}, not {checkpoint}'s own"),
         alt="A curve of the held-out loss over the tokens read, stage after stage: "
         + ", ".join(
             UNKNOWN if stage is None else f"stage {stage.number} from {stage.before:.2f} to {stage.after:.2f}"
